@@ -1,0 +1,63 @@
+"""What can go wrong inside r3core, and whose fault it is.
+
+R3Error
+├── CheckpointError     the operator's: a file, a tensor or a setting of the checkpoint; says which and what to do
+├── DeviceError         the operator's: a device that is not there, or that was lost
+├── InvalidRequest      the caller's: say what to change
+│   └── PromptTooLong   more tokens than the model or the cache holds
+├── OutOfCapacity       it would never fit the memory planned at start
+└── StepFailed          ours: the request fails, the engine lives
+    └── OutOfMemory     the device ran out of memory in this request's step
+
+Every error carries a stable snake_case `code`, which the service shows to clients.
+"""
+
+from __future__ import annotations
+
+
+class R3Error(Exception):
+    """Base of all errors that r3core raises on purpose."""
+
+    code = "error"
+
+
+class CheckpointError(R3Error):
+    """A checkpoint that cannot be served: the message lists the names and the remedy."""
+
+    code = "checkpoint_error"
+
+
+class DeviceError(R3Error):
+    """The device is not there, or stopped answering."""
+
+    code = "device_error"
+
+
+class InvalidRequest(R3Error):
+    """The request cannot be carried out as it is; the message names the value and what to change."""
+
+    code = "invalid_request"
+
+
+class PromptTooLong(InvalidRequest):
+    """A text has more tokens than a context may hold."""
+
+    code = "prompt_too_long"
+
+
+class OutOfCapacity(R3Error):
+    """The request needs more cache than was planned at start, even alone."""
+
+    code = "out_of_capacity"
+
+
+class StepFailed(R3Error):
+    """A step of this request raised; its batch mates are not affected."""
+
+    code = "step_failed"
+
+
+class OutOfMemory(StepFailed):
+    """The device ran out of memory in a step of this request, alone and after memory was freed."""
+
+    code = "out_of_memory"

@@ -1,0 +1,221 @@
+"""The values of the loop: a request, and a trajectory, which is a request and all that was made for it so far.
+
+All of them are frozen and turn into plain JSON and back (`Trajectory.to_json`, `Trajectory.from_json`), so that a
+trajectory can be stored after each round and another worker can go on from there. No torch here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Final, Literal, Self
+
+TRAJECTORY_VERSION: Final = 1
+SEED_LIMIT: Final = 2**53
+
+RenormType = Literal["global", "channel", "text_channel"]
+StopReason = Literal["satisfied", "max_rounds", "malformed", "deadline", "stopped"]
+
+
+@dataclass(frozen=True)
+class TextSampling:
+    """How a text is decoded. Temperature 0 is greedy; `top_k` 0 is off, and is ignored where `top_p` < 1 (as in the
+    reference).
+    """
+
+    max_tokens: int = 196  # the reference's max_length M: at most M-1 free tokens, then a forced <|im_end|>
+    temperature: float = 0.3
+    top_p: float = 0.9
+    top_k: int = 50
+
+
+@dataclass(frozen=True)
+class ImageSampling:
+    """How a picture is drawn: N timesteps are N-1 Euler steps of rectified flow, guided inside `cfg_interval` (lo,
+    hi].
+    """
+
+    num_timesteps: int = 50
+    cfg_text_scale: float = 4.0
+    cfg_img_scale: float = 1.0
+    cfg_interval: tuple[float, float] = (0.4, 1.0)
+    cfg_renorm_type: RenormType = "global"
+    cfg_renorm_min: float = 0.0
+    timestep_shift: float = 3.0
+
+
+# The evaluation settings of the reference (train/online_rl.py:978-990); a checkpoint's r3.json may say otherwise.
+REASON_DEFAULTS: Final = TextSampling(max_tokens=196)
+REFLECT_DEFAULTS: Final = TextSampling(max_tokens=384)
+GENERATE_DEFAULTS: Final = ImageSampling()
+REFINE_DEFAULTS: Final = ImageSampling(cfg_img_scale=1.5, cfg_renorm_type="text_channel")
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """Stop when the model is satisfied, `confirmations` times running for the same picture."""
+
+    on_satisfied: bool = True
+    confirmations: int = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that was asked for, resolved: no default is left open. Sizes in pixels.
+
+    `given_image` says that round 0 is a picture of the caller's; `instruction` is then carried out as the edit of
+    round 1.
+    """
+
+    prompt: str
+    width: int
+    height: int
+    seed: int
+    max_rounds: int = 3
+    min_rounds: int = 0
+    early_stop: EarlyStop = EarlyStop()
+    think: bool = True
+    n: int = 1
+    given_image: bool = False
+    instruction: str | None = None
+    reason: TextSampling = REASON_DEFAULTS
+    reflect: TextSampling = REFLECT_DEFAULTS
+    generate: ImageSampling = GENERATE_DEFAULTS
+    refine: ImageSampling = REFINE_DEFAULTS
+    previews: int = 0
+
+
+class Verdict(StrEnum):
+    """What a reflection comes to."""
+
+    EDIT = "edit"
+    SATISFIED = "satisfied"
+    MALFORMED = "malformed"
+
+
+@dataclass(frozen=True)
+class Reflection:
+    """What the model said of a picture. `instruction` is None where the text is malformed (no </think>)."""
+
+    text: str
+    thought: str
+    verdict: Verdict
+    instruction: str | None
+
+
+@dataclass(frozen=True)
+class Image:
+    """A finished picture by name; its pixels live in the engine, and as a lossless PNG in the image store."""
+
+    id: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """A picture, the edit that made it (None for round 0 and for a given picture), and what was then said of it."""
+
+    index: int
+    image: Image
+    instruction: str | None = None
+    reflections: tuple[Reflection, ...] = ()
+
+    @property
+    def reflection(self) -> Reflection | None:
+        """The last thing said of this picture, or None where it was not asked about."""
+        return self.reflections[-1] if self.reflections else None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What was spent. `forwards` counts guidance-branch passes over noisy latents (90 for a first image, 131 for an
+    edit at R3's settings); text, context and discarded work are not in it.
+    """
+
+    text_tokens: int = 0
+    denoise_steps: int = 0
+    forwards: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.text_tokens + other.text_tokens,
+            self.denoise_steps + other.denoise_steps,
+            self.forwards + other.forwards,
+        )
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """A request and all that was made for it so far: the one value the loop is a function of."""
+
+    request: Request
+    index: int = 0
+    reasoning: str | None = None
+    rounds: tuple[Round, ...] = ()
+    stop_reason: StopReason | None = None
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def seed(self) -> int:
+        """Trajectory i of a request draws as a request of one trajectory with seed + i would."""
+        return (self.request.seed + self.index) % SEED_LIMIT
+
+    @property
+    def image(self) -> Image | None:
+        """The newest finished picture."""
+        return self.rounds[-1].image if self.rounds else None
+
+    def stopped(self, reason: StopReason) -> Self:
+        """The same trajectory, ended for `reason`."""
+        return replace(self, stop_reason=reason)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, with the version of this form."""
+        return {"version": TRAJECTORY_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """The trajectory that `to_json` wrote. Raises ValueError for a version that this build does not know."""
+        if value.get("version") != TRAJECTORY_VERSION:
+            raise ValueError(
+                f"stored trajectory has version {value.get('version')!r}, this build reads {TRAJECTORY_VERSION}; "
+                "let a worker of the build that wrote it finish the job"
+            )
+        return cls(
+            request=request_from_json(value["request"]),
+            index=value["index"],
+            reasoning=value["reasoning"],
+            rounds=tuple(_round(r) for r in value["rounds"]),
+            stop_reason=value["stop_reason"],
+            usage=Usage(**value["usage"]),
+        )
+
+
+def request_from_json(value: dict[str, Any]) -> Request:
+    """The request whose `dataclasses.asdict` is `value` (tuples may have become lists)."""
+    return Request(
+        **{
+            **value,
+            "early_stop": EarlyStop(**value["early_stop"]),
+            "reason": TextSampling(**value["reason"]),
+            "reflect": TextSampling(**value["reflect"]),
+            "generate": image_sampling_from_json(value["generate"]),
+            "refine": image_sampling_from_json(value["refine"]),
+        }
+    )
+
+
+def image_sampling_from_json(value: dict[str, Any]) -> ImageSampling:
+    """The settings whose `dataclasses.asdict` is `value`."""
+    lo, hi = value["cfg_interval"]
+    return ImageSampling(**{**value, "cfg_interval": (lo, hi)})
+
+
+def _round(value: dict[str, Any]) -> Round:
+    return Round(
+        index=value["index"],
+        image=Image(**value["image"]),
+        instruction=value["instruction"],
+        reflections=tuple(Reflection(**{**r, "verdict": Verdict(r["verdict"])}) for r in value["reflections"]),
+    )
