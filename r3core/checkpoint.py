@@ -1,0 +1,387 @@
+"""Which files a checkpoint is made of, what it says of itself, and a fingerprint of it. No torch, no weights read.
+
+Three layouts are served (docs/checkpoints.md):
+    a BAGEL folder                 llm_config.json, vit_config.json, ae.safetensors, ema.safetensors, the tokenizer
+    a base folder + an R3 step     the base's configs, tokenizer and VAE; the step folder's model.safetensors, or a file
+    sharded files                  *.safetensors with a model.safetensors.index.json, in either place
+Everything is safetensors; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+from r3core.errors import CheckpointError
+from r3core.types import (
+    GENERATE_DEFAULTS,
+    REASON_DEFAULTS,
+    REFINE_DEFAULTS,
+    REFLECT_DEFAULTS,
+    ImageSampling,
+    TextSampling,
+    image_sampling_from_json,
+)
+
+Transform = tuple[int, int, int]
+
+# R3's own values (train/online_rl.py:101-106).
+DEFAULT_TRANSFORMS: Final[dict[str, Transform]] = {"vae": (512, 256, 16), "vit": (504, 252, 14)}
+DEFAULT_SIZE: Final = (512, 512)
+DEFAULT_MAX_ROUNDS: Final = 3
+DEFAULT_LATENT_SIDE: Final = 64
+DEFAULT_VIT_SIDE: Final = 70
+
+_PREFIXES: Final = ("module.", "_orig_mod.", "_checkpoint_wrapped_module.")
+_FINGERPRINT_SAMPLE: Final = 64 * 1024
+_MAX_HEADER: Final = 100_000_000
+_DCP_REMEDY: Final = (
+    "these are torch distributed-checkpoint shards, which hold pickles and are never opened here. Convert them "
+    "offline: torch.distributed.checkpoint.format_utils.dcp_to_torch_save(FOLDER, 'all.pt'), then save the 'model' "
+    "part of it with safetensors.torch.save_file to model.safetensors"
+)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor of a file, read from the header alone: its name on disk, dtype word, shape and size in bytes."""
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a checkpoint: weights (one or several), VAE, configs, tokenizer, and why these were chosen."""
+
+    weights: tuple[Path, ...]
+    vae: Path
+    llm_config: Path
+    vit_config: Path
+    tokenizer: Path
+    r3_json: Path | None
+    name: str
+    choice: str
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a request gets where it says nothing."""
+
+    max_rounds: int = DEFAULT_MAX_ROUNDS
+    reason: TextSampling = REASON_DEFAULTS
+    reflect: TextSampling = REFLECT_DEFAULTS
+    generate: ImageSampling = GENERATE_DEFAULTS
+    refine: ImageSampling = REFINE_DEFAULTS
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a checkpoint says of itself: all that the API must know to resolve and check a request without weights.
+
+    `latent_stride` is the side in pixels of one latent token, `latent_side` the side of the position grid in tokens,
+    `default_size` (width, height) in pixels.
+    """
+
+    name: str
+    description: str
+    licence: str
+    hash: str
+    transforms: dict[str, Transform]
+    latent_stride: int
+    latent_side: int
+    vit_side: int
+    default_size: tuple[int, int]
+    defaults: Defaults
+    example_prompts: tuple[str, ...]
+    max_context_tokens: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        """The description that `to_json` wrote; fields that a newer build added are ignored."""
+        known = {k: v for k, v in value.items() if k in cls.__dataclass_fields__}
+        width, height = known["default_size"]
+        return cls(
+            **{
+                **known,
+                "transforms": {k: _triple(v) for k, v in known["transforms"].items()},
+                "default_size": (width, height),
+                "defaults": _defaults(known["defaults"]),
+                "example_prompts": tuple(known["example_prompts"]),
+            }
+        )
+
+
+def find_files(checkpoint: Path, base: Path | None = None) -> Files:
+    """The files to load. Raises CheckpointError that names what is missing and where it was looked for."""
+    if not checkpoint.exists():
+        raise CheckpointError(
+            f"checkpoint {checkpoint} does not exist; name a folder that holds llm_config.json and ema.safetensors"
+        )
+    is_base = (checkpoint / "llm_config.json").is_file()
+    if not is_base and base is None:
+        raise CheckpointError(
+            f"{checkpoint} has no llm_config.json{_dcp_note(checkpoint)}; name the BAGEL folder it was trained from "
+            "with --base-checkpoint (R3_BASE_CHECKPOINT)"
+        )
+    configs = checkpoint if is_base else base
+    assert configs is not None
+    missing = [
+        n
+        for n in ("llm_config.json", "vit_config.json", "ae.safetensors", "tokenizer.json")
+        if not (configs / n).is_file()
+    ]
+    if missing:
+        raise CheckpointError(
+            f"{configs} lacks {', '.join(missing)}; copy them from the BAGEL-7B-MoT files (docs/checkpoints.md)"
+        )
+    weights, choice = _weights(
+        checkpoint, ("ema.safetensors", "model.safetensors") if is_base else ("model.safetensors", "ema.safetensors")
+    )
+    r3_json = next((p for p in (_folder(checkpoint) / "r3.json", configs / "r3.json") if p.is_file()), None)
+    return Files(
+        weights=weights,
+        vae=configs / "ae.safetensors",
+        llm_config=configs / "llm_config.json",
+        vit_config=configs / "vit_config.json",
+        tokenizer=configs / "tokenizer.json",
+        r3_json=r3_json,
+        name=checkpoint.resolve().stem if checkpoint.is_file() else checkpoint.resolve().name,
+        choice=choice,
+    )
+
+
+def read_header(path: Path) -> dict[str, TensorInfo]:
+    """The tensors of a safetensors file by name, from its header. Raises CheckpointError for a broken or other file."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > min(size - 8, _MAX_HEADER):
+                raise ValueError(f"its header claims {length} bytes of a file of {size}")
+            header = json.loads(file.read(length))
+        tensors = {k: v for k, v in header.items() if k != "__metadata__"}
+        infos = {
+            name: TensorInfo(path, name, t["dtype"], tuple(t["shape"]), t["data_offsets"][1] - t["data_offsets"][0])
+            for name, t in tensors.items()
+        }
+        needed = 8 + length + max((t["data_offsets"][1] for t in tensors.values()), default=0)
+        if needed > size:
+            raise ValueError(f"it is truncated: {size} bytes where its header needs {needed}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors: {error}; fetch the file again") from error
+    return infos
+
+
+def read_tensors(paths: Iterable[Path]) -> dict[str, TensorInfo]:
+    """All tensors of some files by their plain names, training wrappers' prefixes stripped."""
+    found: dict[str, TensorInfo] = {}
+    for path in paths:
+        for name, info in read_header(path).items():
+            plain = plain_name(name)
+            if plain in found:
+                raise CheckpointError(f"{plain} stands in {found[plain].file} and again in {path}; remove one of them")
+            found[plain] = info
+    return found
+
+
+def plain_name(name: str) -> str:
+    """A weight's name without the prefixes that training wrappers put in it, wherever they stand."""
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix).replace("." + prefix, ".")
+    return name
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises CheckpointError that names the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds {type(value).__name__}, not a JSON object")
+    return value
+
+
+def describe(checkpoint: Path, base: Path | None = None) -> Description:
+    """What the checkpoint says of itself, from its JSON files and tensor headers alone (milliseconds, any size)."""
+    files = find_files(checkpoint, base)
+    return describe_files(files, read_tensors(files.weights))
+
+
+def describe_files(files: Files, tensors: dict[str, TensorInfo]) -> Description:
+    """As `describe`, for files and headers that were read already."""
+    own = _read_r3_json(files.r3_json) if files.r3_json else {}
+    llm = read_json(files.llm_config)
+    return Description(
+        name=own.get("name", files.name),
+        description=own.get("description", ""),
+        licence=own.get("licence", ""),
+        hash=fingerprint(files),
+        transforms={**DEFAULT_TRANSFORMS, **{k: _triple(v) for k, v in own.get("transforms", {}).items()}},
+        latent_stride=_latent_stride(files, tensors),
+        latent_side=_side(tensors, "latent_pos_embed.pos_embed", DEFAULT_LATENT_SIDE),
+        vit_side=_side(tensors, "vit_pos_embed.pos_embed", DEFAULT_VIT_SIDE),
+        default_size=_size(own.get("size", {}).get("default"), files.r3_json),
+        defaults=_own_defaults(own.get("defaults", {}), files.r3_json),
+        example_prompts=tuple(own.get("example_prompts", ())),
+        max_context_tokens=int(llm.get("max_position_embeddings", 32768)),
+    )
+
+
+def fingerprint(files: Files) -> str:
+    """A short hash of configs, tensor headers and samples of the data (start, middle, end): not of all 29 GB."""
+    digest = hashlib.sha256()
+    for path in (files.llm_config, files.vit_config, files.tokenizer):
+        digest.update(path.read_bytes())
+    for path in (*files.weights, files.vae):
+        size = path.stat().st_size
+        digest.update(struct.pack("<Q", size))
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            digest.update(file.read(length))
+            for offset in (8 + length, size // 2, size - _FINGERPRINT_SAMPLE):
+                file.seek(max(8, offset))
+                digest.update(file.read(_FINGERPRINT_SAMPLE))
+    return digest.hexdigest()[:16]
+
+
+def _folder(checkpoint: Path) -> Path:
+    return checkpoint.parent if checkpoint.is_file() else checkpoint
+
+
+def _weights(checkpoint: Path, names: tuple[str, str]) -> tuple[tuple[Path, ...], str]:
+    if checkpoint.is_file():
+        if checkpoint.suffix != ".safetensors":
+            raise CheckpointError(
+                f"{checkpoint} is not a safetensors file; nothing else is opened (docs/checkpoints.md)"
+            )
+        return (checkpoint,), f"{checkpoint.name} (named)"
+    for name in names:
+        if (checkpoint / name).is_file():
+            return (checkpoint / name,), name
+    for index in sorted(checkpoint.glob("*.safetensors.index.json")):
+        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        absent = [s for s in shards if Path(s).name != s or not (checkpoint / s).is_file()]
+        if absent or not shards:
+            raise CheckpointError(
+                f"{index} names shards that are not beside it: {', '.join(map(str, absent)) or 'none at all'}"
+            )
+        return tuple(checkpoint / s for s in shards), f"{len(shards)} shards of {index.name}"
+    raise CheckpointError(
+        f"{checkpoint} has no {names[0]}, no {names[1]} and no *.safetensors.index.json{_dcp_note(checkpoint)}"
+    )
+
+
+def _dcp_note(checkpoint: Path) -> str:
+    if not checkpoint.is_dir() or (checkpoint / "model.safetensors").is_file():
+        return ""
+    has_shards = (checkpoint / ".metadata").exists() or any(checkpoint.glob("*.distcp"))
+    return f"; {_DCP_REMEDY}" if has_shards else ""
+
+
+def _side(tensors: dict[str, TensorInfo], name: str, default: int) -> int:
+    """The side of a square position table, from its rows: config.json's max_latent_size is wrong for the weights."""
+    if name not in tensors:
+        return default
+    rows = tensors[name].shape[0]
+    side = math.isqrt(rows)
+    if side * side != rows:
+        raise CheckpointError(f"{name} has {rows} rows, which is no square; a position table holds side x side rows")
+    return side
+
+
+def _latent_stride(files: Files, tensors: dict[str, TensorInfo]) -> int:
+    """Pixels on a side of one latent token: the patch times the VAE's downsampling, both from tensor shapes."""
+    vae = read_header(files.vae)
+    return latent_patch(tensors, vae) << (vae_levels(vae) - 1)
+
+
+def latent_patch(tensors: dict[str, TensorInfo], vae: dict[str, TensorInfo]) -> int:
+    """Side of a latent patch: vae2llm reads patch * patch * z numbers."""
+    try:
+        columns, channels = tensors["vae2llm.weight"].shape[1], vae["decoder.conv_in.weight"].shape[1]
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(f"no tensor {error} with two dimensions: is this a BAGEL checkpoint?") from error
+    patch = math.isqrt(columns // channels)
+    if patch * patch * channels != columns:
+        raise CheckpointError(
+            f"vae2llm.weight has {columns} columns, which is no square patch of {channels} latent channels"
+        )
+    return patch
+
+
+def vae_levels(vae: dict[str, TensorInfo]) -> int:
+    """How many resolutions the VAE has."""
+    levels = {int(n.split(".")[2]) for n in vae if n.startswith("encoder.down.")}
+    if not levels:
+        raise CheckpointError("the VAE file has no encoder.down.* tensors; ae.safetensors must be BAGEL's (FLUX form)")
+    return max(levels) + 1
+
+
+_R3_KEYS: Final = {"name", "description", "licence", "transforms", "size", "defaults", "example_prompts"}
+
+
+def _read_r3_json(path: Path) -> dict[str, Any]:
+    own = read_json(path)
+    _refuse_unknown(path, "", own, _R3_KEYS)
+    _refuse_unknown(path, "transforms.", own.get("transforms", {}), {"vae", "vit"})
+    _refuse_unknown(path, "size.", own.get("size", {}), {"default"})
+    return own
+
+
+def _refuse_unknown(path: Path | None, where: str, value: dict[str, Any], known: set[str]) -> None:
+    unknown = sorted(set(value) - known)
+    if unknown:
+        raise CheckpointError(
+            f"{path}: unknown {', '.join(where + k for k in unknown)}; known: {', '.join(sorted(known))}"
+        )
+
+
+def _own_defaults(own: dict[str, Any], path: Path | None) -> Defaults:
+    _refuse_unknown(path, "defaults.", own, set(Defaults.__dataclass_fields__))
+    plain = asdict(Defaults())
+    for key, value in own.items():
+        if isinstance(plain[key], dict):
+            _refuse_unknown(path, f"defaults.{key}.", value, set(plain[key]))
+            plain[key] = {**plain[key], **value}
+        else:
+            plain[key] = value
+    return _defaults(plain)
+
+
+def _defaults(value: dict[str, Any]) -> Defaults:
+    return Defaults(
+        max_rounds=value["max_rounds"],
+        reason=TextSampling(**value["reason"]),
+        reflect=TextSampling(**value["reflect"]),
+        generate=image_sampling_from_json(value["generate"]),
+        refine=image_sampling_from_json(value["refine"]),
+    )
+
+
+def _size(text: str | None, path: Path | None) -> tuple[int, int]:
+    if text is None:
+        return DEFAULT_SIZE
+    width, mark, height = text.partition("x")
+    if not (mark and width.isdecimal() and height.isdecimal()):
+        raise CheckpointError(f"{path}: size.default is {text!r}; write it as 512x512")
+    return int(width), int(height)
+
+
+def _triple(value: Iterable[int]) -> Transform:
+    longest, shortest, stride = value
+    return int(longest), int(shortest), int(stride)

@@ -1,0 +1,272 @@
+"""Attention over contiguous spans of one K/V cache, behind one interface with three implementations.
+
+A packed forward holds pieces of several sequences. Every piece has queries, sees the `past` rows of its context and its
+own rows (all of them, or causally), and either stores its K/V in the cache (contexts) or leaves no trace (noisy
+latents). `choose` picks the implementation at start by a real probe call:
+    xformers   CUDA, bf16/fp16: variable-length attention, no padding, no mask
+    varlen     CUDA, bf16/fp16: torch.nn.attention.varlen, the same
+    sdpa       everywhere: torch's scaled_dot_product_attention, one sequence at a time
+The two CUDA implementations were written against their libraries' documentation and have not been run on a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+AttentionName = Literal["xformers", "varlen", "sdpa"]
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """One layer's K and V, each [cache rows, kv heads, head size]; a context is a contiguous span of rows."""
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class PieceRows:
+    """One piece, in sequence order: `rows` queries that see cache rows [start, start + past) and their own.
+
+    A stored piece's own K/V lie at [start + past, start + past + rows) of the cache.
+    """
+
+    start: int
+    past: int
+    rows: int
+    causal: bool
+    stored: bool
+
+
+@dataclass(frozen=True)
+class Packing:
+    """The pieces of a packed forward, and where their rows are.
+
+    `order` maps sequence order to packed order (None where they are the same). `stored_from` are the packed rows whose
+    K/V are kept and `stored_to` the cache rows they go to (None where nothing is kept).
+    """
+
+    pieces: tuple[PieceRows, ...]
+    order: Tensor | None
+    stored_from: Tensor | None
+    stored_to: Tensor | None
+
+    @cached_property
+    def back(self) -> Tensor | None:
+        """Packed order from sequence order."""
+        return None if self.order is None else torch.argsort(self.order)
+
+
+class Attention(Protocol):
+    """q [N, Q, D], k and v [N, K, D] in packed order -> [N, Q, D] in packed order; query head h reads kv head h //
+    (Q/K).
+    """
+
+    name: AttentionName
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, packing: Packing) -> Tensor:
+        """One layer's attention over a packed forward."""
+        ...
+
+
+def store(k: Tensor, v: Tensor, cache: LayerCache, packing: Packing) -> None:
+    """Keep the K/V of stored pieces, all before any attention of this layer: pieces of one context may share a
+    forward.
+    """
+    if packing.stored_to is None:
+        return
+    if packing.stored_from is not None:
+        k, v = k[packing.stored_from], v[packing.stored_from]
+    cache.keys.index_copy_(0, packing.stored_to, k)
+    cache.values.index_copy_(0, packing.stored_to, v)
+
+
+def keys_and_values(piece: PieceRows, own: tuple[Tensor, Tensor], cache: LayerCache) -> tuple[Tensor, Tensor]:
+    """Everything a piece sees, [past + rows, K, D] twice: a view of the cache where its own rows are stored there."""
+    end = piece.start + piece.past
+    if piece.stored:
+        span = slice(piece.start, end + piece.rows)
+        return cache.keys[span], cache.values[span]
+    if piece.past == 0:
+        return own
+    span = slice(piece.start, end)
+    return torch.cat((cache.keys[span], own[0])), torch.cat((cache.values[span], own[1]))
+
+
+class SdpaAttention:
+    """One scaled_dot_product_attention call a piece: exact in float32, and the way of CPUs."""
+
+    name: AttentionName = "sdpa"
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, packing: Packing) -> Tensor:
+        """One layer's attention over a packed forward."""
+        store(k, v, cache, packing)
+        if packing.order is not None:
+            q, k, v = q[packing.order], k[packing.order], v[packing.order]
+        out = torch.empty_like(q)
+        first = 0
+        for piece in packing.pieces:
+            own = slice(first, first + piece.rows)
+            keys, values = keys_and_values(piece, (k[own], v[own]), cache)
+            out[own] = self._attend(q[own], keys, values, piece)
+            first += piece.rows
+        return out if packing.back is None else out[packing.back]
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, piece: PieceRows) -> Tensor:
+        mask = None
+        if piece.causal and piece.rows > 1 and piece.past:
+            # Bottom-right: query i sees the past and its own rows 0 to i.
+            mask = torch.ones(piece.rows, k.shape[0], dtype=torch.bool, device=q.device).tril(piece.past)
+        out = torch.nn.functional.scaled_dot_product_attention(
+            q.transpose(0, 1)[None],
+            k.transpose(0, 1)[None],
+            v.transpose(0, 1)[None],
+            attn_mask=mask,
+            is_causal=piece.causal and piece.rows > 1 and not piece.past,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        return out[0].transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Pieces of one kind (causal or full) with their cumulative lengths, as variable-length kernels want them."""
+
+    index: Tensor  # rows of the group in sequence order
+    pieces: tuple[tuple[int, PieceRows], ...]  # (first row in sequence order, piece)
+    causal: bool
+
+
+def _groups(packing: Packing, device: torch.device) -> list[_Group]:
+    """A kernel call has one kind of mask, so causal and full pieces go in two calls (a single row is both)."""
+    firsts, first = [], 0
+    for piece in packing.pieces:
+        firsts.append((first, piece))
+        first += piece.rows
+    groups = []
+    for causal in (False, True):
+        chosen = tuple((f, p) for f, p in firsts if (p.causal and p.rows > 1) == causal)
+        if chosen:
+            index = torch.cat([torch.arange(f, f + p.rows, device=device) for f, p in chosen])
+            groups.append(_Group(index, chosen, causal))
+    return groups
+
+
+class _VariableLength:
+    """What both CUDA implementations share: pieces packed end to end, a kernel call for each kind of mask."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, packing: Packing) -> Tensor:
+        """One layer's attention over a packed forward."""
+        store(k, v, cache, packing)
+        if packing.order is not None:
+            q, k, v = q[packing.order], k[packing.order], v[packing.order]
+        out = torch.empty_like(q)
+        for group in _groups(packing, q.device):
+            seen = [keys_and_values(p, (k[f : f + p.rows], v[f : f + p.rows]), cache) for f, p in group.pieces]
+            keys, values = torch.cat([s[0] for s in seen]), torch.cat([s[1] for s in seen])
+            lengths = [p.rows for _, p in group.pieces], [s[0].shape[0] for s in seen]
+            out[group.index] = self._attend(q[group.index], keys, values, lengths, causal=group.causal)
+        return out if packing.back is None else out[packing.back]
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, lengths: tuple[list[int], list[int]], *, causal: bool) -> Tensor:
+        raise NotImplementedError
+
+
+class VarlenAttention(_VariableLength):
+    """torch.nn.attention.varlen: flash attention over cumulative lengths; causal is aligned bottom-right."""
+
+    name: AttentionName = "varlen"
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, lengths: tuple[list[int], list[int]], *, causal: bool) -> Tensor:
+        from torch.nn.attention.varlen import varlen_attn
+
+        out = varlen_attn(
+            q,
+            k,
+            v,
+            _cumulative(lengths[0], q.device),
+            _cumulative(lengths[1], q.device),
+            max(lengths[0]),
+            max(lengths[1]),
+            window_size=(-1, 0) if causal else (-1, -1),
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        assert isinstance(out, Tensor)
+        return out
+
+
+class XformersAttention(_VariableLength):
+    """xformers' memory-efficient attention with block-diagonal biases; heads in groups for shared kv heads."""
+
+    name: AttentionName = "xformers"
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, lengths: tuple[list[int], list[int]], *, causal: bool) -> Tensor:
+        from xformers.ops import fmha
+
+        bias = fmha.attn_bias.BlockDiagonalMask.from_seqlens(*lengths)
+        if causal:
+            bias = bias.make_causal_from_bottomright()
+        groups = k.shape[1]
+        shape = (1, q.shape[0], groups, q.shape[1] // groups, q.shape[2])
+        spread = (1, k.shape[0], groups, q.shape[1] // groups, k.shape[2])
+        out: Tensor = fmha.memory_efficient_attention_forward(
+            q.reshape(shape), k[None, :, :, None].expand(spread), v[None, :, :, None].expand(spread), attn_bias=bias
+        )
+        return out.reshape(q.shape)
+
+
+def _cumulative(lengths: list[int], device: torch.device) -> Tensor:
+    return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The implementation that was chosen, and why, for the log and for `r3 doctor`."""
+
+    attention: Attention
+    reason: str
+
+
+def choose(device: torch.device, dtype: torch.dtype, wanted: str = "auto") -> Choice:
+    """The best implementation that passes a probe on this device; a wanted one that fails is refused by ValueError."""
+    if wanted == "sdpa":
+        return Choice(SdpaAttention(), "asked for")
+    candidates: tuple[Attention, ...] = (XformersAttention(), VarlenAttention())
+    notes: list[str] = []
+    for candidate in (c for c in candidates if wanted in ("auto", c.name)):
+        fault = _probe(candidate, device, dtype)
+        if fault is None:
+            return Choice(candidate, "; ".join([*notes, f"{candidate.name} passed its probe"]))
+        notes.append(f"{candidate.name}: {fault}")
+    if wanted != "auto":
+        raise ValueError(f"attention {wanted!r} does not work here ({'; '.join(notes)}); use auto or sdpa")
+    return Choice(SdpaAttention(), "; ".join(notes))
+
+
+def _probe(candidate: Attention, device: torch.device, dtype: torch.dtype) -> str | None:
+    """None where a small mixed call agrees with `sdpa`, else what went wrong in a few words."""
+    if device.type != "cuda":
+        return f"needs CUDA, this is {device.type}"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return f"needs bf16 or fp16, this is {dtype}"
+    torch_state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    q, k, v, ck, cv = (
+        torch.randn(s, dtype=dtype).to(device) for s in [(9, 4, 64), *[(9, 2, 64)] * 2, *[(16, 2, 64)] * 2]
+    )
+    torch.random.set_rng_state(torch_state)
+    pieces = (PieceRows(0, 3, 4, causal=True, stored=True), PieceRows(7, 2, 5, causal=False, stored=False))
+    to = torch.arange(3, 7, device=device)
+    packing = Packing(pieces, None, torch.arange(4, device=device), to)
+    try:
+        got = candidate(q, k, v, LayerCache(ck.clone(), cv.clone()), packing)
+        expected = SdpaAttention()(q, k, v, LayerCache(ck.clone(), cv.clone()), packing)
+        error = float((got - expected).abs().max())
+    except (ImportError, RuntimeError, NotImplementedError, AssertionError, TypeError, ValueError) as fault:
+        return f"{type(fault).__name__}: {str(fault).splitlines()[0][:120] if str(fault) else 'no message'}"
+    return None if error < 0.05 else f"its probe differs from sdpa by {error:.3g}"
