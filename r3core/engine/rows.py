@@ -1,0 +1,93 @@
+"""How many cache rows and batch rows a step takes: counting only, no tensors."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from r3core import prompts
+from r3core.checkpoint import Description
+from r3core.engine.batch import Need
+from r3core.errors import OutOfCapacity, PromptTooLong
+from r3core.loop import Generate, Reason, Refine, Reflect, Step
+from r3core.model.bagel import ModelConfig
+from r3core.model.image_processing import resize_to
+from r3core.model.tokenizer import Tokenizer
+from r3core.schedule import branches_per_step
+from r3core.types import ImageSampling, TextSampling, Trajectory
+
+_MARKERS: Final = 2  # <|vision_start|> and <|vision_end|> around every picture
+
+
+class RowCounter:
+    """Counts in tokens of this checkpoint; `cache_rows` is all that the scheduler may lend."""
+
+    def __init__(self, tokenizer: Tokenizer, description: Description, model: ModelConfig, cache_rows: int) -> None:
+        self._tokenizer, self._description, self._model = tokenizer, description, model
+        self.cache_rows = cache_rows
+        self._generate_system = len(tokenizer.segment(prompts.GENERATE_SYSTEM))
+        self._reflect_system = len(tokenizer.segment(prompts.REFLECT_SYSTEM))
+
+    def check(self, trajectory: Trajectory) -> None:
+        """Raise PromptTooLong or OutOfCapacity where a step of this trajectory could never get its rows."""
+        request = trajectory.request
+        limit = self._description.max_context_tokens
+        size = (request.width, request.height)
+        question = len(self._tokenizer.segment(prompts.reflect_question(request.prompt)))
+        texts = {
+            "the prompt and its plan": self._generate_system + question + request.reason.max_tokens + 1,
+            "the reflection on a picture": self._reflect_rows(request.prompt, size, request.reflect),
+        }
+        if request.instruction is not None:
+            texts["the instruction"] = sum(self._refine_rows(request.instruction, size))
+        for what, rows in texts.items():
+            if rows > min(limit, self.cache_rows):
+                raise PromptTooLong(
+                    f"{what} would take {rows} tokens and {min(limit, self.cache_rows)} fit; "
+                    "shorten the prompt or lower max_tokens"
+                )
+        edits = 2 * request.reflect.max_tokens + sum(self._refine_rows("", size))
+        if request.max_rounds and edits > self.cache_rows:
+            raise OutOfCapacity(
+                f"refining a picture of {size[0]}x{size[1]} takes {edits} cache rows and {self.cache_rows} were "
+                "planned; ask for a smaller size, or give the worker a larger K/V cache"
+            )
+
+    def need(self, step: Step, trajectory: Trajectory, *, keeps: bool) -> Need:
+        """Cache rows, prefill rows and denoising rows of a step."""
+        request = trajectory.request
+        size = (request.width, request.height)
+        match step:
+            case Reason():
+                prompt = len(self._tokenizer.segment(request.prompt))
+                return Need((self._generate_system + prompt + request.reason.max_tokens + 1,), prompt + 1)
+            case Reflect():
+                rows = self._reflect_rows(request.prompt, size, request.reflect)
+                return Need((rows,), 1 if keeps else rows - request.reflect.max_tokens)
+            case Generate():
+                prompt = 1 if keeps else len(self._tokenizer.segment(request.prompt))
+                return Need((prompt,), prompt, self._draw_rows(size, request.generate, edit=False))
+            case Refine(instruction=instruction):
+                rows_of = self._refine_rows(instruction, size)
+                wants_image = max(branches_per_step(request.refine, edit=True)) == 3
+                spans = rows_of if wants_image else rows_of[:1]
+                return Need(spans, sum(spans), self._draw_rows(size, request.refine, edit=True))
+
+    def _grid_rows(self, size: tuple[int, int], which: str, cell: int) -> int:
+        width, height = resize_to(size, self._description.transforms[which])
+        return (width // cell) * (height // cell) + _MARKERS
+
+    def _reflect_rows(self, prompt: str, size: tuple[int, int], sampling: TextSampling) -> int:
+        question = len(self._tokenizer.segment(prompts.reflect_question(prompt)))
+        seen = self._grid_rows(size, "vit", self._model.vit.patch)
+        return self._reflect_system + seen + question + sampling.max_tokens + 1
+
+    def _refine_rows(self, instruction: str, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows of the context with the picture, and of the one without."""
+        text = len(self._tokenizer.segment(instruction))
+        seen = self._grid_rows(size, "vit", self._model.vit.patch)
+        return self._grid_rows(size, "vae", self._model.latent_stride) + seen + text, text
+
+    def _draw_rows(self, size: tuple[int, int], settings: ImageSampling, *, edit: bool) -> int:
+        stride = self._model.latent_stride
+        tokens = (size[0] // stride) * (size[1] // stride) + _MARKERS
+        return tokens * max(branches_per_step(settings, edit=edit))

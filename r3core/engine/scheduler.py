@@ -1,0 +1,145 @@
+"""Who runs in the next turn. Knows trajectories, cache rows and batch rows; knows no tensors.
+
+A step takes all its cache rows when it begins and gives them back when it ends, so nobody waits while holding rows, and
+the oldest waiting step goes first: no deadlock, no starvation. (The plan of a first picture hands its rows on to the
+drawing of it, and a repeated question about a picture reuses those of the first.)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from r3core.engine.batch import Batch, Begin, Need, Picture, Runner, Span
+from r3core.engine.kv_cache import SpanAllocator
+from r3core.loop import Generate, Reason, Refine, Reflect, Step, next_step
+from r3core.types import Trajectory
+
+
+@dataclass
+class Running:
+    """A trajectory in the engine: its value, its newest picture, and the step it is at."""
+
+    key: str
+    trajectory: Trajectory
+    picture: Picture | None = None
+    step: Step | None = None
+    spans: tuple[Span, ...] = ()
+    draw_rows: int = 0
+
+
+class Scheduler:
+    """Keeps the running trajectories and makes each turn's batch."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._spans = SpanAllocator(runner.cache_rows)
+        self._running: dict[str, Running] = {}
+        self._waiting: deque[str] = deque()  # keys whose next step has not begun, oldest first
+        self._drawing: deque[str] = deque()  # keys that draw, in the order of their turns
+        self._refused: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._running)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._running
+
+    def __getitem__(self, key: str) -> Running:
+        return self._running[key]
+
+    def add(self, running: Running) -> None:
+        """Take in a trajectory that has a next step."""
+        self._running[running.key] = running
+        self._waiting.append(running.key)
+
+    def remove(self, key: str) -> Running:
+        """Let a trajectory go, wherever it is, and free its place."""
+        running = self._running.pop(key)
+        for queue in (self._waiting, self._drawing):
+            if key in queue:
+                queue.remove(key)
+        self._release(running)
+        return running
+
+    def end_step(self, key: str, trajectory: Trajectory, picture: Picture | None) -> None:
+        """A step came to its end: keep what the next one builds on, give the rest back, and wait for a turn."""
+        running = self._running[key]
+        if key in self._drawing:
+            self._drawing.remove(key)
+        before, after = running.step, next_step(trajectory)
+        running.trajectory, running.picture, running.step, running.draw_rows = trajectory, picture, None, 0
+        if not _keeps(before, after):
+            self._release(running)
+        self._waiting.append(key)
+
+    def schedule(self) -> Batch:
+        """The next turn: steps that can begin, all that write, and as many that draw as one forward holds."""
+        begin = tuple(self._begin())
+        begun = {b.key for b in begin}
+        text = tuple(k for k, r in self._running.items() if k in begun or isinstance(r.step, Reason | Reflect))
+        return Batch(begin=begin, text=text, draw=tuple(self._draw()))
+
+    def refused(self) -> list[str]:
+        """Trajectories whose next step needs more cache rows than there are; they will never begin."""
+        refused, self._refused = self._refused, []
+        return refused
+
+    def _begin(self) -> list[Begin]:
+        begun: list[Begin] = []
+        rows = 0
+        while self._waiting:
+            running = self._running[self._waiting[0]]
+            step = next_step(running.trajectory)
+            assert step is not None, "a finished trajectory must be removed"
+            need = self._runner.need(step, running.trajectory, keeps=bool(running.spans))
+            if sum(need.spans) > self._spans.rows:
+                self._refused.append(self._waiting.popleft())
+                continue
+            if begun and rows + need.prefill_rows > self._runner.max_batch_rows:
+                break
+            if not self._take(running, need):
+                break
+            rows += need.prefill_rows
+            self._waiting.popleft()
+            running.step, running.draw_rows = step, need.draw_rows
+            if isinstance(step, Generate | Refine):
+                self._drawing.append(running.key)
+            begun.append(Begin(running.key, step, running.trajectory, running.spans, running.picture))
+        return begun
+
+    def _take(self, running: Running, need: Need) -> bool:
+        if running.spans:
+            return True
+        spans = self._spans.take(need.spans)
+        if spans is None:
+            return False
+        running.spans = spans
+        return True
+
+    def _draw(self) -> list[str]:
+        """Take turns from the front until the forward is full; who had a turn goes to the back."""
+        chosen: list[str] = []
+        rows = 0
+        for key in self._drawing:
+            rows += self._running[key].draw_rows
+            if chosen and rows > self._runner.max_batch_rows:
+                break
+            chosen.append(key)
+        self._drawing.rotate(-len(chosen))
+        return chosen
+
+    def _release(self, running: Running) -> None:
+        self._spans.give_back(running.spans)
+        running.spans = ()
+
+
+def _keeps(before: Step | None, after: Step | None) -> bool:
+    """Whether the next step goes on from the contexts of this one."""
+    match before, after:
+        case Reason(), Generate():
+            return True
+        case Reflect(round=a), Reflect(round=b):
+            return a == b
+        case _:
+            return False

@@ -1,0 +1,169 @@
+"""From a configuration to a running engine: device, weights, attention, memory plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from r3core.checkpoint import Description, describe
+from r3core.config import EngineConfig
+from r3core.engine.batch import MemoryPlan
+from r3core.engine.engine import Engine
+from r3core.engine.runner import ModelRunner
+from r3core.errors import CheckpointError, DeviceError
+from r3core.model.attention import Choice, choose
+from r3core.model.bagel import ModelConfig
+from r3core.model.image_processing import resize_to
+from r3core.model.tokenizer import Tokenizer
+from r3core.model.weights import Loaded, load
+from r3core.types import Request, Trajectory
+
+_TYPICAL_TEXT = 1024  # tokens of prompt, question and system prompt that every planned trajectory may have
+_LONGEST_TEXT = 8192  # one trajectory alone may have this many
+_RESERVE = 2 * 2**30  # device memory left to the CUDA context, kernels and the VAE's convolutions
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A running engine and what was decided for it."""
+
+    engine: Engine
+    runner: ModelRunner
+    loaded: Loaded
+    description: Description
+    attention: Choice
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device to serve on. Raises DeviceError where a named one is not there."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"{name!r} is not a device; use cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceError(f"device {name!r} is not supported; use cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise DeviceError(f"device {name!r} is not there: torch {torch.__version__} sees {count} CUDA devices")
+    return device
+
+
+def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """bf16 on CUDA and fp32 on a CPU unless named."""
+    if name is None:
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[name]
+
+
+def set_up_torch(config: EngineConfig) -> None:
+    """Threads, and exact float32 on CUDA (no TF32)."""
+    torch.set_num_threads(config.torch_threads or max(1, (os.cpu_count() or 2) - 1))
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def load_engine(config: EngineConfig, progress: Callable[[int, int], None] | None = None) -> Runtime:
+    """Load a checkpoint and plan its memory. `progress(done, total)` is told bytes of weights.
+
+    Raises CheckpointError or DeviceError with the remedy.
+    """
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    set_up_torch(config)
+    attention = choose(device, dtype, config.attention)
+    loaded = load(
+        config.checkpoint,
+        config.base_checkpoint,
+        device=device,
+        dtype=dtype,
+        allow_unexpected=config.allow_unexpected,
+        progress=progress,
+    )
+    description = describe(config.checkpoint, config.base_checkpoint)
+    return build(config, loaded, description, attention)
+
+
+def build(config: EngineConfig, loaded: Loaded, description: Description, attention: Choice) -> Runtime:
+    """An engine around loaded weights."""
+    device, dtype = loaded.model.bagel.device, loaded.model.bagel.dtype
+    _check_sizes(description, loaded.model.config)
+    plan = plan_memory(config, loaded.model.config, description, device, dtype, loaded.weights_bytes)
+    tokenizer = Tokenizer(loaded.files.tokenizer)
+    runner = ModelRunner(loaded.model, tokenizer, description, attention.attention, plan, config.max_batch_rows)
+    return Runtime(Engine(runner, config.max_trajectories), runner, loaded, description, attention)
+
+
+def plan_memory(
+    config: EngineConfig,
+    model: ModelConfig,
+    description: Description,
+    device: torch.device,
+    dtype: torch.dtype,
+    weights_bytes: int,
+) -> MemoryPlan:
+    """What the K/V cache and activations may take, before either is allocated."""
+    width = torch.finfo(dtype).bits // 8
+    decoder = model.decoder
+    row_bytes = decoder.layers * 2 * decoder.kv_heads * decoder.head_dim * width
+    wanted = _rows_wanted(config, model, description)
+    rows = config.kv_cache_bytes // row_bytes if config.kv_cache_bytes else wanted
+    activations = config.max_batch_rows * (3 * decoder.intermediate + 8 * decoder.hidden) * width
+    total = None
+    notes: tuple[str, ...] = ()
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        room = (free - activations - _RESERVE) // row_bytes
+        if room < rows:
+            notes = (f"the cache was cut from {rows} rows to what is free; fewer trajectories run at once",)
+            rows = room
+    least = _rows_of_one(model, description) + _TYPICAL_TEXT
+    if rows < least:
+        raise DeviceError(
+            f"{device} has room for {max(rows, 0)} K/V rows and one trajectory of this checkpoint needs {least}; "
+            "free memory, lower max_batch_rows or raise the cache limit"
+        )
+    return MemoryPlan(str(device), weights_bytes, rows * row_bytes, rows, activations, total, notes)
+
+
+def _rows_of_one(model: ModelConfig, description: Description) -> int:
+    """Cache rows of refining the largest picture of this checkpoint, which is seen as latents and as patches."""
+    side = description.latent_side * description.latent_stride
+    largest = resize_to((side, side), description.transforms["vae"])
+    vit = resize_to(largest, description.transforms["vit"])
+    latents = (largest[0] // description.latent_stride) * (largest[1] // description.latent_stride)
+    patches = (vit[0] // model.vit.patch) * (vit[1] // model.vit.patch)
+    return latents + patches + 4
+
+
+def _rows_wanted(config: EngineConfig, model: ModelConfig, description: Description) -> int:
+    picture = _rows_of_one(model, description)
+    return max(config.max_trajectories * (picture + _TYPICAL_TEXT), picture + _LONGEST_TEXT)
+
+
+def _check_sizes(description: Description, model: ModelConfig) -> None:
+    """The default size must be one that the checkpoint can draw and see."""
+    width, height = description.default_size
+    stride, side = description.latent_stride, description.latent_side
+    legal = resize_to((width, height), description.transforms["vae"]) == (width, height)
+    if not legal or width % stride or height % stride or max(width, height) > stride * side:
+        raise CheckpointError(
+            f"default size {width}x{height} of {description.name} is not one that its VAE transform "
+            f"{description.transforms['vae']} and its grid of {side} x {side} tokens allow; mend r3.json"
+        )
+    patches = max(resize_to((width, height), description.transforms["vit"])) // model.vit.patch
+    if patches > min(model.vit.side, model.vit_side):
+        raise CheckpointError(
+            f"a picture of {width}x{height} has {patches} ViT patches on a side and the tables have "
+            f"{min(model.vit.side, model.vit_side)}; mend transforms.vit in r3.json"
+        )
+
+
+def trajectories(request: Request) -> list[Trajectory]:
+    """The n independent trajectories of a request."""
+    return [Trajectory(request, index) for index in range(request.n)]
