@@ -1,0 +1,54 @@
+# Everything a developer, a hook or CI runs. Needs Python 3.11 to 3.13 and make; `make serve` in a fresh clone is enough.
+
+BIN := .venv/bin
+STAMP := .venv/.installed
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test test-slow check format openapi lock clean
+
+help:  ## Say what each target does
+	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
+
+install: $(STAMP)  ## Build .venv from the lock files
+
+# torch first, with what it brings for this machine; then everything else as locked; then the project itself.
+$(STAMP): pyproject.toml requirements/torch.txt requirements/lock.txt
+	@test -n "$(PYTHON)" || { echo "no Python 3.11, 3.12 or 3.13 on PATH; install one, or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements/torch.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/lock.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+serve: install  ## Run the API, a worker and a private queue; R3_CHECKPOINT, R3_PORT, ... pass through, and ARGS='--port 9000'
+	@exec $(BIN)/r3 serve $(ARGS)
+
+test: install  ## Run the tests; with R3_TEST_ALL=1 none is skipped for a missing program
+	$(BIN)/pytest $(ARGS)
+
+test-slow: install  ## Run the slow tests alone
+	$(BIN)/pytest -m "slow and not gpu" $(ARGS)
+
+check: install  ## Formatting, lint, types, import rules, openapi.yaml up to date
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy r3core server tests requirements
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/r3 openapi --check
+
+format: install  ## Put the source in the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+openapi: install  ## Write openapi.yaml anew from the app
+	$(BIN)/r3 openapi
+
+lock:  ## Write requirements/lock.txt anew from pyproject.toml
+	test -x .venv-lock/bin/uv || { $(PYTHON) -m venv --clear .venv-lock && .venv-lock/bin/pip install --quiet uv; }
+	.venv-lock/bin/python requirements/lock.py
+
+clean:  ## Remove all that was built, the environment included
+	rm -rf .venv .venv-lock build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
