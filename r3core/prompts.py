@@ -6,6 +6,7 @@ train/online_rl.py:295): each has a space before its newline, the first ends in 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from r3core.types import Reflection, Verdict
@@ -33,9 +34,22 @@ SATISFIED_MARK: Final = "no further edit"
 MALFORMED_INSTRUCTION: Final = "No further edit needed"
 
 
+@dataclass(frozen=True)
+class PromptStrings:
+    """What stands around the user's words. Every R3 checkpoint has these; a set of recorded numbers brings its own."""
+
+    generate_system: str = GENERATE_SYSTEM
+    reflect_system: str = REFLECT_SYSTEM
+    reflect_template: str = _REFLECT_QUESTION
+
+    def reflect_question(self, prompt: str) -> str:
+        """The question that is put after the picture; the user's prompt stands in it as it is, braces and all."""
+        return self.reflect_template.replace("{prompt}", prompt, 1)
+
+
 def reflect_question(prompt: str) -> str:
-    """The question that is put after the picture; the user's prompt stands in it as it is, braces and all."""
-    return _REFLECT_QUESTION.replace("{prompt}", prompt, 1)
+    """The question in R3's own words."""
+    return PromptStrings().reflect_question(prompt)
 
 
 def read_reflection(text: str) -> Reflection:

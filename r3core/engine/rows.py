@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
-from r3core import prompts
 from r3core.checkpoint import Description
 from r3core.engine.batch import Need
 from r3core.errors import OutOfCapacity, PromptTooLong
@@ -12,8 +12,9 @@ from r3core.loop import Generate, Reason, Refine, Reflect, Step
 from r3core.model.bagel import ModelConfig
 from r3core.model.image_processing import resize_to
 from r3core.model.tokenizer import Tokenizer
+from r3core.prompts import PromptStrings
 from r3core.schedule import branches_per_step
-from r3core.types import ImageSampling, TextSampling, Trajectory
+from r3core.types import ImageSampling, Request, TextSampling, Trajectory
 
 _MARKERS: Final = 2  # <|vision_start|> and <|vision_end|> around every picture
 
@@ -21,32 +22,31 @@ _MARKERS: Final = 2  # <|vision_start|> and <|vision_end|> around every picture
 class RowCounter:
     """Counts in tokens of this checkpoint; `cache_rows` is all that the scheduler may lend."""
 
-    def __init__(self, tokenizer: Tokenizer, description: Description, model: ModelConfig, cache_rows: int) -> None:
-        self._tokenizer, self._description, self._model = tokenizer, description, model
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        description: Description,
+        model: ModelConfig,
+        cache_rows: int,
+        strings: PromptStrings,
+    ) -> None:
+        self._tokenizer, self._description, self._model, self._strings = tokenizer, description, model, strings
         self.cache_rows = cache_rows
-        self._generate_system = len(tokenizer.segment(prompts.GENERATE_SYSTEM))
-        self._reflect_system = len(tokenizer.segment(prompts.REFLECT_SYSTEM))
+        self._generate_system = len(tokenizer.segment(strings.generate_system))
+        self._reflect_system = len(tokenizer.segment(strings.reflect_system))
 
     def check(self, trajectory: Trajectory) -> None:
         """Raise PromptTooLong or OutOfCapacity where a step of this trajectory could never get its rows."""
         request = trajectory.request
-        limit = self._description.max_context_tokens
-        size = (request.width, request.height)
-        question = len(self._tokenizer.segment(prompts.reflect_question(request.prompt)))
-        texts = {
-            "the prompt and its plan": self._generate_system + question + request.reason.max_tokens + 1,
-            "the reflection on a picture": self._reflect_rows(request.prompt, size, request.reflect),
-        }
-        if request.instruction is not None:
-            texts["the instruction"] = sum(self._refine_rows(request.instruction, size))
-        for what, rows in texts.items():
-            if rows > min(limit, self.cache_rows):
+        most = min(self._description.max_context_tokens, self.cache_rows)
+        for what, rows in self._contexts(request):
+            if rows > most:
                 raise PromptTooLong(
-                    f"{what} would take {rows} tokens and {min(limit, self.cache_rows)} fit; "
-                    "shorten the prompt or lower max_tokens"
+                    f"{what} would take {rows} tokens and {most} fit; shorten the prompt or lower max_tokens"
                 )
+        size = (request.width, request.height)
         edits = 2 * request.reflect.max_tokens + sum(self._refine_rows("", size))
-        if request.max_rounds and edits > self.cache_rows:
+        if _reflects(request) and edits > self.cache_rows:
             raise OutOfCapacity(
                 f"refining a picture of {size[0]}x{size[1]} takes {edits} cache rows and {self.cache_rows} were "
                 "planned; ask for a smaller size, or give the worker a larger K/V cache"
@@ -72,12 +72,25 @@ class RowCounter:
                 spans = rows_of if wants_image else rows_of[:1]
                 return Need(spans, sum(spans), self._draw_rows(size, request.refine, edit=True))
 
+    def _contexts(self, request: Request) -> Iterator[tuple[str, int]]:
+        """The contexts that this request is sure to need, and the most rows that each may take."""
+        size = (request.width, request.height)
+        prompt = len(self._tokenizer.segment(request.prompt))
+        if request.think and not request.given_image:
+            yield "the prompt with its plan", self._generate_system + prompt + request.reason.max_tokens + 1
+        elif not request.given_image:
+            yield "the prompt", prompt
+        if _reflects(request):
+            yield "the reflection on a picture", self._reflect_rows(request.prompt, size, request.reflect)
+        if request.instruction is not None:
+            yield "the instruction", sum(self._refine_rows(request.instruction, size))
+
     def _grid_rows(self, size: tuple[int, int], which: str, cell: int) -> int:
         width, height = resize_to(size, self._description.transforms[which])
         return (width // cell) * (height // cell) + _MARKERS
 
     def _reflect_rows(self, prompt: str, size: tuple[int, int], sampling: TextSampling) -> int:
-        question = len(self._tokenizer.segment(prompts.reflect_question(prompt)))
+        question = len(self._tokenizer.segment(self._strings.reflect_question(prompt)))
         seen = self._grid_rows(size, "vit", self._model.vit.patch)
         return self._reflect_system + seen + question + sampling.max_tokens + 1
 
@@ -91,3 +104,8 @@ class RowCounter:
         stride = self._model.latent_stride
         tokens = (size[0] // stride) * (size[1] // stride) + _MARKERS
         return tokens * max(branches_per_step(settings, edit=edit))
+
+
+def _reflects(request: Request) -> bool:
+    """Whether any picture is looked at: an instruction of the caller's is carried out without a look."""
+    return request.max_rounds > (request.instruction is not None)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r3core import prompts
 from r3core.checkpoint import Description
 from r3core.engine.batch import (
     Batch,
@@ -41,6 +40,7 @@ from r3core.model.image_processing import preprocess
 from r3core.model.sampling import generator, noise, sample
 from r3core.model.tokenizer import TextStream, Tokenizer
 from r3core.model.vit import grid_ids, patchify
+from r3core.prompts import PromptStrings
 from r3core.schedule import branches, preview_steps, timesteps
 from r3core.types import ImageSampling, TextSampling, Trajectory
 
@@ -96,7 +96,12 @@ class _State:
 
 
 class ModelRunner:
-    """The Runner interface over a loaded model."""
+    """The Runner interface over a loaded model.
+
+    A replay of recorded numbers (r3core.verify) brings other prompt strings and its own noise, and looks on.
+    """
+
+    prompt_strings = PromptStrings()
 
     def __init__(
         self,
@@ -113,11 +118,12 @@ class ModelRunner:
         self.max_batch_rows = max_batch_rows
         self._states: dict[str, _State] = {}
         self._device = model.bagel.device
-        systems = [tokenizer.segment(text) for text in (prompts.GENERATE_SYSTEM, prompts.REFLECT_SYSTEM)]
+        strings = self.prompt_strings
+        systems = [tokenizer.segment(text) for text in (strings.generate_system, strings.reflect_system)]
         # The two system prompts never change: their K/V stand in the cache's last rows for good.
         self._reserved = sum(len(ids) for ids in systems)
         self.cache_rows = plan.kv_cache_rows
-        self._counter = RowCounter(tokenizer, description, model.config, plan.kv_cache_rows)
+        self._counter = RowCounter(tokenizer, description, model.config, plan.kv_cache_rows, strings)
         self._cache: list[LayerCache] = model.bagel.new_cache(self.cache_rows + self._reserved)
         with torch.inference_mode():
             self._markers = self._bagel.embed_text(self._ids([tokenizer.vision_start, tokenizer.vision_end]))
@@ -216,7 +222,7 @@ class ModelRunner:
         start = self._copy_prefix(self._reflect_system, begin.spans[0].start)
         eye = self._vit_feed(start, self._vit_rows(state, begin.picture))
         state.prefill.append(eye)
-        question = self._tokenizer.segment(prompts.reflect_question(request.prompt))
+        question = self._tokenizer.segment(self.prompt_strings.reflect_question(request.prompt))
         ids = [*question, self._tokenizer.im_start]
         self._ask(state, begin, start.after(eye), request.reflect, "reflect", ids, attempt)
 
@@ -283,9 +289,8 @@ class ModelRunner:
         if begin.picture is not None:
             width, height = begin.picture.image.width, begin.picture.image.height
         grid = height // stride, width // stride
-        draws = generator(trajectory.seed, round_, stage)
         return _Drawing(
-            x=noise(draws, grid[0] * grid[1], self._config.token_channels).to(self._device),
+            x=self._noise(begin, stage, round_, grid[0] * grid[1]).to(self._device),
             grid=grid,
             ids=grid_ids(*grid, self._config.latent_side, self._device),
             times=timesteps(settings.num_timesteps, settings.timestep_shift),
@@ -294,6 +299,10 @@ class ModelRunner:
             views=views,
             previews=preview_steps(settings.num_timesteps - 1, trajectory.request.previews),
         )
+
+    def _noise(self, begin: Begin, stage: str, round_: int, tokens: int) -> Tensor:
+        """Where a picture starts from, [tokens, d]."""
+        return noise(generator(begin.trajectory.seed, round_, stage), tokens, self._config.token_channels)
 
     # --- the text forward: new contexts and one token for each that writes
 

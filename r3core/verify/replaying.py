@@ -1,0 +1,209 @@
+"""The engine that serves, on recorded noise and with its eyes open.
+
+Everything runs through Engine and ModelRunner; here is only the looking.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from r3core.checkpoint import describe
+from r3core.config import EngineConfig
+from r3core.engine.batch import Begin, MemoryPlan, Output
+from r3core.engine.engine import Engine
+from r3core.engine.runner import ModelRunner, _Drawing
+from r3core.errors import R3Error, StepFailed
+from r3core.events import Event, Failed
+from r3core.loop import Generate, Reason, Refine, Reflect
+from r3core.model import flow
+from r3core.model.attention import Packing, choose
+from r3core.model.bagel import Model
+from r3core.model.layers import Rows
+from r3core.model.tokenizer import Tokenizer
+from r3core.model.weights import Loaded, load
+from r3core.prompts import PromptStrings
+from r3core.runtime import pick_device, pick_dtype, plan_memory, set_up_torch
+from r3core.verify.golden import GoldenSet
+from r3core.verify.traces import Drawn, Job, Pass, Seen, Trace, Written
+
+AT_ONCE: Final = 8  # trajectories that share a batch
+
+
+class ReplayRunner(ModelRunner):
+    """The runner that serves, on recorded noise; it writes down what it sees."""
+
+    def __init__(self, replay: Replay, plan: MemoryPlan, max_batch_rows: int) -> None:
+        self.prompt_strings = replay.strings
+        self.traces: dict[str, Trace] = {}
+        self.system: list[Pass] = []  # the system prompts of drawing and of looking
+        self._owner: dict[int, str] = {}  # by first cache row
+        self._steps: dict[str, str] = {}
+        self._beginning = ""
+        bagel = replay.model.bagel
+        bagel.register_forward_hook(self._saw_forward)
+        bagel.vit_model.register_forward_hook(self._saw_picture)
+        super().__init__(
+            replay.model, replay.tokenizer, replay.description, replay.attention.attention, plan, max_batch_rows
+        )
+
+    def _begin(self, begin: Begin) -> None:
+        self._beginning = begin.key
+        self._owner.update({span.start: begin.key for span in begin.spans})
+        match begin.step:
+            case Reason():
+                self._write_down(begin.key, "reason")
+            case Reflect(round=round_):
+                self._write_down(begin.key, f"reflect {round_}")
+            case Generate() | Refine():
+                pass
+        super()._begin(begin)
+
+    def _write_down(self, key: str, stage: str) -> None:
+        self._steps[key] = stage
+        self.traces[key].texts[stage] = Written([self._tokenizer.im_start])
+
+    def _noise(self, begin: Begin, stage: str, round_: int, tokens: int) -> Tensor:
+        noise = self.traces[begin.key].job.noise.get(round_)
+        if noise is None:
+            noise = super()._noise(begin, stage, round_, tokens)
+        elif noise.shape != (tokens, self._config.token_channels):
+            wanted = [tokens, self._config.token_channels]
+            raise StepFailed(f"the recorded noise is {list(noise.shape)} and the picture takes {wanted}")
+        grid = self._grid_of(begin)
+        self.traces[begin.key].drawn[round_] = Drawn([noise.float()], grid)
+        return noise.float()
+
+    def _grid_of(self, begin: Begin) -> tuple[int, int]:
+        request, stride = begin.trajectory.request, self._config.latent_stride
+        return request.height // stride, request.width // stride
+
+    def _choose(self, key: str, logits: Tensor) -> int:
+        chosen = super()._choose(key, logits)
+        written = self.traces[key].texts[self._steps[key]]
+        written.ids.append(chosen)
+        written.logits.append(logits)
+        return chosen
+
+    def _euler(self, drawing: _Drawing, own: tuple[Tensor, ...]) -> Output:
+        trace = self._trace_of(drawing)
+        seen = trace.drawn[max(trace.drawn)]
+        if trace.job.keep and not trace.context:
+            view = drawing.views[0]
+            rows = slice(view.start, view.start + view.length)
+            # Copies: the rows are lent to somebody else when this job ends.
+            trace.context = [(layer.keys[rows].clone(), layer.values[rows].clone()) for layer in self._cache]
+        without = (*own[1:], None, None)
+        seen.velocities.append(flow.guide(drawing.settings, own[0], without[0], without[1]).float().cpu())
+        seen.branches.append(tuple(v.cpu() for v in own))
+        output = super()._euler(drawing, own)
+        seen.x.append(drawing.x.float().cpu())
+        return output
+
+    def _trace_of(self, drawing: _Drawing) -> Trace:
+        return next(self.traces[key] for key, state in self._states.items() if state.drawing is drawing)
+
+    def _saw_picture(self, _module: nn.Module, given: tuple[Any, ...], features: Tensor) -> None:
+        patches, ids = given
+        self.traces[self._beginning].seen.append(Seen(patches.cpu(), ids.cpu(), features.float().cpu()))
+
+    def _saw_forward(self, _module: nn.Module, given: tuple[Any, ...], out: Tensor) -> None:
+        hidden, rows, positions, packing = given[0], given[1], given[2], given[4]
+        assert isinstance(rows, Rows)
+        assert isinstance(packing, Packing)
+        order = torch.arange(rows.total, device=hidden.device) if packing.order is None else packing.order
+        first = 0
+        for piece in packing.pieces:
+            own = order[first : first + piece.rows]
+            first += piece.rows
+            trace = self.traces.get(self._owner.get(piece.start, ""))
+            keep = piece.stored and (trace is None or (trace.job.keep and piece.rows > 1))
+            seen = Pass(
+                past=piece.past,
+                causal=piece.causal,
+                stored=piece.stored,
+                positions=positions[own].tolist(),
+                drawn=(own >= rows.und).tolist(),
+                given=hidden[own] if keep else None,
+                out=out[own] if keep else None,
+            )
+            (self.system if trace is None else trace.passes).append(seen)
+
+
+class Replay:
+    """A loaded checkpoint, a set of recorded numbers, and an engine for the jobs that replay it."""
+
+    def __init__(self, config: EngineConfig, golden: GoldenSet) -> None:
+        device = pick_device(config.device)
+        dtype = pick_dtype(config.dtype, device)
+        set_up_torch(config)
+        self.golden = golden
+        self.strings: PromptStrings = golden.prompt_strings()
+        self.loaded: Loaded = load(config.checkpoint, config.base_checkpoint, device=device, dtype=dtype)
+        # The set's transforms, whatever r3.json says: its pictures went through these.
+        self.description = replace(describe(config.checkpoint, config.base_checkpoint), transforms=golden.transforms())
+        self.tokenizer = Tokenizer(self.loaded.files.tokenizer)
+        self.attention = choose(device, dtype, config.attention)
+        plan = plan_memory(config, self.model.config, self.description, str(device), dtype, self.loaded.weights_bytes)
+        self.runner = ReplayRunner(self, plan, config.max_batch_rows)
+
+    @property
+    def model(self) -> Model:
+        """The loaded model."""
+        return self.loaded.model
+
+    @property
+    def is_bf16(self) -> bool:
+        """Whether the model computes in bf16, so that other tolerances hold."""
+        return self.model.bagel.dtype == torch.bfloat16
+
+    def play(self, jobs: Iterable[Job], at_once: int) -> dict[str, Trace]:
+        """Run jobs through the engine, at most `at_once` of them in a batch."""
+        engine = Engine(self.runner, at_once)
+        waiting = deque(jobs)
+        traces = {job.key: Trace(job) for job in waiting}
+        self.runner.traces = traces
+        while waiting or engine.has_work:
+            while waiting and engine.room:
+                self._add(engine, traces[waiting.popleft().key])
+            for key, event in engine.step():
+                self._note(engine, traces[key], event)
+        return traces
+
+    def both_ways(self, jobs: Iterable[Job]) -> dict[str, dict[str, Trace]]:
+        """The traces of jobs that ran one at a time, and of the same jobs in shared batches."""
+        wanted = list(jobs)
+        return {"single": self.play(wanted, 1), "batched": self.play(wanted, AT_ONCE)}
+
+    def _add(self, engine: Engine, trace: Trace) -> None:
+        try:
+            engine.add(trace.job.key, trace.job.trajectory, trace.job.picture)
+        except R3Error as error:
+            trace.error = error
+
+    def _note(self, engine: Engine, trace: Trace, event: Event) -> None:
+        trace.events.append(event)
+        if isinstance(event, Failed):
+            trace.error = event.error
+        if trace.job.until is not None and isinstance(event, trace.job.until):
+            engine.abort(trace.job.key)
+
+    # --- what only the model's functions can say
+
+    def logits(self, out: Tensor) -> Tensor:
+        """The logits [n, V] of rows of the understanding expert."""
+        with torch.inference_mode():
+            return self.model.bagel.logits(out).cpu()
+
+    def normed(self, seen: Pass) -> Tensor:
+        """A segment's rows after the final norm of each row's own expert, in sequence order."""
+        decoder = self.model.bagel.language_model.model
+        drawn = torch.tensor(seen.drawn, device=seen.hidden.device)
+        with torch.inference_mode():
+            both = decoder.norm(seen.hidden), decoder.norm_moe_gen(seen.hidden)
+            return torch.where(drawn[:, None], both[1], both[0]).float().cpu()
