@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from r3core.errors import CheckpointError
+from r3core.r3_json import check
 from r3core.types import (
     GENERATE_DEFAULTS,
     REASON_DEFAULTS,
@@ -39,7 +40,9 @@ DEFAULT_LATENT_SIDE: Final = 64
 DEFAULT_VIT_SIDE: Final = 70
 
 _PREFIXES: Final = ("module.", "_orig_mod.", "_checkpoint_wrapped_module.")
-_FINGERPRINT_SAMPLE: Final = 64 * 1024
+_FINGERPRINT_BLOCK: Final = 64 * 1024
+_FINGERPRINT_BLOCKS: Final = 64  # of a file larger than this:
+_FINGERPRINT_WHOLE: Final = 16 * 2**20
 _MAX_HEADER: Final = 100_000_000
 _DCP_REMEDY: Final = (
     "these are torch distributed-checkpoint shards, which hold pickles and are never opened here. Convert them "
@@ -131,6 +134,8 @@ def find_files(checkpoint: Path, base: Path | None = None) -> Files:
         raise CheckpointError(
             f"checkpoint {checkpoint} does not exist; name a folder that holds llm_config.json and ema.safetensors"
         )
+    if checkpoint.is_file() and checkpoint.suffix != ".safetensors":
+        raise CheckpointError(f"{checkpoint} is not a safetensors file; nothing else is opened (docs/checkpoints.md)")
     is_base = (checkpoint / "llm_config.json").is_file()
     if not is_base and base is None:
         raise CheckpointError(
@@ -235,15 +240,15 @@ def describe_files(files: Files, tensors: dict[str, TensorInfo]) -> Description:
         latent_stride=_latent_stride(files, tensors),
         latent_side=_side(tensors, "latent_pos_embed.pos_embed", DEFAULT_LATENT_SIDE),
         vit_side=_side(tensors, "vit_pos_embed.pos_embed", DEFAULT_VIT_SIDE),
-        default_size=_size(own.get("size", {}).get("default"), files.r3_json),
-        defaults=_own_defaults(own.get("defaults", {}), files.r3_json),
+        default_size=_size(size) if (size := own.get("size", {}).get("default")) else DEFAULT_SIZE,
+        defaults=_own_defaults(own.get("defaults", {})),
         example_prompts=tuple(own.get("example_prompts", ())),
         max_context_tokens=int(llm.get("max_position_embeddings", 32768)),
     )
 
 
 def fingerprint(files: Files) -> str:
-    """A short hash of configs, tensor headers and samples of the data (start, middle, end): not of all 29 GB."""
+    """A short hash of configs, tensor headers and data: blocks spread evenly over 29 GB, all of a small file."""
     digest = hashlib.sha256()
     for path in (files.llm_config, files.vit_config, files.tokenizer):
         digest.update(path.read_bytes())
@@ -253,10 +258,18 @@ def fingerprint(files: Files) -> str:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             digest.update(file.read(length))
-            for offset in (8 + length, size // 2, size - _FINGERPRINT_SAMPLE):
-                file.seek(max(8, offset))
-                digest.update(file.read(_FINGERPRINT_SAMPLE))
+            for offset in _sampled(8 + length, size):
+                file.seek(offset)
+                digest.update(file.read(_FINGERPRINT_BLOCK))
     return digest.hexdigest()[:16]
+
+
+def _sampled(start: int, size: int) -> Iterable[int]:
+    """Where the blocks begin that stand for a file's data."""
+    if size <= _FINGERPRINT_WHOLE:
+        return range(start, size, _FINGERPRINT_BLOCK)
+    last = size - _FINGERPRINT_BLOCK
+    return (start + (last - start) * i // (_FINGERPRINT_BLOCKS - 1) for i in range(_FINGERPRINT_BLOCKS))
 
 
 def _folder(checkpoint: Path) -> Path:
@@ -265,10 +278,6 @@ def _folder(checkpoint: Path) -> Path:
 
 def _weights(checkpoint: Path, names: tuple[str, str]) -> tuple[tuple[Path, ...], str]:
     if checkpoint.is_file():
-        if checkpoint.suffix != ".safetensors":
-            raise CheckpointError(
-                f"{checkpoint} is not a safetensors file; nothing else is opened (docs/checkpoints.md)"
-            )
         return (checkpoint,), f"{checkpoint.name} (named)"
     for name in names:
         if (checkpoint / name).is_file():
@@ -332,34 +341,16 @@ def vae_levels(vae: dict[str, TensorInfo]) -> int:
     return max(levels) + 1
 
 
-_R3_KEYS: Final = {"name", "description", "licence", "transforms", "size", "defaults", "example_prompts"}
-
-
 def _read_r3_json(path: Path) -> dict[str, Any]:
     own = read_json(path)
-    _refuse_unknown(path, "", own, _R3_KEYS)
-    _refuse_unknown(path, "transforms.", own.get("transforms", {}), {"vae", "vit"})
-    _refuse_unknown(path, "size.", own.get("size", {}), {"default"})
+    check(own, path)
     return own
 
 
-def _refuse_unknown(path: Path | None, where: str, value: dict[str, Any], known: set[str]) -> None:
-    unknown = sorted(set(value) - known)
-    if unknown:
-        raise CheckpointError(
-            f"{path}: unknown {', '.join(where + k for k in unknown)}; known: {', '.join(sorted(known))}"
-        )
-
-
-def _own_defaults(own: dict[str, Any], path: Path | None) -> Defaults:
-    _refuse_unknown(path, "defaults.", own, set(Defaults.__dataclass_fields__))
+def _own_defaults(own: dict[str, Any]) -> Defaults:
     plain = asdict(Defaults())
     for key, value in own.items():
-        if isinstance(plain[key], dict):
-            _refuse_unknown(path, f"defaults.{key}.", value, set(plain[key]))
-            plain[key] = {**plain[key], **value}
-        else:
-            plain[key] = value
+        plain[key] = {**plain[key], **value} if isinstance(value, dict) else value
     return _defaults(plain)
 
 
@@ -373,12 +364,8 @@ def _defaults(value: dict[str, Any]) -> Defaults:
     )
 
 
-def _size(text: str | None, path: Path | None) -> tuple[int, int]:
-    if text is None:
-        return DEFAULT_SIZE
-    width, mark, height = text.partition("x")
-    if not (mark and width.isdecimal() and height.isdecimal()):
-        raise CheckpointError(f"{path}: size.default is {text!r}; write it as 512x512")
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
     return int(width), int(height)
 
 

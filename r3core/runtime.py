@@ -18,7 +18,7 @@ from r3core.model.attention import Choice, choose
 from r3core.model.bagel import ModelConfig
 from r3core.model.image_processing import resize_to
 from r3core.model.tokenizer import Tokenizer
-from r3core.model.weights import Loaded, load
+from r3core.model.weights import Loaded, Prepared, prepare
 from r3core.types import Request, Trajectory
 
 _TYPICAL_TEXT = 1024  # tokens of prompt, question and system prompt that every planned trajectory may have
@@ -50,7 +50,10 @@ def pick_device(name: str | None) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            raise DeviceError(f"device {name!r} is not there: torch {torch.__version__} sees {count} CUDA devices")
+            raise DeviceError(
+                f"device {name!r} is not there: torch {torch.__version__} sees {count} CUDA devices; "
+                "say --device cpu, or look at the driver and CUDA_VISIBLE_DEVICES"
+            )
     return device
 
 
@@ -77,58 +80,86 @@ def load_engine(config: EngineConfig, progress: Callable[[int, int], None] | Non
     dtype = pick_dtype(config.dtype, device)
     set_up_torch(config)
     attention = choose(device, dtype, config.attention)
-    loaded = load(
-        config.checkpoint,
-        config.base_checkpoint,
-        device=device,
-        dtype=dtype,
-        allow_unexpected=config.allow_unexpected,
-        progress=progress,
-    )
+    prepared = prepare(config.checkpoint, config.base_checkpoint, dtype=dtype, allow_unexpected=config.allow_unexpected)
     description = describe(config.checkpoint, config.base_checkpoint)
-    return build(config, loaded, description, attention)
+    # What cannot be served is refused before the first of 29 GB is read.
+    plan = plan_prepared(config, prepared, description, device)
+    return _running(config, prepared.fill(device, progress), description, attention, plan)
+
+
+def plan_prepared(
+    config: EngineConfig, prepared: Prepared, description: Description, device: torch.device
+) -> MemoryPlan:
+    """The memory plan of a checkpoint that is not read yet; CheckpointError or DeviceError where it cannot be."""
+    _check_sizes(description, prepared.model.config)
+    free, total = _memory(device)
+    room = None if free is None else free - prepared.weights_bytes
+    dtype = prepared.model.bagel.dtype
+    return plan_memory(
+        config, prepared.model.config, description, str(device), dtype, prepared.weights_bytes, room, total
+    )
 
 
 def build(config: EngineConfig, loaded: Loaded, description: Description, attention: Choice) -> Runtime:
-    """An engine around loaded weights."""
-    device, dtype = loaded.model.bagel.device, loaded.model.bagel.dtype
+    """An engine around weights that are on the device."""
+    bagel = loaded.model.bagel
     _check_sizes(description, loaded.model.config)
-    plan = plan_memory(config, loaded.model.config, description, device, dtype, loaded.weights_bytes)
+    plan = plan_memory(
+        config,
+        loaded.model.config,
+        description,
+        str(bagel.device),
+        bagel.dtype,
+        loaded.weights_bytes,
+        *_memory(bagel.device),
+    )
+    return _running(config, loaded, description, attention, plan)
+
+
+def _running(
+    config: EngineConfig, loaded: Loaded, description: Description, attention: Choice, plan: MemoryPlan
+) -> Runtime:
     tokenizer = Tokenizer(loaded.files.tokenizer)
     runner = ModelRunner(loaded.model, tokenizer, description, attention.attention, plan, config.max_batch_rows)
     return Runtime(Engine(runner, config.max_trajectories), runner, loaded, description, attention)
 
 
-def plan_memory(
+def _memory(device: torch.device) -> tuple[int | None, int | None]:
+    """Free and total bytes of the device; None for a CPU, whose memory is everybody's."""
+    return torch.cuda.mem_get_info(device) if device.type == "cuda" else (None, None)
+
+
+def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made of
     config: EngineConfig,
     model: ModelConfig,
     description: Description,
-    device: torch.device,
+    device: str,
     dtype: torch.dtype,
     weights_bytes: int,
+    free_bytes: int | None = None,
+    total_bytes: int | None = None,
 ) -> MemoryPlan:
-    """What the K/V cache and activations may take, before either is allocated."""
+    """What the K/V cache and activations may take, before either is allocated.
+
+    `free_bytes` is what the device has left beside the weights, None where it is not bounded.
+    """
     width = torch.finfo(dtype).bits // 8
     decoder = model.decoder
     row_bytes = decoder.layers * 2 * decoder.kv_heads * decoder.head_dim * width
     wanted = _rows_wanted(config, model, description)
     rows = config.kv_cache_bytes // row_bytes if config.kv_cache_bytes else wanted
     activations = config.max_batch_rows * (3 * decoder.intermediate + 8 * decoder.hidden) * width
-    total = None
     notes: tuple[str, ...] = ()
-    if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        room = (free - activations - _RESERVE) // row_bytes
-        if room < rows:
-            notes = (f"the cache was cut from {rows} rows to what is free; fewer trajectories run at once",)
-            rows = room
+    if free_bytes is not None and (room := (free_bytes - activations - _RESERVE) // row_bytes) < rows:
+        notes = (f"the cache was cut from {rows} rows to what is free; fewer trajectories run at once",)
+        rows = room
     least = _rows_of_one(model, description) + _TYPICAL_TEXT
     if rows < least:
         raise DeviceError(
-            f"{device} has room for {max(rows, 0)} K/V rows and one trajectory of this checkpoint needs {least}; "
-            "free memory, lower max_batch_rows or raise the cache limit"
+            f"{device} has room for {max(rows, 0)} K/V rows beside the weights, and one trajectory of this checkpoint "
+            f"needs {least}; free memory on it, take a larger one, or raise R3_KV_CACHE_GB where that is the limit"
         )
-    return MemoryPlan(str(device), weights_bytes, rows * row_bytes, rows, activations, total, notes)
+    return MemoryPlan(device, weights_bytes, rows * row_bytes, rows, activations, total_bytes, notes)
 
 
 def _rows_of_one(model: ModelConfig, description: Description) -> int:

@@ -12,12 +12,16 @@ from r3core.types import ImageSampling
 
 
 def timesteps(num_timesteps: int, shift: float) -> list[float]:
-    """The N shifted times from 1 down to 0, in the float32 arithmetic of the reference."""
+    """The N shifted times from 1 down to 0, in the float32 arithmetic of the reference.
+
+    The first is set to 1: a shift near 0 divides rounding errors by each other there.
+    """
     count = num_timesteps
     linear = _linspace_down(count)
     s = np.float32(shift)
-    shifted = s * linear / (np.float32(1) + (s - np.float32(1)) * linear)
-    return [float(t) for t in shifted]
+    later = linear[1:]
+    shifted = s * later / (np.float32(1) + (s - np.float32(1)) * later)
+    return [1.0, *(float(t) for t in shifted)]
 
 
 def _linspace_down(count: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

@@ -30,7 +30,7 @@ from r3core.events import (
     TextDelta,
 )
 from r3core.loop import Drew, Generate, Reason, Refine, Reflect, Wrote, advance, finished, start_from
-from r3core.types import Image, Trajectory, Usage
+from r3core.types import Image, Request, Trajectory, Usage
 
 
 def new_image_id() -> str:
@@ -80,6 +80,8 @@ class Engine:
         needs_picture = trajectory.request.given_image or bool(trajectory.rounds)
         if needs_picture and picture is None:
             raise InvalidRequest(f"trajectory {key!r} goes on from a picture; pass it as `picture`")
+        if picture is not None:
+            _check_size(picture, trajectory.request)
         self._runner.check(trajectory)
         if trajectory.request.given_image and not trajectory.rounds:
             assert picture is not None
@@ -188,6 +190,16 @@ def _too_large() -> OutOfCapacity:
     return OutOfCapacity(
         "the next step needs more cache rows than were planned at start; ask for shorter texts or a smaller size"
     )
+
+
+def _check_size(picture: Picture, asked: Request) -> None:
+    """Rows are counted from the request's size: a picture of another would write over the rows of its neighbours."""
+    named, held = (picture.image.width, picture.image.height), picture.pixels.shape[1::-1]
+    if not named == held == (asked.width, asked.height):
+        raise InvalidRequest(
+            f"the picture is called {named[0]}x{named[1]}, has {held[0]}x{held[1]} pixels, and the request is for "
+            f"{asked.width}x{asked.height}; resize it and name its size in the request"
+        )
 
 
 def _round_of(running: Running) -> int:

@@ -1,8 +1,9 @@
 """Who runs in the next turn. Knows trajectories, cache rows and batch rows; knows no tensors.
 
-A step takes all its cache rows when it begins and gives them back when it ends, so nobody waits while holding rows, and
-the oldest waiting step goes first: no deadlock, no starvation. (The plan of a first picture hands its rows on to the
-drawing of it, and a repeated question about a picture reuses those of the first.)
+A step takes all its cache rows when it begins and gives them back when it ends, and the oldest waiting step goes first:
+no starvation. Two steps go on from rows that they hold already: the drawing of a first picture from those of its plan,
+and a repeated question about a picture from those of the first. They wait at the front, lest they hold rows behind a
+step that waits for them: no deadlock.
 """
 
 from __future__ import annotations
@@ -69,9 +70,11 @@ class Scheduler:
             self._drawing.remove(key)
         before, after = running.step, next_step(trajectory)
         running.trajectory, running.picture, running.step, running.draw_rows = trajectory, picture, None, 0
-        if not _keeps(before, after):
+        if _keeps(before, after):
+            self._waiting.appendleft(key)
+        else:
             self._release(running)
-        self._waiting.append(key)
+            self._waiting.append(key)
 
     def schedule(self) -> Batch:
         """The next turn: steps that can begin, all that write, and as many that draw as one forward holds."""

@@ -18,6 +18,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from r3core.errors import DeviceError
+
 AttentionName = Literal["xformers", "varlen", "sdpa"]
 
 
@@ -233,7 +235,7 @@ class Choice:
 
 
 def choose(device: torch.device, dtype: torch.dtype, wanted: str = "auto") -> Choice:
-    """The best implementation that passes a probe on this device; a wanted one that fails is refused by ValueError."""
+    """The best implementation that passes a probe on this device; a wanted one that fails is a DeviceError."""
     if wanted == "sdpa":
         return Choice(SdpaAttention(), "asked for")
     candidates: tuple[Attention, ...] = (XformersAttention(), VarlenAttention())
@@ -244,7 +246,7 @@ def choose(device: torch.device, dtype: torch.dtype, wanted: str = "auto") -> Ch
             return Choice(candidate, "; ".join([*notes, f"{candidate.name} passed its probe"]))
         notes.append(f"{candidate.name}: {fault}")
     if wanted != "auto":
-        raise ValueError(f"attention {wanted!r} does not work here ({'; '.join(notes)}); use auto or sdpa")
+        raise DeviceError(f"attention {wanted!r} does not work here ({'; '.join(notes)}); use auto or sdpa")
     return Choice(SdpaAttention(), "; ".join(notes))
 
 

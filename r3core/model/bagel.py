@@ -98,8 +98,14 @@ class Bagel(nn.Module):
         self.llm2vae = nn.Linear(hidden, config.token_channels)
         self.latent_pos_embed = _Table(config.latent_side, hidden)
         self.vit_pos_embed = _Table(config.vit_side, hidden)
-        self._experts: list[tuple[Expert, Expert]] = []
+        self.experts: list[tuple[Expert, Expert]] = []
         self._rope: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def rope(self) -> tuple[Tensor, Tensor]:
+        """cos and sin [positions, D] in the model's dtype."""
+        assert self._rope is not None, "call ready() after loading"
+        return self._rope
 
     @property
     def dtype(self) -> torch.dtype:
@@ -117,7 +123,7 @@ class Bagel(nn.Module):
             table.compute(self.device, self.dtype)
         cos, sin = rope_table(self.config.decoder, self.device)
         self._rope = cos.to(self.dtype), sin.to(self.dtype)
-        self._experts = self.language_model.model.experts()
+        self.experts = self.language_model.model.experts()
         self.eval().requires_grad_(False)
 
     def new_cache(self, rows: int) -> list[LayerCache]:
@@ -157,9 +163,8 @@ class Bagel(nn.Module):
         attend: Attention,
     ) -> Tensor:
         """All layers over a packed forward: rows [N, H] at rope positions [N] -> [N, H], before the final norm."""
-        assert self._rope is not None, "call ready() after loading"
-        rope = self._rope[0][positions], self._rope[1][positions]
-        for experts, layer_cache in zip(self._experts, cache, strict=True):
+        rope = self.rope[0][positions], self.rope[1][positions]
+        for experts, layer_cache in zip(self.experts, cache, strict=True):
             hidden = run_layer(experts, hidden, rows, rope, attend, layer_cache, packing)
         return hidden
 

@@ -39,19 +39,6 @@ def resize_to(size: Size, transform: Transform) -> Size:
     return width, height
 
 
-def nearest_size(size: Size, transform: Transform, stride: int, side: int) -> Size:
-    """The legal picture size nearest to `size`: one that the transform leaves as it is and a grid of `side` holds."""
-    largest = stride * side
-    start = min(size[0], largest), min(size[1], largest)
-    candidate = resize_to((max(start[0], 1), max(start[1], 1)), transform)
-    for _ in range(8):
-        again = resize_to(candidate, transform)
-        if again == candidate:
-            break
-        candidate = again
-    return candidate
-
-
 def to_rgb(image: PILImage.Image) -> PILImage.Image:
     """The picture upright, in RGB, with transparency on white. Raises OSError for data that does not decode."""
     upright = ImageOps.exif_transpose(image)

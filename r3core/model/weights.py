@@ -54,6 +54,56 @@ class Loaded:
     weights_bytes: int
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A checkpoint that was looked at and not yet read: an empty model, and what goes where."""
+
+    files: Files
+    model: Model
+    warnings: tuple[str, ...]
+    plans: tuple[_Plan, ...]
+
+    @property
+    def weights_bytes(self) -> int:
+        """What the weights will take on the device."""
+        return _held(self.model)
+
+    def fill(self, device: torch.device, progress: Progress | None = None) -> Loaded:
+        """Read every tensor to its place. `progress(done, total)` is told bytes."""
+        total = sum(info.nbytes for plan in self.plans for info in plan.wanted.values())
+        done = 0
+        for plan in self.plans:
+            for nbytes in plan.fill(device):
+                done += nbytes
+                if progress is not None:
+                    progress(done, total)
+        self.model.bagel.ready()
+        self.model.vae.eval().requires_grad_(False)
+        return Loaded(self.model, self.files, self.warnings, self.weights_bytes)
+
+
+def prepare(
+    checkpoint: Path, base: Path | None = None, *, dtype: torch.dtype, allow_unexpected: bool = False
+) -> Prepared:
+    """All that can be said of a checkpoint, and refused, from its headers: milliseconds at any size.
+
+    Raises CheckpointError with every fault listed.
+    """
+    files = find_files(checkpoint, base)
+    main, vae_header = read_tensors(files.weights), read_header(files.vae)
+    config = model_config(files, main, vae_header)
+    with torch.device("meta"):
+        bagel = Bagel(config).to(dtype)
+        vae = VAE(config.vae, compute=dtype)
+    levels = len(config.vae.channels)
+    plans = (
+        _Plan(bagel, main, lambda name: name, _spare_weights(config), dtype),
+        _Plan(vae.model, vae_header, lambda n: diffusers_name(n, levels), _SPARE_VAE.match, torch.float32),
+    )
+    warnings = [w for plan in plans for w in plan.check(allow_unexpected=allow_unexpected)]
+    return Prepared(files, Model(bagel, vae, config), tuple(warnings), plans)
+
+
 def load(
     checkpoint: Path,
     base: Path | None = None,
@@ -63,30 +113,12 @@ def load(
     allow_unexpected: bool = False,
     progress: Progress | None = None,
 ) -> Loaded:
-    """Load a checkpoint. `progress(done, total)` is told bytes. Raises CheckpointError with every fault listed."""
-    files = find_files(checkpoint, base)
-    main, vae_header = read_tensors(files.weights), read_header(files.vae)
-    config = model_config(files, main, vae_header)
-    with torch.device("meta"):
-        bagel = Bagel(config)
-        vae = VAE(config.vae, compute=dtype)
-    levels = len(config.vae.channels)
-    plans = (
-        _Plan(bagel, main, lambda name: name, _spare_weights(config), dtype, device),
-        _Plan(vae.model, vae_header, lambda n: diffusers_name(n, levels), _SPARE_VAE.match, torch.float32, device),
-    )
-    warnings = [w for plan in plans for w in plan.check(allow_unexpected=allow_unexpected)]
-    total = sum(info.nbytes for plan in plans for info in plan.wanted.values())
-    done = 0
-    for plan in plans:
-        for nbytes in plan.fill():
-            done += nbytes
-            if progress is not None:
-                progress(done, total)
-    bagel.ready()
-    vae.eval().requires_grad_(False)
-    held = sum(p.numel() * p.element_size() for m in (bagel, vae) for p in m.parameters())
-    return Loaded(Model(bagel, vae, config), files, tuple(warnings), held)
+    """Load a checkpoint. Raises CheckpointError with every fault listed."""
+    return prepare(checkpoint, base, dtype=dtype, allow_unexpected=allow_unexpected).fill(device, progress)
+
+
+def _held(model: Model) -> int:
+    return sum(p.numel() * p.element_size() for m in (model.bagel, model.vae) for p in m.parameters())
 
 
 def model_config(files: Files, main: dict[str, TensorInfo], vae: dict[str, TensorInfo]) -> ModelConfig:
@@ -183,9 +215,8 @@ class _Plan:
         rename: Callable[[str], str],
         spare: Callable[[str], object],
         dtype: torch.dtype,
-        device: torch.device,
     ) -> None:
-        self._module, self._dtype, self._device = module, dtype, device
+        self._module, self._dtype = module, dtype
         self._targets = dict(module.named_parameters())
         renamed = {rename(name): info for name, info in tensors.items()}
         self.wanted = {name: info for name, info in renamed.items() if name in self._targets}
@@ -219,12 +250,12 @@ class _Plan:
         others = [n for n in skipped if n not in tables]
         return [f"skipped {len(others)} tensors that are not used: {_some(sorted(others))}"] if others else []
 
-    def fill(self) -> Iterable[int]:
+    def fill(self, device: torch.device) -> Iterable[int]:
         """Put every tensor in its place, file by file; yields the bytes of each."""
         for path in sorted({info.file for info in self.wanted.values()}):
             names = [name for name, info in self.wanted.items() if info.file == path]
             try:
-                with safe_open(path, framework="pt", device=str(self._device)) as file:
+                with safe_open(path, framework="pt", device=str(device)) as file:
                     for name in sorted(names, key=lambda n: self.wanted[n].name):
                         info = self.wanted[name]
                         self._set(name, file.get_tensor(info.name))

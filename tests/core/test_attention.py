@@ -1,0 +1,112 @@
+"""Attention against its definition: what each row sees, shared kv heads, what is stored; and how one is chosen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from r3core.errors import DeviceError
+from r3core.model.attention import LayerCache, Packing, PieceRows, SdpaAttention, choose
+
+HEAD = 8
+ROOM = 16  # cache rows of each context
+
+
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, past: int) -> Tensor:
+    """The definition, row by row and head by head: q [n, Q, D] over k, v [past + n, K, D]."""
+    out = torch.empty_like(q)
+    groups = q.shape[1] // k.shape[1]
+    for row in range(q.shape[0]):
+        seen = past + row + 1 if causal else k.shape[0]
+        for head in range(q.shape[1]):
+            keys, values = k[:seen, head // groups], v[:seen, head // groups]
+            weights = (keys @ q[row, head] / math.sqrt(q.shape[2])).softmax(0)
+            out[row, head] = weights @ values
+    return out
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A piece of a context of its own."""
+
+    past: int
+    rows: int
+    causal: bool
+    stored: bool
+
+
+kinds = st.lists(
+    st.builds(Kind, st.integers(0, 5), st.integers(1, 5), st.booleans(), st.booleans()), min_size=1, max_size=3
+)
+
+
+@settings(max_examples=50)
+@given(kinds, st.sampled_from([(2, 2), (4, 2), (4, 1)]))
+def test_every_piece_sees_its_past_and_its_own_rows(kinds: list[Kind], heads: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    total = sum(kind.rows for kind in kinds)
+    q, (k, v) = torch.randn(total, heads[0], HEAD), torch.randn(2, total, heads[1], HEAD)
+    order = torch.randperm(total)
+    keys, values = torch.randn(2, ROOM * len(kinds), heads[1], HEAD)
+    pieces = tuple(PieceRows(ROOM * i, x.past, x.rows, x.causal, x.stored) for i, x in enumerate(kinds))
+    cache, expected = LayerCache(keys.clone(), values.clone()), torch.empty_like(q)
+    first, stored_from, stored_to = 0, [], []
+    for piece in pieces:
+        packed = order[first : first + piece.rows]  # where the rows of this piece lie
+        past = slice(piece.start, piece.start + piece.past)
+        seen_k, seen_v = torch.cat((keys[past], k[packed])), torch.cat((values[past], v[packed]))
+        expected[packed] = softmax_attention(q[packed], seen_k, seen_v, causal=piece.causal, past=piece.past)
+        if piece.stored:
+            stored_from.append(packed)
+            stored_to.append(torch.arange(past.stop, past.stop + piece.rows))
+        first += piece.rows
+    stores = (torch.cat(stored_from), torch.cat(stored_to)) if stored_to else (None, None)
+    out = SdpaAttention()(q, k, v, cache, Packing(pieces, order, *stores))
+    assert torch.allclose(out, expected, atol=1e-5)
+    kept = keys.clone(), values.clone()
+    if stores[0] is not None and stores[1] is not None:
+        kept[0][stores[1]], kept[1][stores[1]] = k[stores[0]], v[stores[0]]
+    assert torch.equal(cache.keys, kept[0])
+    assert torch.equal(cache.values, kept[1])
+
+
+def test_pieces_of_one_context_may_share_a_forward() -> None:
+    """A picture and the text behind it, in one call or in two: the text sees the picture either way."""
+    torch.manual_seed(1)
+    q, (k, v) = torch.randn(7, 4, HEAD), torch.randn(2, 7, 2, HEAD)
+    picture, text = PieceRows(0, 0, 4, causal=False, stored=True), PieceRows(0, 4, 3, causal=True, stored=True)
+    together, apart = (LayerCache(torch.zeros(ROOM, 2, HEAD), torch.zeros(ROOM, 2, HEAD)) for _ in range(2))
+    one = SdpaAttention()(q, k, v, together, Packing((picture, text), None, None, torch.arange(7)))
+    head = SdpaAttention()(q[:4], k[:4], v[:4], apart, Packing((picture,), None, None, torch.arange(4)))
+    tail = SdpaAttention()(q[4:], k[4:], v[4:], apart, Packing((text,), None, None, torch.arange(4, 7)))
+    assert torch.allclose(one, torch.cat((head, tail)), atol=1e-6)
+    assert torch.equal(together.keys, apart.keys)
+
+
+def test_what_is_not_stored_leaves_no_trace() -> None:
+    cache = LayerCache(torch.ones(ROOM, 2, HEAD), torch.ones(ROOM, 2, HEAD))
+    noisy = PieceRows(0, 4, 3, causal=False, stored=False)
+    q, (k, v) = torch.randn(3, 4, HEAD), torch.randn(2, 3, 2, HEAD)
+    SdpaAttention()(q, k, v, cache, Packing((noisy,), None, None, None))
+    assert torch.equal(cache.keys, torch.ones(ROOM, 2, HEAD))
+    assert torch.equal(cache.values, torch.ones(ROOM, 2, HEAD))
+
+
+def test_on_a_cpu_sdpa_is_chosen_and_the_reason_names_the_others() -> None:
+    choice = choose(torch.device("cpu"), torch.float32)
+    assert choice.attention.name == "sdpa"
+    assert "xformers: needs CUDA, this is cpu" in choice.reason
+    assert "varlen: needs CUDA, this is cpu" in choice.reason
+    assert choose(torch.device("cpu"), torch.float32, "sdpa").reason == "asked for"
+
+
+@pytest.mark.parametrize("wanted", ["xformers", "varlen"])
+def test_an_implementation_that_cannot_work_here_is_refused_with_the_remedy(wanted: str) -> None:
+    with pytest.raises(DeviceError, match=rf"attention '{wanted}' does not work here.*use auto or sdpa"):
+        choose(torch.device("cpu"), torch.float32, wanted)
