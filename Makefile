@@ -34,7 +34,7 @@ test-slow: install  ## Run the slow tests alone
 check: install  ## Formatting, lint, types, import rules, openapi.yaml up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy r3core server tests requirements
+	$(BIN)/mypy r3core server tests requirements benchmarks training
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/r3 openapi --check
 
