@@ -1,0 +1,50 @@
+"""`r3 api`: the app under uvicorn, with limits, one log, and an end that leaves no stream hanging."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Final
+
+from uvicorn import Config
+
+from server.app import close_streams, create_app
+from server.logs import configure_logging
+from server.protocol import AbortableProtocol, ApiServer
+from server.settings import Settings
+
+GRACE_S: Final = 8
+BACKLOG: Final = 2048
+
+
+def run_api(settings: Settings) -> int:
+    """Serve until SIGTERM or Ctrl-C; the exit code of the process.
+
+    At the end streams get `stream.closing`, waiting requests are answered 202, and what still runs after GRACE_S is
+    cut.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    app = create_app(settings)
+    config = Config(
+        app,
+        host=settings.host.strip("[]"),
+        port=settings.port,
+        http=AbortableProtocol,
+        ws="none",
+        lifespan="on",
+        backlog=BACKLOG,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=GRACE_S,
+        server_header=False,
+        access_log=False,
+        log_config=None,
+    )
+    server = ApiServer(config, lambda: close_streams(app))
+    # uvicorn raises the signal that ended it once more when all is done; being asked to end is not dying.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _ignore)
+    server.run()
+    return 0 if server.started else 1
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None: ...

@@ -1,0 +1,121 @@
+"""The API process: routes, and around them who is let in, what is counted, and how errors look.
+
+Observe      an id, a log line, a count and the common headers for every request; the last resort for exceptions
+Guard        refuses foreign hosts and origins, and too many headers
+CORS         only where the operator names origins
+BodyLimit    counts the body while it is read
+routes       generate, jobs, images, service, docs
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Final
+
+import structlog
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+import server
+from server import contract, errors
+from server.catalogue import Catalogue
+from server.guard import BodyLimit, Guard
+from server.hub import Hub
+from server.images import ImageStore
+from server.metrics import Metrics
+from server.observe import Observe
+from server.present import Presenter
+from server.queue import Queue
+from server.retention import Retention
+from server.routes import docs, generate, images, jobs
+from server.routes import service as service_routes
+from server.service import Service
+from server.settings import Settings
+
+log = structlog.get_logger("r3.api")
+
+_REST_S: Final = 1.0
+_EXPOSED_HEADERS: Final = ("Location", "X-Request-ID", "Retry-After", "Preference-Applied", "Idempotent-Replayed")
+
+
+def create_app(settings: Settings, queue: Queue | None = None) -> FastAPI:
+    """The app. Nothing is connected to or written until it starts; without `queue` it opens the one that the settings
+    name.
+    """
+    metrics = Metrics(server.__version__)
+    app = FastAPI(
+        title="R3",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan(settings, metrics, queue),
+    )
+    routers = (generate.router, jobs.router, images.router, service_routes.router, docs.router)
+    errors.install(app, [route for router in routers for route in router.routes])
+    contract.install(app)
+    for router in routers:
+        app.include_router(router)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Content-Type", "Idempotency-Key", "Prefer", "Last-Event-ID", "X-Request-ID"],
+            expose_headers=_EXPOSED_HEADERS,
+        )
+    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Observe, metrics=metrics)
+    return app
+
+
+def close_streams(app: FastAPI) -> None:
+    """Tell every stream and every waiting request that the process is about to end."""
+    parts: Service | None = getattr(app.state, "service", None)
+    if parts is not None:
+        parts.hub.close("shutdown")
+
+
+async def _kept_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Work that never ends by itself: where a fault of ours ends it, that is seen, and it begins again."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("background work failed; it is begun again", work=name)
+        await asyncio.sleep(_REST_S)
+
+
+def _lifespan(
+    settings: Settings, metrics: Metrics, queue: Queue | None
+) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        own = queue or Queue.from_settings(settings)
+        images = await asyncio.to_thread(ImageStore, settings.image_store_url)
+        hub = Hub(own, metrics, buffer_events=settings.stream_buffer_events, heartbeat_s=settings.heartbeat_s)
+        presenter = Presenter(own, images)
+        app.state.service = Service(settings, own, images, hub, metrics, Catalogue(own, settings), presenter)
+        background = {
+            "live feed": hub.run,
+            "ticks": hub.tick_for_ever,
+            "retention": Retention(own, images, settings).run,
+        }
+        tasks = [asyncio.create_task(_kept_running(name, work)) for name, work in background.items()]
+        log.info("api started", host=settings.host, port=settings.port)
+        try:
+            yield
+        finally:
+            hub.close("shutdown")
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if queue is None:
+                with suppress(OSError):
+                    await own.close()
+
+    return lifespan

@@ -1,0 +1,172 @@
+"""`r3 doctor`: what this machine has, what the server would do with it, and what is broken and how to mend it.
+
+Each check is a function from the settings to one finding; what it raises on purpose becomes a finding too. Nothing is
+loaded onto a device, and all that is heavy is imported inside the check that needs it.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Final, Literal
+
+from r3core.errors import R3Error
+from server.misconfigured import Misconfigured
+from server.preflight import check_data_dir, check_redis_answers, check_redis_url
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from r3core.model.weights import Prepared
+
+NEEDED: Final = ("fastapi", "redis", "torch", "transformers", "diffusers", "tokenizers", "safetensors")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. Only `broken` makes the command fail."""
+
+    state: Literal["ok", "note", "broken"]
+    subject: str
+    text: str
+
+
+def run_doctor(settings: Settings) -> int:
+    """Print the report; the exit code is 1 where something is broken."""
+    is_broken = False
+    for subject, check in CHECKS.items():
+        finding = _look(subject, check, settings)
+        is_broken |= finding.state == "broken"
+        print(f"{finding.state:<8}{finding.subject:<12}{finding.text}", flush=True)
+    return int(is_broken)
+
+
+def _look(subject: str, check: Callable[[Settings], Finding | str], settings: Settings) -> Finding:
+    try:
+        found = check(settings)
+    except (Misconfigured, R3Error) as fault:
+        return Finding("broken", subject, str(fault))
+    except Exception as fault:  # noqa: BLE001 -- an installation breaks in ways of its own; each is a finding
+        return Finding("broken", subject, f"{type(fault).__name__}: {' '.join(str(fault).split())}")
+    return found if isinstance(found, Finding) else Finding("ok", subject, found)
+
+
+def _system(settings: Settings) -> str:
+    return f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+
+
+def _packages(settings: Settings) -> Finding | str:
+    found = {name: _version(name) for name in ("r3-server", *NEEDED)}
+    missing = [name for name in NEEDED if found[name] is None]
+    if missing:
+        return Finding("broken", "packages", f"{', '.join(missing)} missing; run `make install`")
+    return ", ".join(f"{name} {number}" for name, number in found.items())
+
+
+def _device(settings: Settings) -> str:
+    import torch
+
+    device, dtype = _place(settings)
+    if device.type == "cpu":
+        why = "no CUDA device is seen by torch" if settings.device is None else "asked for"
+        return f"cpu ({why}), {torch.get_num_threads()} threads, {_short(dtype)}"
+    has = torch.cuda.get_device_properties(device)
+    return f"{device}: {has.name}, {has.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}, {_short(dtype)}"
+
+
+def _attention(settings: Settings) -> str:
+    from r3core.model.attention import choose
+
+    choice = choose(*_place(settings), settings.attention)
+    return f"{choice.attention.name} ({choice.reason})"
+
+
+def _memory(settings: Settings) -> str:
+    """The plan that a worker would make, from the headers of the files; nothing is loaded."""
+    from r3core.checkpoint import describe
+    from r3core.runtime import plan_prepared
+    from server.engines import engine_config
+
+    device, dtype = _place(settings)
+    config = engine_config(settings, settings.max_trajectories)
+    description = describe(settings.checkpoint, settings.base_checkpoint)
+    return str(plan_prepared(config, _prepared(settings, dtype), description, device))
+
+
+def _checkpoint(settings: Settings) -> str:
+    """Files, names and shapes: all that the worker looks at before it loads."""
+    import torch
+
+    from r3core.checkpoint import describe
+
+    prepared = _prepared(settings, torch.float32)  # names and shapes are the same in any
+    told = describe(settings.checkpoint, settings.base_checkpoint)
+    size = sum(path.stat().st_size for path in (*prepared.files.weights, prepared.files.vae))
+    said = f"{told.name} ({told.hash}): {prepared.files.choice} in {settings.checkpoint}, {size / 1e9:.2f} GB"
+    return "; ".join((said, *prepared.warnings))
+
+
+def _prepared(settings: Settings, dtype: torch.dtype) -> Prepared:
+    from r3core.model.weights import prepare
+
+    return prepare(
+        settings.checkpoint,
+        settings.base_checkpoint,
+        dtype=dtype,
+        allow_unexpected=settings.allow_unexpected,
+    )
+
+
+def _queue(settings: Settings) -> str:
+    if settings.redis_url is not None:
+        check_redis_answers(check_redis_url(settings))
+        return "the named one answers"
+    from server.embedded import find_binary
+
+    return f"`r3 serve` runs {find_binary()}"
+
+
+def _data_dir(settings: Settings) -> str:
+    check_data_dir(settings.data_dir)
+    return f"{settings.data_dir}, {shutil.disk_usage(settings.data_dir).free / 1e9:.0f} GB free"
+
+
+def _xformers(settings: Settings) -> Finding | str:
+    found = _version("xformers")
+    return found or Finding("note", "xformers", "not installed; on CUDA torch's own variable-length attention is used")
+
+
+CHECKS: Final[dict[str, Callable[[Settings], Finding | str]]] = {
+    "system": _system,
+    "packages": _packages,
+    "xformers": _xformers,
+    "device": _device,
+    "attention": _attention,
+    "checkpoint": _checkpoint,
+    "memory": _memory,
+    "queue": _queue,
+    "data": _data_dir,
+}
+
+
+def _place(settings: Settings) -> tuple[torch.device, torch.dtype]:
+    """Where a worker would run. Raises DeviceError where that is not there."""
+    from r3core.runtime import pick_device, pick_dtype
+
+    device = pick_device(settings.device)
+    return device, pick_dtype(settings.dtype, device)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,234 @@
+"""What the API answers when something is wrong: one shape for every error, whoever found it.
+
+ApiError                    carries a code of CODES below, the sentence for the client, headers, and a body's faults
+├── from our own routes     raised where the fault is found
+├── from Starlette          404, 405, … are turned into one by `starlette_error`
+├── from pydantic           faults of query parameters, by `validation_error`
+└── from the queue          unavailable, full, idempotency key used before, by `queue_error`
+
+The shape is RFC 9457's (`application/problem+json`) with `code`, `request_id` and `errors` beside it, and an
+`error` object besides, because the `openai` clients read nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
+
+from server.faults import Fault, faults_of_pydantic
+from server.queue_errors import IdempotencyMismatch, QueueError, QueueFull, QueueUnavailable, ServerTooOld
+
+log = structlog.get_logger("r3.api")
+
+REQUEST_ID_KEY: Final = "r3.request_id"  # where observe.py puts a request's id in its ASGI scope
+_FAULTS_IN_DETAIL: Final = 3  # some clients show nothing else
+PROBLEM_TYPE: Final = "application/problem+json"
+
+# By code, the status and the title.
+CODES: Final[dict[str, tuple[int, str]]] = {
+    "malformed_json": (400, "The body is not JSON"),
+    "bad_request": (400, "The request cannot be read"),
+    "host_not_allowed": (403, "This Host is not served here"),
+    "origin_not_allowed": (403, "Pages of this origin may not call this server"),
+    "not_found": (404, "There is nothing at this path"),
+    "job_not_found": (404, "No such job"),
+    "image_not_found": (404, "No such image"),
+    "model_not_found": (404, "No such model"),
+    "method_not_allowed": (405, "This path does not take that method"),
+    "already_finished": (409, "The job is already finished"),
+    "not_finished": (409, "The job is not finished"),
+    "no_image_yet": (409, "The job has no finished image yet"),
+    "cancelled": (409, "The job was cancelled"),
+    "payload_too_large": (413, "The body is too large"),
+    "unsupported_media_type": (415, "The body must be JSON"),
+    "invalid_request": (422, "The request is not valid"),
+    "invalid_image": (422, "The image cannot be used"),
+    "idempotency_mismatch": (422, "The idempotency key was used with another body"),
+    "prompt_too_long": (422, "The prompt has too many tokens"),
+    "out_of_capacity": (422, "The request needs more memory than the worker has"),
+    "queue_full": (429, "The queue is full"),
+    "headers_too_large": (431, "Too many headers"),
+    "internal_error": (500, "Something broke on our side"),
+    "step_failed": (500, "A step of the job failed"),
+    "poison_job": (500, "The job stopped its worker too often"),
+    "job_failed": (500, "The job failed"),
+    "queue_unavailable": (503, "The queue cannot be reached"),
+    "model_unknown": (503, "No model is known yet"),
+    "no_worker": (503, "No worker is ready"),
+    "out_of_memory": (503, "The device ran out of memory"),
+    "deadline_exceeded": (504, "The job's deadline passed"),
+}
+
+
+@dataclass
+class ApiError(Exception):
+    """An answer that is not what the client hoped for. `detail` says what was wrong, with the value, and what to do."""
+
+    code: str
+    detail: str
+    faults: Sequence[Fault] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
+
+
+def invalid_request(faults: Sequence[Fault]) -> ApiError:
+    """422 that lists every fault."""
+    told = "; ".join(f"{fault.pointer or 'the body'} {fault.detail}" for fault in faults[:_FAULTS_IN_DETAIL])
+    more = f"; and {len(faults) - _FAULTS_IN_DETAIL} more, see errors" if len(faults) > _FAULTS_IN_DETAIL else ""
+    return ApiError("invalid_request", told + more, faults)
+
+
+def status_of(code: str) -> int:
+    """The status that a code answers with; a code that a newer worker made up is ours, hence 500."""
+    return CODES.get(code, CODES["job_failed"])[0]
+
+
+def problem(error: ApiError, scope: Scope) -> dict[str, Any]:
+    """The body of an error's answer."""
+    status, title = CODES.get(error.code, CODES["job_failed"])
+    faults = [{"pointer": f.pointer, "detail": f.detail} for f in error.faults]
+    return {
+        "type": f"urn:r3:problem:{error.code}",
+        "title": title,
+        "status": status,
+        "detail": error.detail,
+        "instance": _instance(scope),
+        "code": error.code,
+        "request_id": scope.get(REQUEST_ID_KEY, ""),
+        **({"errors": faults} if faults else {}),
+        **error.extra,
+        "error": {
+            "message": error.detail,
+            "type": _openai_type(status),
+            "code": error.code,
+            "param": _openai_param(error.faults),
+        },
+    }
+
+
+def problem_response(error: ApiError, scope: Scope) -> Response:
+    """The answer to an error."""
+    return Response(
+        json_bytes(problem(error, scope)),
+        status_of(error.code),
+        media_type=PROBLEM_TYPE,
+        headers={"Cache-Control": "no-store", **error.headers},
+    )
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer; never cached unless a header says otherwise."""
+    return Response(
+        json_bytes(value),
+        status,
+        media_type="application/json",
+        headers={"Cache-Control": "no-store", **(headers or {})},
+    )
+
+
+def json_bytes(value: Any) -> bytes:
+    """Compact UTF-8 JSON. A lone surrogate, which UTF-8 cannot hold, is written as its JSON escape."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")
+
+
+def queue_error(error: QueueError) -> ApiError:
+    """The queue's errors in the API's words. Raises those that are faults of ours."""
+    if isinstance(error, QueueUnavailable):
+        detail = f"{error}; nothing was lost, try again in {_whole(error.retry_after_s)} s"
+        return ApiError("queue_unavailable", detail, headers={"Retry-After": _whole(error.retry_after_s)})
+    if isinstance(error, QueueFull):
+        return ApiError(
+            "queue_full", str(error), headers={"Retry-After": _whole(error.retry_after_s)}, extra={"scope": error.scope}
+        )
+    if isinstance(error, ServerTooOld):
+        return ApiError("queue_unavailable", str(error), headers={"Retry-After": "60"})
+    if isinstance(error, IdempotencyMismatch):
+        return ApiError("idempotency_mismatch", str(error))
+    raise error
+
+
+def starlette_error(error: HTTPException, scope: Scope, routes: Sequence[BaseRoute]) -> ApiError:
+    """Starlette's and FastAPI's own refusals in our shape."""
+    if error.status_code == 404:
+        return ApiError("not_found", f"there is nothing at {scope['path'][:200]!r}; see /docs for what there is")
+    if error.status_code == 405:
+        allowed = ", ".join(_allowed_methods(scope, routes))
+        return ApiError(
+            "method_not_allowed", f"{scope['method']} does not work here; use {allowed}", headers={"Allow": allowed}
+        )
+    code = next((c for c, (status, _) in CODES.items() if status == error.status_code), "bad_request")
+    return ApiError(code, str(error.detail), headers=dict(error.headers or {}))
+
+
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Make every error of the app, whose routes are these, answer in the one shape. Unforeseen exceptions are
+    observe.py's.
+    """
+
+    async def on_api_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        return problem_response(error, request.scope)
+
+    async def on_queue_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, QueueError)
+        return problem_response(queue_error(error), request.scope)
+
+    async def on_starlette_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return problem_response(starlette_error(error, request.scope, routes), request.scope)
+
+    async def on_validation_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        faults = faults_of_pydantic(error.errors(), skip=1)  # a parameter's place begins with "query" or "path"
+        return problem_response(invalid_request(faults), request.scope)
+
+    app.add_exception_handler(ApiError, on_api_error)
+    app.add_exception_handler(QueueError, on_queue_error)
+    app.add_exception_handler(HTTPException, on_starlette_error)
+    app.add_exception_handler(RequestValidationError, on_validation_error)
+
+
+def _instance(scope: Scope) -> str:
+    """The path as it was asked for: a URI reference, so still percent-encoded."""
+    raw = scope.get("raw_path") or scope.get("path", "").encode("utf-8", "backslashreplace")
+    return "".join(chr(b) if 0x21 <= b < 0x7F else f"%{b:02X}" for b in raw.partition(b"?")[0][:500])
+
+
+def _openai_type(status: int) -> str:
+    if status == 429:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < 500 else "server_error"
+
+
+def _openai_param(faults: Iterable[Fault]) -> str | None:
+    first = next(iter(faults), None)
+    return first.pointer.strip("/").replace("/", ".") or None if first else None
+
+
+def _whole(seconds: float) -> str:
+    return str(max(1, math.ceil(seconds)))
+
+
+def _allowed_methods(scope: Scope, routes: Sequence[BaseRoute]) -> list[str]:
+    """Every method that some route at this path takes; Starlette names those of the first route only."""
+    methods: set[str] = set()
+    for route in routes:
+        match, _ = route.matches(scope)
+        if match is not Match.NONE:
+            methods |= getattr(route, "methods", None) or set()
+    return sorted(methods)

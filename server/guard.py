@@ -1,0 +1,121 @@
+"""What is refused before any route is asked: too many headers, a foreign Host or Origin, a body over the limit.
+
+Without keys the server trusts whoever can reach it, so a page elsewhere must not be able to: neither by a request
+of its own (its Origin gives it away) nor by pointing a name of its own at this machine (then the Host is that
+name). Probes come by address, so health routes answer any Host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.errors import ApiError, problem_response
+from server.settings import LOOPBACK_HOSTS, Settings
+
+MAX_HEADERS: Final = 100
+MAX_HEADER_BYTES: Final = 64 * 1024
+HEALTH_PATHS: Final = frozenset({"/livez", "/healthz", "/readyz", "/startupz"})
+
+
+class Guard:
+    """Refuses by headers alone."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        self._hosts = _host_names((*LOOPBACK_HOSTS, *settings.allowed_hosts))
+        self._origins = frozenset(origin.rstrip("/").lower() for origin in settings.cors_origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] == "http" and (error := self._refusal(scope)) is not None:
+            await problem_response(error, scope)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> ApiError | None:
+        count, size = len(scope["headers"]), sum(len(name) + len(value) for name, value in scope["headers"])
+        if count > MAX_HEADERS or size > MAX_HEADER_BYTES:
+            return ApiError(
+                "headers_too_large",
+                f"the request has {count} headers of {size:,} bytes; "
+                f"at most {MAX_HEADERS} of {MAX_HEADER_BYTES:,} bytes are read",
+            )
+        if scope["path"] in HEALTH_PATHS:
+            return None
+        headers = Headers(scope=scope)
+        return self._foreign_host(headers) or self._foreign_origin(headers)
+
+    def _foreign_host(self, headers: Headers) -> ApiError | None:
+        hosts = headers.getlist("host")
+        if len(hosts) == 1 and _name_of(f"//{hosts[0]}") in self._hosts:
+            return None
+        return ApiError(
+            "host_not_allowed",
+            f"Host is {', '.join(hosts)[:200]!r}; use {', '.join(sorted(self._hosts))}, "
+            "or let the operator name it in R3_ALLOWED_HOSTS",
+        )
+
+    def _foreign_origin(self, headers: Headers) -> ApiError | None:
+        for origin in headers.getlist("origin"):
+            if origin.lower() not in self._origins and _name_of(origin) not in self._hosts:
+                return ApiError(
+                    "origin_not_allowed",
+                    f"Origin is {origin[:200]!r}; only pages of this server may call it, "
+                    "or of an origin that the operator names in R3_CORS_ORIGINS",
+                )
+        return None
+
+
+class BodyLimit:
+    """Counts a body while it is read, so that neither a missing nor a false Content-Length gets past the limit."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdecimal() and int(announced[:20]) > self._max_bytes:
+            await problem_response(self._too_large(f"{announced[:20]} bytes are announced"), scope)(
+                scope, receive, send
+            )
+            return
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > self._max_bytes:
+                raise self._too_large(f"more than {self._max_bytes} bytes came")
+            return message
+
+        await self._app(scope, counted, send)
+
+    def _too_large(self, what: str) -> ApiError:
+        return ApiError("payload_too_large", f"{what}; a body may have {self._max_bytes} bytes")
+
+
+def _host_names(names: Iterable[str]) -> frozenset[str]:
+    """As `_name_of` gives them: lower case, IPv6 without brackets."""
+    return frozenset(name.strip("[]").lower() for name in names)
+
+
+def _name_of(url: str) -> str | None:
+    """The host's name in an URL, None where it has none or is none ("null", or nonsense)."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 -- raises for a port that is none
+        has_more = parts.username or parts.path.strip("/") or parts.query or parts.fragment
+        return None if has_more else (parts.hostname or "").rstrip(".") or None
+    except ValueError:
+        return None

@@ -1,0 +1,148 @@
+"""What a worker holds: the leases that are renewed, and the jobs that its engine works on. No I/O here."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from r3core.engine.batch import Picture
+from r3core.types import Request, Trajectory, Usage
+from server.queue_records import Ending, Json, Lease, step_cost
+
+# Why a job is to end before its trajectories do; a stronger reason replaces a weaker one.
+Turn = Literal["given_back", "deadline", "stopped", "failed", "cancelled", "lost"]
+_STRENGTH: Final[dict[Turn | None, int]] = {
+    None: 0,
+    "given_back": 1,
+    "deadline": 2,
+    "stopped": 3,
+    "failed": 4,
+    "cancelled": 5,
+    "lost": 6,
+}
+DEADLINE_ERROR: Final[Json] = {
+    "code": "deadline_exceeded",
+    "message": "its deadline passed before its first picture was finished",
+}
+
+
+class Leases:
+    """The leases in this worker's hands, for all of its threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[str, Lease] = {}
+
+    def add(self, lease: Lease) -> None:
+        """Begin to renew a lease."""
+        with self._lock:
+            self._held[lease.id] = lease
+
+    def drop(self, lease: Lease) -> None:
+        """Renew it no longer."""
+        with self._lock:
+            if self._held.get(lease.id) is lease:
+                del self._held[lease.id]
+
+    def holds(self, lease: Lease) -> bool:
+        """Whether that very lease is still held."""
+        with self._lock:
+            return self._held.get(lease.id) is lease
+
+    def all(self) -> list[Lease]:
+        """Every lease that is held."""
+        with self._lock:
+            return list(self._held.values())
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._held)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A leased job with the trajectories that are left to do, each with its newest picture where it has one."""
+
+    lease: Lease
+    request: Request
+    left: tuple[tuple[Trajectory, Picture | None], ...]
+
+
+@dataclass
+class HeldJob:
+    """A job while the engine works on it."""
+
+    lease: Lease
+    waiting: deque[tuple[Trajectory, Picture | None]]
+    """What the engine has had no room for yet."""
+    newest: dict[int, Trajectory]
+    """What was made of each trajectory that was left to do."""
+    open: set[int]
+    """The trajectories that have not ended."""
+    told: dict[int, Usage]
+    """What was spent on each by the last checkpoint."""
+    turn: Turn | None = None
+    error: Json | None = None
+    is_unfinished: bool = False
+    """Whether a trajectory was put aside for another worker."""
+    compute_s: float = 0.0
+    began_s: float = 0.0
+    has_advanced: bool = False
+    """Whether it has finished a picture under this lease."""
+
+    @classmethod
+    def begun(cls, ready: Ready, now_s: float) -> HeldJob:
+        """The job with everything still to do; `now_s` by the monotonic clock."""
+        newest = {trajectory.index: trajectory for trajectory, _ in ready.left}
+        told = {index: trajectory.usage for index, trajectory in newest.items()}
+        return cls(ready.lease, deque(ready.left), newest, set(newest), told, began_s=now_s)
+
+    @property
+    def has_picture(self) -> bool:
+        """Whether any trajectory, those that ended before included, has a finished picture."""
+        stored = self.lease.job.trajectories
+        return any(t.rounds for t in self.newest.values()) or any(t is not None and t["rounds"] for t in stored)
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether its deadline has passed."""
+        deadline_at_ms = self.lease.job.deadline_at_ms
+        return deadline_at_ms is not None and time.time() * 1000 >= deadline_at_ms
+
+    def key(self, index: int) -> str:
+        """What the engine calls trajectory `index`; a job that comes back under a new lease is another."""
+        return f"{self.lease.id}/{self.lease.token}/{index}"
+
+    def turn_to(self, turn: Turn, error: Json | None = None) -> bool:
+        """Have it end for `turn`, unless it ends for something as strong already; whether this changes anything."""
+        if turn == "deadline" and not self.has_picture:
+            turn, error = "failed", DEADLINE_ERROR
+        if _STRENGTH[turn] <= _STRENGTH[self.turn]:
+            return False
+        self.turn, self.error = turn, error
+        return True
+
+    def ending(self) -> Ending | None:
+        """How the job ends now that no trajectory is open; None where it is to be given back."""
+        if self.turn == "failed":
+            return Ending("failed", self.error)
+        if self.is_unfinished:
+            return None
+        return Ending("cancelled" if self.turn == "cancelled" else "succeeded")
+
+    def spent_on(self, trajectory: Trajectory) -> dict[str, float]:
+        """What was spent on the trajectory, and on the job's computing, since this was last asked."""
+        before, now = self.told[trajectory.index], trajectory.usage
+        self.told[trajectory.index] = now
+        compute_s, self.compute_s = self.compute_s, 0.0
+        steps = now.denoise_steps - before.denoise_steps
+        return {
+            "text_tokens": now.text_tokens - before.text_tokens,
+            "denoise_steps": steps,
+            "forwards": now.forwards - before.forwards,
+            "compute_s": round(compute_s, 6),
+            "cost": steps * step_cost(trajectory.request.width, trajectory.request.height),
+        }

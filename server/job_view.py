@@ -1,0 +1,102 @@
+"""A job as clients see it, from the job as Redis holds it. Pure; docs of the shape: answers.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from r3core.types import SEED_LIMIT
+from server.queue import StoredJob
+from server.queue_records import picture, rfc3339
+
+Json = dict[str, Any]
+
+
+def job_json(job: StoredJob, position: tuple[int | None, float | None] = (None, None)) -> Json:
+    """The answer of GET /jobs/{id}; `position` is the place in the queue and the seconds until started."""
+    request: Json = job.request["request"]
+    place, eta_s = position if job.status == "queued" else (None, None)
+    link = f"/jobs/{job.id}"
+    return {
+        "id": job.id,
+        "status": job.status,
+        "created_at": rfc3339(job.created_ms),
+        "started_at": _time(job.started_ms),
+        "finished_at": _time(job.finished_ms),
+        "model": job.model,
+        "prompt": request["prompt"],
+        "params": job.params,
+        "queue_position": place,
+        "eta_s": eta_s,
+        "trajectories": [trajectory_json(job, index) for index in range(len(job.trajectories))],
+        "error": job.error,
+        "attempt": job.attempt,
+        "usage": job.usage,
+        "metadata": job.metadata,
+        **({"parent": job.parent} if job.parent is not None else {}),
+        "links": {"self": link, "events": f"{link}/events", "cancel": f"{link}/cancel", "stop": f"{link}/stop"},
+    }
+
+
+def trajectory_json(job: StoredJob, index: int) -> Json:
+    """One trajectory; where nothing of it is finished it is empty, and has the job's stop reason."""
+    stored = job.trajectories[index] or {}
+    rounds = [_round(job, value) for value in stored.get("rounds", ())]
+    ended = job.is_finished or stored.get("stop_reason") is not None
+    return {
+        "index": index,
+        "seed": (job.request["request"]["seed"] + index) % SEED_LIMIT,
+        "reasoning": stored.get("reasoning"),
+        "rounds": rounds,
+        "stop_reason": stored.get("stop_reason") or job.stop_reason,
+        "image": rounds[-1]["image"] if rounds and ended else None,
+    }
+
+
+def terminal_event(job: StoredJob) -> tuple[str, Json]:
+    """The last event of a finished job, made anew from the job where the log is gone."""
+    data: Json = {"job_id": job.id, "trajectory": None, "at": _time(job.finished_ms)}
+    if job.status == "failed":
+        data["error"] = job.error
+    return f"job.{job.status}", data
+
+
+def image_ids(value: Any) -> set[str]:
+    """Every image that a job or an event shows."""
+    if isinstance(value, list):
+        return {found for child in value for found in image_ids(child)}
+    if not isinstance(value, dict):
+        return set()
+    found = {found for child in value.values() for found in image_ids(child)}
+    return found | {value["id"]} if _is_image(value) else found
+
+
+def with_bytes(value: Any, texts: Mapping[str, str]) -> Any:
+    """The same with `b64_json` in every image whose base64 text is there."""
+    if isinstance(value, list):
+        return [with_bytes(child, texts) for child in value]
+    if not isinstance(value, dict):
+        return value
+    shown = {name: with_bytes(child, texts) for name, child in value.items()}
+    return {**shown, "b64_json": texts[value["id"]]} if _is_image(value) and value["id"] in texts else shown
+
+
+def _is_image(value: Json) -> bool:
+    return "sha256" in value and str(value.get("id", "")).startswith("img_")
+
+
+def _round(job: StoredJob, value: Json) -> Json:
+    image_id = value["image"]["id"]
+    record = job.images.get(image_id)
+    reflections = value["reflections"]
+    return {
+        "index": value["index"],
+        "image": None if record is None else picture(image_id, record),
+        "instruction": value["instruction"],
+        "reflection": reflections[-1] if reflections else None,
+        "reflections": reflections,
+    }
+
+
+def _time(at_ms: int | None) -> str | None:
+    return None if at_ms is None else rfc3339(at_ms)

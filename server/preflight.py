@@ -1,0 +1,190 @@
+"""What is looked at before anything starts, so that a mistake of the operator's is one clear line and no traceback.
+
+Each check raises `Misconfigured`, whose message says the value and the remedy; the command line prints it and ends with
+exit code 2.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from server.misconfigured import Misconfigured
+from server.settings import Settings
+
+OLDEST_REDIS: Final = (7, 0)
+_DEVICE: Final = re.compile(r"cpu|cuda(:\d+)?")
+
+
+def load_settings(given: dict[str, Any]) -> Settings:
+    """The settings: what was given on the command line, else the environment, else the defaults."""
+    for strange in Settings.unknown_variables(os.environ):
+        # Said and not refused: Kubernetes puts variables of its own making into every container.
+        sys.stderr.write(f"r3: {strange}\n")
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise Misconfigured("; ".join(_fault(fault, given) for fault in error.errors())) from error
+    except SettingsError as error:
+        raise Misconfigured(_not_json(error)) from error
+
+
+def check_serve(settings: Settings) -> str | None:
+    """All that `r3 serve` needs on this machine besides its data directory, which it looks at and locks first.
+
+    The name of the model that will be served, None for the fake one.
+    """
+    check_port(settings.host, settings.port, "port")
+    check_port(settings.worker_host, settings.worker_port, "worker-port")
+    model = check_model(settings)
+    if settings.redis_url is not None:
+        check_redis_answers(check_redis_url(settings))
+    return model
+
+
+def check_api(settings: Settings) -> None:
+    """All that `r3 api` needs; a queue that does not answer yet is waited for by the process itself."""
+    check_exposure(settings)
+    check_redis_url(settings)
+    check_port(settings.host, settings.port, "port")
+    check_image_store(settings)
+
+
+def check_worker(settings: Settings) -> None:
+    """All that `r3 worker` needs, its model's files among it; the queue is waited for by the process itself."""
+    check_redis_url(settings)
+    check_port(settings.worker_host, settings.worker_port, "worker-port")
+    check_image_store(settings)
+    check_model(settings)
+
+
+def check_exposure(settings: Settings) -> None:
+    """Refuse an address that others reach: nothing here asks callers who they are."""
+    if not settings.is_loopback and not settings.insecure:
+        raise Misconfigured(
+            f"host {settings.host} can be reached from other machines and no caller is asked for a key; "
+            "leave out --host/R3_HOST to listen on 127.0.0.1, or say --insecure where a proxy in front does the asking"
+        )
+
+
+def check_port(host: str, port: int, option: str) -> None:
+    """Refuse an address that cannot be listened on; `option` is its option's name, such as "port". 0 is any port."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            probe.listen()
+    except OSError as error:
+        raise Misconfigured(_cannot_listen(error, host, port, option)) from error
+
+
+def check_redis_url(settings: Settings) -> str:
+    """The queue's URL, which must be given and well formed; whether a server answers there is another question."""
+    if settings.redis_url is None:
+        raise Misconfigured(
+            "no queue is named; give --redis-url/R3_REDIS_URL, such as redis://127.0.0.1:6379/0, "
+            "or run `r3 serve`, which brings a private one"
+        )
+    from redis import Redis  # a tenth of a second that --help need not wait
+
+    try:
+        Redis.from_url(settings.redis_url).close()
+    except ValueError as error:
+        raise Misconfigured(f"{_shown_url(settings.redis_url)} is no Redis URL; {_REDIS_REMEDY}") from error
+    return settings.redis_url
+
+
+def check_redis_answers(url: str, timeout_s: float = 5.0) -> None:
+    """Refuse a queue that does not answer, or that is older than Redis 7.0."""
+    from redis import Redis, RedisError
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    once = Retry(NoBackoff(), 0)
+    try:
+        with Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=once) as redis:
+            version = str(redis.info("server")["redis_version"])
+    except (RedisError, OSError) as error:
+        raise Misconfigured(f"no answer from Redis at {_shown_url(url)} ({error}); {_REDIS_REMEDY}") from error
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_REDIS:
+        raise Misconfigured(f"Redis at {_shown_url(url)} is version {version}; 7.0 or newer, or Valkey, is needed")
+
+
+def check_data_dir(data_dir: Path) -> None:
+    """Make the data directory and refuse one that cannot be written."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=data_dir):
+            pass
+    except OSError as error:
+        raise Misconfigured(
+            f"data directory {data_dir} cannot be written ({error.strerror}); "
+            "give another with --data-dir/R3_DATA_DIR, or mend its permissions"
+        ) from error
+
+
+def check_image_store(settings: Settings) -> None:
+    """Where pictures go to the data directory, refuse one that cannot be written."""
+    if settings.image_store is None:
+        check_data_dir(settings.data_dir)
+
+
+def check_model(settings: Settings) -> str | None:
+    """Refuse a checkpoint that is not there or is broken, as far as its headers tell, and a device that has no name.
+
+    The model's name, None for the fake one. Raises CheckpointError beside Misconfigured. Whether the device is there is
+    for the worker to find out.
+    """
+    if settings.device is not None and not _DEVICE.fullmatch(settings.device):
+        raise Misconfigured(f"device {settings.device!r} is not known; give cpu, cuda or cuda:N (--device/R3_DEVICE)")
+    if settings.runner == "fake":
+        return None
+    from r3core.checkpoint import describe
+
+    return describe(settings.checkpoint, settings.base_checkpoint).name
+
+
+_REDIS_REMEDY: Final = "give --redis-url/R3_REDIS_URL as redis://HOST:6379/0, rediss://… or unix:///PATH"
+
+
+def _fault(fault: Any, given: dict[str, Any]) -> str:
+    field = str(fault["loc"][0]) if fault["loc"] else "settings"
+    name = f"--{field.replace('_', '-')}" if field in given else f"R3_{field.upper()}"
+    known = Settings.model_fields.get(field)
+    default = "" if known is None or known.default_factory else f", or leave it out for {known.default}"
+    message = str(fault["msg"])
+    return f"{name}={fault['input']} is refused: {message[:1].lower()}{message[1:]}{default}"
+
+
+def _not_json(error: SettingsError) -> str:
+    field = re.search(r'field "(\w+)"', str(error))
+    name = f"R3_{field[1].upper()}" if field else "a list among the R3_ variables"
+    return f'{name} is not JSON; give a list such as ["one.example", "two.example"]'
+
+
+def _cannot_listen(error: OSError, host: str, port: int, option: str) -> str:
+    name = f"--{option}/R3_{option.replace('-', '_').upper()}"
+    where = f"{host}:{port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} of {host} is in use; stop what listens there, or give another with {name}"
+    if error.errno == errno.EACCES:
+        return f"port {port} may not be listened on by this user; give one above 1023 with {name}"
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        host_name = name.replace("port", "host").replace("PORT", "HOST")
+        return f"host {host} is no address of this machine ({error.strerror}); give another with {host_name}"
+    return f"cannot listen on {where} ({error.strerror}); give another with {name}"
+
+
+def _shown_url(url: str) -> str:
+    """The URL without its password."""
+    return re.sub(r"(?<=://)[^/@]*@", "***@", url)

@@ -1,0 +1,66 @@
+"""uvicorn's HTTP protocol and server, with the three things that it and ASGI have no word for.
+
+A client that has stopped reading can be cut off: its connection's `abort` stands in the scope's extensions, since
+an orderly close would wait for it to read. A client that sends headers without end is refused, since the parser
+would keep them all. And streams are told of a shutdown before uvicorn begins to wait for them to end.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from uvicorn import Config, Server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from server.sse import ABORT_EXTENSION
+
+# Far above what guard.py refuses in the one shape; one read may bring 256 KiB.
+MAX_UNPARSED_BYTES: Final = 1024 * 1024
+_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class AbortableProtocol(HttpToolsProtocol):
+    """HTTP/1.1 over httptools, whose requests can cut their connection."""
+
+    _unparsed_bytes = 0
+    """Received since the parser last gave us a whole head or a piece of a body."""
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came."""
+        self._unparsed_bytes += len(data)
+        super().data_received(data)
+        if self._unparsed_bytes > MAX_UNPARSED_BYTES and not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """A request begins: uvicorn makes its scope."""
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT_EXTENSION: {"abort": self.transport.abort}}
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        self._unparsed_bytes = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body came."""
+        self._unparsed_bytes = 0
+        super().on_body(body)
+
+
+class ApiServer(Server):
+    """A server that says so before it waits for its connections to end."""
+
+    def __init__(self, config: Config, on_shutdown: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_shutdown = on_shutdown
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop taking connections, have streams end, wait for them, and end the app."""
+        for server in self.servers:
+            server.close()
+        self._on_shutdown()
+        await super().shutdown(sockets)

@@ -1,0 +1,305 @@
+"""The publisher: one thread that encodes and stores pictures and writes events and checkpoints, in the order they came.
+
+The engine goes on meanwhile. The line of what is to be published is bounded: live things are left out when it is half
+full, and the engine waits when it is full.
+"""
+
+from __future__ import annotations
+
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from r3core.types import Image, StopReason, Trajectory
+from server import encoding
+from server.held import Leases
+from server.images import ImageStore
+from server.queue_errors import QueueError, QueueUnavailable
+from server.queue_records import Checkpoint, Ending, Event, Json, Lease, picture, rfc3339
+from server.queue_worker import WorkerQueue, Written
+from server.worker_metrics import WorkerMetrics
+
+if TYPE_CHECKING:
+    from r3core.events import Pixels
+
+log = structlog.get_logger("r3.worker")
+
+LINE: Final = 256
+STORE_TRIES: Final = 5
+
+
+@dataclass(frozen=True)
+class Say:
+    """Log events of a job."""
+
+    lease: Lease
+    events: tuple[Event, ...]
+
+
+@dataclass(frozen=True)
+class Tell:
+    """Announce an event that is not logged; left out when there is too much to do."""
+
+    lease: Lease
+    event: Event
+
+
+@dataclass(frozen=True)
+class Show:
+    """Announce a preview; left out when there is too much to do."""
+
+    lease: Lease
+    index: int
+    round: int
+    pixels: Pixels
+    event: Event
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Store a finished picture and the trajectory that it belongs to, and announce it."""
+
+    lease: Lease
+    round: int
+    image: Image
+    instruction: str | None
+    pixels: Pixels
+    trajectory: Trajectory
+    usage: dict[str, float]
+
+
+@dataclass(frozen=True)
+class End:
+    """Store a trajectory at its end, announced where it has a stop reason, and with an ending end the job."""
+
+    lease: Lease
+    trajectory: Trajectory | None
+    usage: dict[str, float]
+    ending: Ending | None
+
+
+@dataclass(frozen=True)
+class GiveBack:
+    """Give a job back for another worker, with or without the strike that its lease cost."""
+
+    lease: Lease
+    forgive: bool = True
+
+
+Item = Say | Tell | Show | Keep | End | GiveBack
+
+
+@dataclass
+class _Written:
+    """What was written under a lease so far."""
+
+    checkpoint: int
+    images: dict[str, Json] = field(default_factory=dict)
+
+
+def event(lease: Lease, name: str, trajectory: int | None, **fields: object) -> Event:
+    """An event of a job, as of now."""
+    at = rfc3339(time.time() * 1000)
+    return Event(name, {"job_id": lease.id, "trajectory": trajectory, "at": at, **fields})
+
+
+class Publisher:
+    """See above. `drop` is told of leases that are lost, or whose job was failed here: it could not be written."""
+
+    def __init__(
+        self,
+        work: WorkerQueue,
+        store: ImageStore,
+        leases: Leases,
+        metrics: WorkerMetrics,
+        *,
+        model_hash: str,
+        drop: Callable[[Lease], None],
+    ) -> None:
+        self._work, self._store, self._leases, self._metrics = work, store, leases, metrics
+        self._model_hash, self._drop = model_hash, drop
+        self._line: queue.Queue[Item | None] = queue.Queue(LINE)
+        self._written: dict[tuple[str, int], _Written] = {}
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def put(self, item: Item, waiting: Callable[[], None] = lambda: None) -> None:
+        """Have it published; while the line is full, `waiting` is called every second."""
+        if isinstance(item, Tell | Show) and self._line.qsize() > LINE // 2:
+            return None
+        while True:
+            try:
+                return self._line.put(item, timeout=1.0)
+            except queue.Full:
+                waiting()
+
+    def finish(self, timeout_s: float) -> bool:
+        """Publish what is in the line, then end; whether all was published in time."""
+        until = time.monotonic() + timeout_s
+        try:
+            self._line.put(None, timeout=timeout_s)
+        except queue.Full:
+            return False
+        self._thread.join(max(0.0, until - time.monotonic()))
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (item := self._line.get()) is not None:
+            if self._leases.holds(item.lease):
+                self._publish(item)
+
+    def _publish(self, item: Item) -> None:
+        try:
+            if self._write(item) == "lost":
+                log.warning("lease lost", job_id=item.lease.id)
+                self._let_go(item.lease)
+        except QueueUnavailable:
+            # Only when the worker ends while Redis is away; the lease runs out and another worker goes on.
+            log.warning("left unpublished: Redis is away", job_id=item.lease.id, item=type(item).__name__)
+        except Exception as error:  # one job's trouble must not end the others
+            log.exception("a job cannot be published", job_id=item.lease.id, item=type(item).__name__)
+            self._fail(item.lease, error)
+
+    def _write(self, item: Item) -> Written:
+        match item:
+            case Say(lease, events):
+                return self._work.publish(lease.id, lease.token, events)
+            case Tell(lease, told):
+                self._work.live(lease.id, told)
+            case Show():
+                self._show(item)
+            case Keep():
+                return self._keep(item)
+            case End():
+                return self._end(item)
+            case GiveBack(lease, forgive):
+                written = self._work.release(lease.id, lease.token, forgive=forgive)
+                self._forget(lease)
+                return written
+        return "ok"
+
+    def _keep(self, item: Keep) -> Written:
+        record = self._stored(item)
+        shown = picture(item.image.id, record)
+        announced = event(
+            item.lease, "image", item.trajectory.index, round=item.round, image=shown, instruction=item.instruction
+        )
+        # Its stop reason is stored when its end is announced: until then another worker would have to announce it.
+        kept = replace(item.trajectory, stop_reason=None)
+        self._of(item.lease).images[item.image.id] = record
+        return self._checkpoint(
+            item.lease,
+            Checkpoint(0, kept.index, kept.to_json(), (announced,), {item.image.id: record}, item.usage),
+        )
+
+    def _stored(self, item: Keep) -> Json:
+        """The picture's record, once its bytes are in the store."""
+        lease, asked = item.lease, item.lease.job.request
+        with self._metrics.encode_s.time():
+            texts = encoding.PictureTexts(item.trajectory.request.prompt, item.trajectory.seed, item.round)
+            master = encoding.png(item.pixels, texts)
+            name = asked.get("output_format") or "png"
+            sent = master if name == "png" else encoding.lossy(item.pixels, name, asked.get("output_compression"))
+        master_sha256 = self._put(lease, master)
+        return {
+            "tenant": lease.job.tenant,
+            "job": lease.id,
+            "trajectory": item.trajectory.index,
+            "round": item.round,
+            "preview": False,
+            "width": item.image.width,
+            "height": item.image.height,
+            "format": name,
+            "sha256": master_sha256 if name == "png" else self._put(lease, sent),
+            "master_sha256": master_sha256,
+            "model_hash": self._model_hash,
+        }
+
+    def _put(self, lease: Lease, content: bytes) -> str:
+        """Store bytes, again with back-off where the store fails for a moment. Raises OSError."""
+        for attempt in range(STORE_TRIES):
+            try:
+                return self._store.put(lease.job.tenant, lease.id, content)
+            except OSError as error:
+                if attempt == STORE_TRIES - 1:
+                    raise
+                log.warning("the image store failed; once more", job_id=lease.id, reason=str(error))
+                time.sleep(0.1 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _show(self, item: Show) -> None:
+        content, width, height = encoding.preview(item.pixels)
+        record = {
+            "tenant": item.lease.job.tenant,
+            "job": item.lease.id,
+            "trajectory": item.index,
+            "round": item.round,
+            "preview": True,
+            "width": width,
+            "height": height,
+            "format": "webp",
+            "sha256": self._put(item.lease, content),
+        }
+        image_id = f"img_{secrets.token_hex(16)}"
+        shown = Event(item.event.name, {**item.event.data, "image": picture(image_id, record)})
+        self._work.preview(item.lease.id, item.lease.token, (image_id, record), shown)
+
+    def _end(self, item: End) -> Written:
+        lease, ended = item.lease, item.trajectory
+        events = () if ended is None or ended.stop_reason is None else (self._done(lease, ended, ended.stop_reason),)
+        written = self._checkpoint(
+            lease,
+            Checkpoint(
+                0,
+                None if ended is None else ended.index,
+                None if ended is None else ended.to_json(),
+                events,
+                usage=item.usage,
+                ending=item.ending,
+            ),
+        )
+        if item.ending is not None:
+            self._forget(lease)
+        return written
+
+    def _done(self, lease: Lease, ended: Trajectory, reason: StopReason) -> Event:
+        shown = None if ended.image is None else picture(ended.image.id, self._of(lease).images[ended.image.id])
+        return event(lease, "trajectory.done", ended.index, stop_reason=reason, image=shown)
+
+    def _checkpoint(self, lease: Lease, checkpoint: Checkpoint) -> Written:
+        written = self._of(lease)
+        written.checkpoint += 1
+        self._metrics.spent(checkpoint.usage)
+        return self._work.checkpoint(lease.id, lease.token, replace(checkpoint, number=written.checkpoint))
+
+    def _of(self, lease: Lease) -> _Written:
+        fresh = _Written(lease.checkpoint, dict(lease.job.images))
+        return self._written.setdefault((lease.id, lease.token), fresh)
+
+    def _fail(self, lease: Lease, error: Exception) -> None:
+        """End a job that could not be written, so that it does not wait for its strikes to run out."""
+        code = "storage_failed" if isinstance(error, OSError) else "step_failed"
+        what = {"code": code, "message": f"a picture or event could not be stored ({type(error).__name__})"}
+        try:
+            self._checkpoint(lease, Checkpoint(0, ending=Ending("failed", what)))
+        except QueueError:
+            log.exception("nor can it be failed; its lease runs out", job_id=lease.id)
+        self._let_go(lease)
+
+    def _let_go(self, lease: Lease) -> None:
+        self._forget(lease)
+        self._drop(lease)
+
+    def _forget(self, lease: Lease) -> None:
+        self._leases.drop(lease)
+        self._written.pop((lease.id, lease.token), None)
+        self._work.forget(lease.id, lease.token)

@@ -1,0 +1,340 @@
+"""Jobs and events in Redis, as the API sees them. Every key, once:
+
+    {r3}:wait:<model>     sorted set of waiting jobs by virtual finish time: weighted fair queueing, lowest first
+    {r3}:lease:<model>    sorted set of leased jobs by deadline, ms: a dead worker's are taken when theirs has passed
+    {r3}:job:<id>         hash: see below
+    {r3}:ev:<id>          stream of the job's events; an event's number is its entry id (`<number>-0`) and its SSE id
+    {r3}:pv:<id>          set of the job's previews, which live as long as its events
+    {r3}:img:<id>         JSON, the record of one image: tenant, job, round, hashes, size
+    {r3}:jobs:<tenant>    sorted set of the tenant's jobs by the time they were made, µs
+    {r3}:idem:<tenant>:<key>   the job and the body hash that an idempotency key stands for
+    {r3}:due              sorted set of waiting jobs that have a deadline, ms
+    {r3}:fair:<model>     sorted set of flows (`<priority>:<tenant>`) by the virtual finish time of their last job
+    {r3}:flow:<priority>:<tenant>:<model>   set of a flow's waiting jobs
+    {r3}:clock:<model>    the model's virtual time; it and `fair` go when nothing waits or runs
+    {r3}:rate:<model>     hash: cost, time (s), mark (µs): the measured rate, old work fading out
+    {r3}:load             hash: jobs and cost waiting, in all, by tenant (`:t:`) and by model (`:m:`); `active:<tenant>`
+    {r3}:hooks            sorted set of jobs whose webhook is due, ms
+    {r3}:dead             sorted set of poisoned jobs by time, kept 7 days
+    {r3}:stats            hash: jobs reclaimed and poisoned since the database was made
+    {r3}:workers          sorted set of workers by last heartbeat, ms; {r3}:worker_info what each said of itself
+    {r3}:models           hash: the description of each model that was ever loaded
+    {r3}:leased:<worker>  hash: a worker's last lease call and what it was given, so that a lost answer can be repeated
+    {r3}:secret:<name>    a random secret that all processes share
+    {r3}:wake, {r3}:live, {r3}:ctl   pub/sub: new work for a model; events; cancel and stop for leased jobs
+
+A job's hash: what was submitted (tenant, model, priority, weight, cost, n, request, params, metadata, parent, webhook,
+deadline, idem, body_hash), its state (status, created, started, finished, error, stop_reason, cancel, stop), the lease
+(token: the fence; call: the last call number seen under it; attempt; strikes; place: its virtual finish time;
+checkpoint: how many were written; pictures), `last_event`, `t:<i>`, `i:<id>` image records, `u:<name>` usage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from time import monotonic
+from typing import Any, Final, Literal, Self, cast
+
+import redis.asyncio as aioredis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from server.queue_errors import (
+    IdempotencyMismatch,
+    OutOfOrder,
+    QueueError,
+    QueueFull,
+    QueueUnavailable,
+    Scope,
+    ServerTooOld,
+)
+from server.queue_records import (
+    ROOT,
+    Event,
+    Json,
+    Live,
+    LoggedEvent,
+    NewJob,
+    QueuePolicy,
+    StoredJob,
+    Submitted,
+    dumps,
+    enqueue_args,
+    json_or_none,
+    live_message,
+    logged_event,
+)
+from server.queue_scripts import backoff_s, refuse_old_server, script, translated
+from server.settings import Settings
+
+__all__ = [
+    "Event",
+    "IdempotencyMismatch",
+    "Live",
+    "LoggedEvent",
+    "NewJob",
+    "OutOfOrder",
+    "Queue",
+    "QueueError",
+    "QueueFull",
+    "QueuePolicy",
+    "QueueUnavailable",
+    "ServerTooOld",
+    "StoredJob",
+    "Submitted",
+]
+
+ANSWER_WITHIN_S: Final = 1.8  # of trying, so that a 503 leaves within two seconds
+ALIVE_FOR_S: Final = 15.0  # a worker not heard from for this long is not counted
+LIST_CHUNK: Final = 100
+
+_PLAIN: Final[dict[str, Any]] = {
+    "decode_responses": True,
+    "protocol": 2,
+    "socket_connect_timeout": 0.8,
+    "retry": Retry(NoBackoff(), 0),  # ours repeats, and repeats idempotent scripts only
+}
+
+CancelAnswer = Literal["accepted", "already_finished", "not_found"]
+StopAnswer = Literal["accepted", "no_image_yet", "already_finished", "not_found"]
+DeleteAnswer = Literal["deleted", "not_finished", "not_found"]
+
+
+class Queue:
+    """The queue for the API process. One instance serves all requests; `close` it at the end.
+
+    Every method may raise QueueUnavailable. Writes are scripts that can be repeated, and are, until `ANSWER_WITHIN_S`.
+    """
+
+    def __init__(self, url: str, policy: QueuePolicy | None = None) -> None:
+        self._policy_arg = (policy or QueuePolicy()).to_arg()
+        self._redis = aioredis.Redis.from_pool(
+            aioredis.BlockingConnectionPool.from_url(url, max_connections=32, timeout=1, socket_timeout=0.8, **_PLAIN)
+        )
+        self._feed = aioredis.Redis.from_url(url, socket_timeout=None, **_PLAIN)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The queue that the settings name. Raises ValueError where they name none."""
+        if settings.redis_url is None:
+            raise ValueError("no Redis is named; set R3_REDIS_URL, or use `r3 serve`, which starts its own")
+        return cls(settings.redis_url, QueuePolicy.from_settings(settings))
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._redis.aclose()
+        await self._feed.aclose()
+
+    async def ping(self) -> None:
+        """Asks whether Redis answers; raises ServerTooOld before 7.0."""
+        refuse_old_server(await self._do(lambda: self._redis.info("server")))
+
+    # jobs
+
+    async def submit(self, job: NewJob) -> Submitted:
+        """Puts a job into its queue. Raises QueueFull, IdempotencyMismatch."""
+        answer = await self._run("enqueue", *enqueue_args(job))
+        match answer[0]:
+            case "full":
+                raise QueueFull(cast(Scope, answer[1]), float(answer[2]))
+            case "mismatch":
+                raise IdempotencyMismatch(job.idempotency_key or "")
+            case outcome:
+                return Submitted(answer[1], replayed=outcome == "replayed")
+
+    async def job(self, job_id: str) -> StoredJob | None:
+        """The job as it stands, None where it is unknown or its time is over."""
+        stored = await self._do(lambda: self._redis.hgetall(f"{ROOT}job:{job_id}"))
+        return StoredJob.from_hash(job_id, stored) if stored else None
+
+    async def jobs(
+        self, tenant: str, status: str | None = None, limit: int = 20, cursor: str | None = None
+    ) -> tuple[list[StoredJob], str | None]:
+        """A tenant's jobs, newest first, and where the next page begins. Raises ValueError for a cursor not of ours."""
+        index, before = f"{ROOT}jobs:{tenant}", _cursor(cursor)
+        found: list[tuple[StoredJob, str]] = []
+        while True:
+            page = await self._do(partial(self._index_page, index, before))
+            jobs = await self._do(partial(self._read, index, [job_id for job_id, _ in page], status))
+            found += [(jobs[job_id], f"{made_us:.0f}") for job_id, made_us in page if job_id in jobs]
+            if len(found) > limit:
+                return [job for job, _ in found[:limit]], found[limit - 1][1]
+            if len(page) < LIST_CHUNK:
+                return [job for job, _ in found], None
+            before = f"({page[-1][1]:.0f}"
+
+    async def position(self, job: StoredJob) -> tuple[int | None, float | None]:
+        """A waiting job's place in its queue, 1 is the next, and the seconds until its start; None where unknown."""
+        return (await self.positions([(job.model, job.id)]))[job.id]
+
+    async def positions(self, jobs: Sequence[tuple[str, str]]) -> dict[str, tuple[int | None, float | None]]:
+        """The same for many (model, job id) in one call: what live `job.queued` events are made of, once a second."""
+        if not jobs:
+            return {}
+        answer = await self._run("positions", *(part for pair in jobs for part in pair))
+        return {
+            job_id: (int(place) if place else None, float(eta) if eta else None)
+            for (_, job_id), place, eta in zip(jobs, answer[::2], answer[1::2], strict=True)
+        }
+
+    async def cancel(self, job_id: str) -> CancelAnswer:
+        """Ends a waiting job, asks the worker of a running one to; asking again is harmless."""
+        return cast(CancelAnswer, await self._run("cancel", job_id))
+
+    async def stop(self, job_id: str) -> StopAnswer:
+        """Good enough: ends a job with the newest finished picture of every trajectory."""
+        return cast(StopAnswer, await self._run("stop", job_id))
+
+    async def delete(self, job_id: str) -> DeleteAnswer:
+        """Erases a finished job: hash, events, image records, idempotency key. The files are the caller's to erase."""
+        return cast(DeleteAnswer, await self._run("delete", job_id))
+
+    async def sweep(self) -> int:
+        """Ends waiting jobs whose deadline has passed and takes back expired leases, as a living worker's `lease` does.
+
+        Returns how many jobs it touched. Any API process may call it, about once a second.
+        """
+        return int(await self._run("sweep"))
+
+    # events
+
+    async def events(self, job_id: str, after: int = 0, limit: int = 1000) -> list[LoggedEvent]:
+        """The events of the log whose numbers are above `after`."""
+        key, start = f"{ROOT}ev:{job_id}", f"({after}-0"
+        entries = await self._do(lambda: self._redis.xrange(key, start, "+", count=limit))
+        return [logged_event(entry_id, fields) for entry_id, fields in entries]
+
+    async def oldest_event(self, job_id: str) -> int | None:
+        """The number of the first event still kept.
+
+        Where it is None, or above `after` + 1, the history was trimmed (unless the job's `last_event` is `after`): a
+        resume then begins with `stream.reset`.
+        """
+        key = f"{ROOT}ev:{job_id}"
+        entries = await self._do(lambda: self._redis.xrange(key, "-", "+", count=1))
+        return logged_event(*entries[0]).number if entries else None
+
+    async def follow(self) -> AsyncGenerator[Live, None]:
+        """The live feed of all jobs: ONE subscription for the process, for ever.
+
+        The first message, and the first after each reconnect, is `resync`: from there on nothing is missed, so that who
+        reads a log after it and then follows sees every event (some twice: numbers tell).
+        """
+        delays = backoff_s()
+        while True:
+            feed = self._feed.pubsub(ignore_subscribe_messages=True)
+            try:
+                await feed.subscribe(f"{ROOT}live")
+                delays = backoff_s()
+                yield Live(resync=True)
+                async for message in _messages(feed):
+                    yield live_message(message)
+            except (RedisError, OSError) as error:
+                if translated(error) is None:
+                    raise
+            finally:
+                with suppress(RedisError, OSError):
+                    await feed.aclose()  # type: ignore[no-untyped-call]
+            await asyncio.sleep(next(delays))
+
+    # images, models, workers
+
+    async def image(self, image_id: str) -> Json | None:
+        """An image's record: tenant, job, trajectory, round, width, height, format, sha256, master_sha256, preview."""
+        return cast(Json | None, json_or_none(await self._do(lambda: self._redis.get(f"{ROOT}img:{image_id}"))))
+
+    async def register_image(self, image_id: str, record: Json, ttl_s: float | None) -> None:
+        """Records a picture that the API stored itself, for `ttl_s` (None: until its job's time is over)."""
+        px = None if ttl_s is None else int(ttl_s * 1000)
+        await self._do(lambda: self._redis.set(f"{ROOT}img:{image_id}", dumps(record), px=px))
+
+    async def models(self) -> dict[str, Json]:
+        """The description of every model that was ever loaded, by name."""
+        stored = await self._do(lambda: self._redis.hgetall(f"{ROOT}models"))
+        return {name: json_or_none(text) for name, text in stored.items()}
+
+    async def workers(self) -> list[Json]:
+        """What the workers heard from of late say of themselves, `id` and `age_s` beside it."""
+        rows = await self._run("workers", int(ALIVE_FOR_S * 1000))
+        return [
+            {**json_or_none(info), "id": name, "age_s": int(age_ms) / 1000}
+            for name, age_ms, info in zip(rows[::3], rows[1::3], rows[2::3], strict=True)
+        ]
+
+    async def depth(self) -> Json:
+        """For metrics: `waiting`, `running`, `cost`, `oldest_s`, `reclaimed`, `poisoned`; by model in `models`."""
+        return cast(Json, json_or_none(await self._run("depth")))
+
+    async def shared_secret(self, name: str) -> str:
+        """A secret of 256 bits, the same in every process; made by the first that asks."""
+        key, fresh = f"{ROOT}secret:{name}", secrets.token_hex(32)
+        await self._do(lambda: self._redis.set(key, fresh, nx=True))
+        return cast(str, await self._do(lambda: self._redis.get(key)))
+
+    # the wire
+
+    async def _index_page(self, index: str, before: str) -> list[tuple[str, float]]:
+        rows = await self._redis.zrevrangebyscore(index, before, "-inf", start=0, num=LIST_CHUNK, withscores=True)
+        return cast(list[tuple[str, float]], rows)
+
+    async def _read(self, index: str, ids: Sequence[str], status: str | None) -> dict[str, StoredJob]:
+        """The jobs of those ids that have that status; who is gone is struck from the index."""
+        statuses = await self._each(ids, lambda pipe, job_id: pipe.hget(f"{ROOT}job:{job_id}", "status"))
+        if gone := [job_id for job_id, now in zip(ids, statuses, strict=True) if now is None]:
+            await self._redis.zrem(index, *gone)
+        wanted = [i for i, now in zip(ids, statuses, strict=True) if now is not None and status in (None, now)]
+        hashes = await self._each(wanted, lambda pipe, job_id: pipe.hgetall(f"{ROOT}job:{job_id}"))
+        return {i: StoredJob.from_hash(i, stored) for i, stored in zip(wanted, hashes, strict=True) if stored}
+
+    async def _each(self, ids: Sequence[str], ask: Callable[[Any, str], object]) -> list[Any]:
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for job_id in ids:
+                ask(pipe, job_id)
+            return await pipe.execute() if ids else []
+
+    async def _run(self, name: str, *args: str | float) -> Any:
+        return await self._do(lambda: self._eval(name, args))
+
+    async def _eval(self, name: str, args: tuple[str | float, ...]) -> Any:
+        asked = script(name)
+        all_args = (ROOT, self._policy_arg, *args)
+        try:
+            return await self._redis.evalsha(asked.sha, 1, *all_args)
+        except NoScriptError:
+            return await self._redis.eval(asked.text, 1, *all_args)
+
+    async def _do(self, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """Asks, and asks again with back-off while Redis is away. Raises QueueUnavailable when the time is over."""
+        until = monotonic() + ANSWER_WITHIN_S
+        for delay in backoff_s():
+            try:
+                async with asyncio.timeout(until - monotonic()):
+                    return await ask()
+            except (RedisError, OSError) as error:  # asyncio's TimeoutError is an OSError
+                if (said := translated(error)) is None:
+                    raise
+                if isinstance(said, OutOfOrder) or monotonic() + delay >= until:
+                    raise said from error
+            await asyncio.sleep(delay)
+        raise AssertionError("unreachable")
+
+
+async def _messages(feed: Any) -> AsyncIterator[str]:
+    """What a subscription brings; it looks up every two seconds, so that a dead connection is noticed."""
+    while True:
+        message = await feed.get_message(timeout=2.0)
+        if message is not None:
+            yield message["data"]
+
+
+def _cursor(text: str | None) -> str:
+    if text is None:
+        return "+inf"
+    if not text.isdecimal():
+        raise ValueError(f"cursor {text!r} is not one of ours; begin without a cursor, then pass next_cursor back")
+    return f"({text}"

@@ -1,0 +1,68 @@
+"""The Lua scripts, read from the package, and what Redis says when it cannot run one. Shared by both queue classes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any, Final
+
+import redis
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, ResponseError, TryAgainError
+
+from server.queue_errors import OutOfOrder, QueueError, QueueUnavailable, ServerTooOld
+
+OLDEST_REDIS: Final = (7, 0)
+# A client's own retries would run a command twice: ours repeat idempotent scripts only.
+TRANSIENT: Final = (redis.ConnectionError, redis.TimeoutError, BusyLoadingError, ReadOnlyError, TryAgainError, OSError)
+
+
+@dataclass(frozen=True)
+class Script:
+    """One script as it is sent: its text and the SHA-1 by which Redis knows it."""
+
+    name: str
+    text: str
+
+    @property
+    def sha(self) -> str:
+        """What EVALSHA calls it by."""
+        return hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+@cache
+def script(name: str) -> Script:
+    """The script of that name: its first line (flags), what all scripts share, then the rest of it."""
+    folder = resources.files("server") / "scripts"
+    flags, _, body = (folder / f"{name}.lua").read_text("utf-8").partition("\n")
+    shared = (folder / "shared.lua").read_text("utf-8")
+    return Script(name, f"{flags}\n{shared}\n{body}")
+
+
+def translated(error: Exception) -> QueueError | None:
+    """The queue's error for one of Redis's, None where it is a fault of ours that must be seen as it is."""
+    if isinstance(error, OutOfMemoryError):
+        return QueueUnavailable("Redis is at its memory limit and takes no new work; running jobs go on", 10.0)
+    if isinstance(error, TRANSIENT):
+        return QueueUnavailable(f"Redis is not reachable: {error}")
+    if isinstance(error, ResponseError) and "OUT_OF_ORDER" in str(error):
+        return OutOfOrder(str(error))
+    return None
+
+
+def backoff_s() -> Iterator[float]:
+    """Seconds to wait between attempts: 0.05, doubled up to 1."""
+    delay = 0.05
+    while True:
+        yield delay
+        delay = min(delay * 2, 1.0)
+
+
+def refuse_old_server(info: Mapping[str, Any]) -> None:
+    """Raises ServerTooOld where INFO shows one older than Redis 7.0; a Valkey names the Redis it is compatible with."""
+    version = str(info.get("redis_version", "0"))
+    parts = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    if parts < OLDEST_REDIS:
+        raise ServerTooOld(version)

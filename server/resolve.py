@@ -1,0 +1,153 @@
+"""From what a client asked for and what the model says of itself to a request without open ends. Pure.
+
+All faults of a body are found in one go: where some fields are wrong in themselves, the others are still judged
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from r3core.checkpoint import Description
+from r3core.model.image_processing import Size
+from r3core.types import EarlyStop, ImageSampling, Request, TextSampling
+from server.faults import Fault, faults_of_pydantic
+from server.schemas import GenerationCreate
+from server.sizes import is_legal, nearest_legal, parse_size
+
+SEEDS_DRAWN_BELOW = 2**32
+Sampling = TypeVar("Sampling", TextSampling, ImageSampling)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A body as far as it can be read: `wrong` names the fields that have faults, which stand in `body` as if left
+    out.
+    """
+
+    body: GenerationCreate
+    faults: list[Fault]
+    wrong: frozenset[str]
+
+
+def read_generation(value: Any) -> Asked:
+    """The body of POST /generate from its JSON value."""
+    try:
+        return Asked(GenerationCreate.model_validate(value), [], frozenset())
+    except ValidationError as error:
+        faults = faults_of_pydantic(error.errors(include_url=False), known=GenerationCreate.model_fields)
+        wrong = frozenset(str(fault["loc"][0]) for fault in error.errors(include_url=False) if fault["loc"])
+        rest = {k: v for k, v in value.items() if k not in wrong} if isinstance(value, dict) else {}
+        return Asked(GenerationCreate.model_validate({"prompt": "-", **rest}), faults, wrong)
+
+
+def faults_against(asked: Asked, description: Description) -> list[Fault]:
+    """Every fault of a body: those of single fields, and those that only show beside other fields or the model."""
+    return [*asked.faults, *(fault for field, fault in _together(asked.body, description) if not field & asked.wrong)]
+
+
+def resolved(body: GenerationCreate, description: Description, seed: int, given: Size | None = None) -> Request:
+    """The request with every default in its place; `given` is the size of the caller's picture as the model sees it."""
+    defaults = description.defaults
+    width, height = given or (parse_size(body.size) if body.size else description.default_size)
+    return Request(
+        prompt=body.prompt,
+        width=width,
+        height=height,
+        seed=seed,
+        max_rounds=_max_rounds(body, description),
+        min_rounds=body.min_rounds,
+        early_stop=EarlyStop(**body.early_stop.model_dump()),
+        think=body.think and given is None,
+        n=body.n,
+        given_image=given is not None,
+        instruction=body.instruction,
+        reason=_merged(defaults.reason, body.reason),
+        reflect=_merged(defaults.reflect, body.reflect),
+        generate=_merged(defaults.generate, body.generate),
+        refine=_merged(defaults.refine, body.refine),
+        previews=body.previews,
+    )
+
+
+def shown_params(request: Request, body: GenerationCreate, start_image: str | None) -> dict[str, Any]:
+    """What a job shows under `params`: every setting as it was resolved. The prompt stands beside it."""
+    settings = asdict(request)
+    size = f"{settings.pop('width')}x{settings.pop('height')}"
+    for name in ("prompt", "given_image"):
+        del settings[name]
+    asked = body.model_dump(
+        include={"response_format", "output_format", "output_compression", "priority", "deadline_s"}
+    )
+    return {"size": size, **settings, **asked, "image": start_image, "cancel_on_disconnect": body.cancel_on_disconnect}
+
+
+def _together(body: GenerationCreate, description: Description) -> Iterator[tuple[frozenset[str], Fault]]:
+    """Each fault with the fields that it comes from: where one of them is wrong in itself, it is not held against
+    them.
+    """
+    rounds = _max_rounds(body, description)
+    if body.webhook is not None:
+        yield (
+            _of("webhook"),
+            Fault("/webhook", "is off: the operator of this server allows no hosts; follow /jobs/{id}/events"),
+        )
+    if body.image is None:
+        if body.instruction is not None:
+            yield _of("instruction", "image"), Fault("/instruction", "is an edit of image, which is missing; give one")
+        yield from _size_faults(body, description)
+    else:
+        if body.size is not None:
+            yield (
+                _of("size", "image"),
+                Fault("/size", f"is {body.size}, but image has its own size; remove one of them"),
+            )
+        if rounds < 1:
+            yield (
+                _of("max_rounds", "image"),
+                Fault("/max_rounds", "is 0, but with image there is nothing to do without a round; make it at least 1"),
+            )
+    if body.min_rounds > rounds:
+        detail = f"is {body.min_rounds}, more than max_rounds, {rounds}; lower it or raise max_rounds"
+        yield _of("min_rounds", "max_rounds"), Fault("/min_rounds", detail)
+    if body.early_stop.confirmations > 1 and _merged(description.defaults.reflect, body.reflect).temperature == 0:
+        detail = (
+            f"is {body.early_stop.confirmations}, but at reflect.temperature 0 every answer is the same; "
+            "make it 1 or raise the temperature"
+        )
+        yield _of("early_stop", "reflect"), Fault("/early_stop/confirmations", detail)
+    if body.output_compression is not None and body.output_format == "png":
+        detail = f"is {body.output_compression}, but PNG is lossless; remove it or ask for webp or jpeg"
+        yield _of("output_compression", "output_format"), Fault("/output_compression", detail)
+
+
+def _size_faults(body: GenerationCreate, description: Description) -> Iterator[tuple[frozenset[str], Fault]]:
+    if body.size is None or is_legal(size := parse_size(body.size), description):
+        return
+    width, height = nearest_legal(size, description)
+    stride = description.latent_stride
+    detail = (
+        f"is {body.size}, which this model cannot draw (multiples of {stride} that its transform leaves unchanged); "
+        f"the nearest is {width}x{height}"
+    )
+    yield _of("size", "image"), Fault("/size", detail)
+
+
+def _of(*fields: str) -> frozenset[str]:
+    return frozenset(fields)
+
+
+def _max_rounds(body: GenerationCreate, description: Description) -> int:
+    return description.defaults.max_rounds if body.max_rounds is None else body.max_rounds
+
+
+def _merged(defaults: Sampling, asked: BaseModel) -> Sampling:
+    given = asked.model_dump(exclude_none=True)
+    if "cfg_interval" in given:
+        low, high = given["cfg_interval"]
+        given["cfg_interval"] = (low, high)
+    return replace(defaults, **given)

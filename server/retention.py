@@ -1,0 +1,125 @@
+"""What is kept and for how long, minded by the API processes.
+
+    every second     queue.sweep: deadlines of waiting jobs, expired leases
+    every hour       pictures whose job is gone, and previews whose events are gone
+    every 5 minutes  under `r3 serve`, where jobs have no lifetime: the oldest finished jobs, once R3_KEEP_GB are full
+
+The last two are done by whichever process gets the lock; all of them can be done twice without harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from server.images import ImageStore, StoredFolder
+from server.queue import Queue, QueueError, StoredJob
+from server.queue_records import ROOT
+from server.settings import Settings
+
+log = structlog.get_logger("r3.api")
+
+ORPHANS_EVERY_S: Final = 3600.0
+KEEP_EVERY_S: Final = 300.0
+# A picture is stored before its job is submitted, and a job's last picture before the job is; both are given this long.
+GRACE_S: Final = 3600.0
+_GB: Final = 10**9
+
+
+class Retention:
+    """Erases what need not be kept."""
+
+    def __init__(self, queue: Queue, images: ImageStore, settings: Settings) -> None:
+        self._queue = queue
+        self._images = images
+        self._settings = settings
+
+    async def run(self) -> None:
+        """Mind everything, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._every(1.0, self._sweep_queue))
+            tasks.create_task(
+                self._every(ORPHANS_EVERY_S, self._locked("orphans", ORPHANS_EVERY_S, self.sweep_orphans))
+            )
+            if self._settings.job_ttl_s is None:
+                tasks.create_task(self._every(KEEP_EVERY_S, self._locked("keep", KEEP_EVERY_S, self.keep_within_bound)))
+
+    async def sweep_orphans(self) -> int:
+        """Remove pictures whose job is gone, and previews that outlived their events; returns how many jobs' were."""
+        removed, now = 0, time.time()
+        for folder in await self._folders():
+            if now - folder.newest_s < GRACE_S:
+                continue
+            job = await self._queue.job(folder.job)
+            if job is None:
+                await asyncio.to_thread(self._images.delete_job, folder.tenant, folder.job)
+                removed += 1
+            elif self._lost_its_previews(job, now):
+                await asyncio.to_thread(self._images.keep_only, folder.tenant, folder.job, _hashes(job))
+        if removed:
+            log.info("pictures without a job removed", jobs=removed)
+        return removed
+
+    async def keep_within_bound(self) -> int:
+        """Delete the oldest finished jobs until the pictures take at most R3_KEEP_GB; returns how many were."""
+        folders = sorted(await self._folders(), key=lambda folder: folder.newest_s)
+        excess = sum(folder.size_bytes for folder in folders) - self._settings.keep_gb * _GB
+        deleted = 0
+        for folder in folders:
+            if excess <= 0:
+                break
+            if await self._queue.delete(folder.job) == "deleted":
+                await asyncio.to_thread(self._images.delete_job, folder.tenant, folder.job)
+                excess -= folder.size_bytes
+                deleted += 1
+        if deleted:
+            log.info("oldest jobs deleted to stay within R3_KEEP_GB", jobs=deleted, keep_gb=self._settings.keep_gb)
+        return deleted
+
+    async def _sweep_queue(self) -> None:
+        await self._queue.sweep()
+
+    async def _folders(self) -> list[StoredFolder]:
+        return await asyncio.to_thread(lambda: list(self._images.jobs()))
+
+    def _lost_its_previews(self, job: StoredJob, now: float) -> bool:
+        """Whether its events have gone since about the last time we looked."""
+        if job.finished_ms is None:
+            return False
+        gone_for_s = now - job.finished_ms / 1000 - self._settings.event_ttl_s
+        return 0 <= gone_for_s <= 3 * ORPHANS_EVERY_S
+
+    def _locked(self, name: str, ttl_s: float, work: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[None]]:
+        """`work` where no other process has done it of late."""
+
+        async def once() -> None:
+            if await self._try_lock(name, ttl_s * 0.9):
+                await work()
+
+        return once
+
+    async def _try_lock(self, name: str, ttl_s: float) -> bool:
+        assert self._settings.redis_url is not None
+        async with Redis.from_url(self._settings.redis_url) as redis:
+            return bool(await redis.set(f"{ROOT}lock:{name}", secrets.token_hex(8), nx=True, px=int(ttl_s * 1000)))
+
+    async def _every(self, period_s: float, work: Callable[[], Awaitable[None]]) -> None:
+        """`work` again and again; where the queue or the store fails, the next time is soon enough."""
+        while True:
+            await asyncio.sleep(period_s)
+            try:
+                await work()
+            except (QueueError, RedisError, OSError) as error:
+                log.debug("upkeep was put off", work=getattr(work, "__name__", ""), reason=str(error))
+
+
+def _hashes(job: StoredJob) -> set[str]:
+    records = [*job.images.values(), job.request.get("start_record") or {}]
+    return {record[name] for record in records for name in ("sha256", "master_sha256") if name in record}

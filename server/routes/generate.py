@@ -1,0 +1,222 @@
+"""POST /generate: judge the body, submit the job, and answer the way the client asked: a stream, at once, or after a
+wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import structlog
+from fastapi import APIRouter, Header, Request
+from starlette.responses import Response
+
+from r3core.checkpoint import Description
+from server.answers import GENERATE_RESPONSES
+from server.body import read_json
+from server.errors import ApiError, invalid_request, json_response, status_of
+from server.faults import Fault
+from server.negotiation import Mode, mode_of
+from server.queue import NewJob, QueueError, StoredJob, Submitted
+from server.queue_records import job_cost, new_job_id
+from server.resolve import SEEDS_DRAWN_BELOW, faults_against, read_generation, resolved, shown_params
+from server.schemas import MAX_DEADLINE_S, GenerationCreate
+from server.service import TENANT, Parts, Service
+from server.sse import EventStreamResponse, until_hang_up
+from server.start_image import StartImage, take_start_image
+
+log = structlog.get_logger("r3.api")
+router = APIRouter(tags=["generate"])
+
+MAX_KEY_CHARS = 255
+
+
+@router.post("/generate", operation_id="generate", summary="Make a picture and refine it", responses=GENERATE_RESPONSES)
+async def generate(
+    request: Request,
+    parts: Parts,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key", description="The same key with the same body gives the same job, for 24 hours."
+        ),
+    ] = None,
+    prefer: Annotated[
+        list[str] | None,
+        Header(alias="Prefer", description="respond-async: answer at once; wait=N: wait at most N seconds."),
+    ] = None,
+) -> Response:
+    """Reason, draw, look at what was drawn, and edit, until the model is satisfied or the rounds are used up.
+
+    Answers with the job's events (`stream`, or `Accept: text/event-stream`), at once (`Prefer: respond-async`), or
+    else with the finished job; where that takes longer than the wait, with the job as it stands and its `Location`.
+    """
+    value = await read_json(request)
+    body, description = await _judged(parts, value)
+    mode = mode_of(body.stream, request.headers.getlist("accept"), prefer or [], parts.settings.wait_s)
+    _check_key(idempotency_key)
+    submitted = await _submit(parts, body, description, idempotency_key, _hash_of(value))
+    job = await parts.job_of(TENANT, submitted.id)
+    headers = {"Location": f"/jobs/{job.id}"}
+    if submitted.replayed:
+        headers["Idempotent-Replayed"] = "true"
+    if mode.applied is not None:
+        headers["Preference-Applied"] = mode.applied
+    on_hang_up = _canceller(parts, job) if body.cancel_on_disconnect else None
+    if mode.stream:
+        return EventStreamResponse(await parts.open_stream(job, 0), parts.metrics, headers, on_hang_up)
+    return await _waited(request, parts, job, mode, headers, on_hang_up)
+
+
+async def _judged(parts: Service, value: Any) -> tuple[GenerationCreate, Description]:
+    """The body and its model. Raises ApiError that lists every fault."""
+    asked = read_generation(value)
+    try:
+        description = await parts.catalogue.find(None if "model" in asked.wrong else asked.body.model)
+    except ApiError as error:
+        if asked.faults:
+            raise invalid_request([*asked.faults, *error.faults]) from error
+        raise
+    if faults := faults_against(asked, description):
+        raise invalid_request(faults)
+    return asked.body, description
+
+
+async def _submit(
+    parts: Service, body: GenerationCreate, description: Description, key: str | None, body_hash: str
+) -> Submitted:
+    job_id = new_job_id()
+    start = await take_start_image(parts, TENANT, job_id, body.image, description) if body.image is not None else None
+    try:
+        submitted = await parts.queue.submit(_new_job(job_id, body, description, start, key, body_hash))
+    except BaseException:
+        await _forget(parts, job_id, start)
+        raise
+    if submitted.replayed:
+        await _forget(parts, job_id, start)
+    else:
+        parts.metrics.jobs_submitted.inc()
+        log.info("job submitted", job_id=job_id, model=description.name, n=body.n, priority=body.priority)
+    return submitted
+
+
+def _new_job(
+    job_id: str,
+    body: GenerationCreate,
+    description: Description,
+    start: StartImage | None,
+    key: str | None,
+    body_hash: str,
+) -> NewJob:
+    seed = secrets.randbelow(SEEDS_DRAWN_BELOW) if body.seed is None else body.seed
+    asked = resolved(body, description, seed, None if start is None else (start.width, start.height))
+    start_id = None if start is None else start.id
+    deadline_s = None if body.deadline_s is None else min(body.deadline_s, MAX_DEADLINE_S)
+    return NewJob(
+        id=job_id,
+        tenant=TENANT,
+        model=description.name,
+        request={
+            "request": asdict(asked),
+            "start_image": start_id,
+            "start_record": None if start is None else start.record,
+            "output_format": body.output_format,
+            "output_compression": body.output_compression,
+        },
+        params=shown_params(asked, body, start_id),
+        cost=job_cost(asked),
+        priority=body.priority,
+        idempotency_key=key,
+        body_hash=body_hash,
+        deadline_at_ms=None if deadline_s is None else int((time.time() + deadline_s) * 1000),
+        metadata=body.metadata,
+        parent=None if start is None else start.parent,
+    )
+
+
+async def _forget(parts: Service, job_id: str, start: StartImage | None) -> None:
+    """Remove the picture of a job that did not come about; what is left behind all the same is swept later."""
+    if start is not None:
+        await asyncio.to_thread(parts.images.delete_job, TENANT, job_id)
+
+
+async def _waited(
+    request: Request,
+    parts: Service,
+    job: StoredJob,
+    mode: Mode,
+    headers: dict[str, str],
+    on_hang_up: Callable[[], Awaitable[None]] | None,
+) -> Response:
+    """The finished job, or the job as it stands where it takes longer, the server stops, or the client is gone."""
+    ended = await _until_ended(request, parts, job, mode.wait_s, on_hang_up) if mode.wait_s > 0 else None
+    if ended is None:
+        shown = await parts.presenter.job(await parts.job_of(TENANT, job.id))
+        return json_response(shown, 202, headers)
+    if ended.status == "succeeded":
+        return json_response(await parts.presenter.job(ended), 200, headers)
+    raise _failure(ended, headers)
+
+
+async def _until_ended(
+    request: Request,
+    parts: Service,
+    job: StoredJob,
+    wait_s: float,
+    on_hang_up: Callable[[], Awaitable[None]] | None,
+) -> StoredJob | None:
+    with parts.hub.follow(job.id, job.model) as follower:
+        listener = asyncio.create_task(until_hang_up(request.receive))
+        listener.add_done_callback(lambda _: follower.hang_up())
+        try:
+            async with asyncio.timeout(wait_s):
+                while not (follower.closing or follower.has_hung_up):
+                    fresh = await parts.job_of(TENANT, job.id)
+                    if fresh.is_finished:
+                        return fresh
+                    while not any(m.is_terminal for m in follower.take()) and not follower.must_look():
+                        await follower.wake.wait()
+        except TimeoutError:
+            return None
+        finally:
+            listener.cancel()
+        if follower.has_hung_up and on_hang_up is not None:
+            await on_hang_up()
+    return None
+
+
+def _failure(job: StoredJob, headers: dict[str, str]) -> ApiError:
+    """What a job that came to nothing answers: its error's own status."""
+    if job.status == "cancelled":
+        return ApiError("cancelled", f"{job.id} was cancelled", headers=headers, extra={"job_id": job.id})
+    error = job.error or {}
+    code, message = error.get("code", "job_failed"), error.get("message", "no reason was recorded")
+    more = {"Retry-After": "10"} if status_of(code) == 503 else {}
+    return ApiError(code, message, headers={**headers, **more}, extra={"job_id": job.id})
+
+
+def _canceller(parts: Service, job: StoredJob) -> Callable[[], Awaitable[None]]:
+    async def cancel() -> None:
+        with suppress(QueueError):
+            log.info("client hung up; its job is cancelled", job_id=job.id)
+            await parts.queue.cancel(job.id)
+
+    return cancel
+
+
+def _check_key(key: str | None) -> None:
+    if key is not None and not (1 <= len(key) <= MAX_KEY_CHARS and key.isprintable()):
+        detail = f"has {len(key)} characters; it must have 1 to {MAX_KEY_CHARS}, all printable"
+        raise invalid_request([Fault("/Idempotency-Key", detail)])
+
+
+def _hash_of(value: Any) -> str:
+    """Of the body's meaning: spaces and the order of names do not make it another."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

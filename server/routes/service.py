@@ -1,0 +1,155 @@
+"""How the process is (probes, metrics), what it serves (/info), and how to talk to it (/openapi.*)."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import RedirectResponse, Response
+
+import server
+from r3core.checkpoint import Description
+from server.answers import Alive, Info, Ready, answer, problems
+from server.contract import openapi_yaml
+from server.errors import ApiError, json_response
+from server.metrics import CONTENT_TYPE
+from server.pictures import MAX_BYTES, MAX_PIXELS
+from server.queue import QueueUnavailable
+from server.schemas import MAX_PROMPT_CHARS, ReadyQuery
+from server.service import Parts, Service
+
+router = APIRouter(tags=["service"])
+
+Responses = dict[int | str, dict[str, Any]]
+
+_ALIVE = answer(200, Alive, "The process lives")
+_TEXT: Responses = {200: {"description": "Text", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+_YAML: Responses = {
+    200: {"description": "This document", "content": {"application/yaml": {"schema": {"type": "object"}}}}
+}
+_JSON: Responses = {
+    200: {"description": "This document", "content": {"application/json": {"schema": {"type": "object"}}}}
+}
+
+
+@router.get("/livez", operation_id="livez", summary="Is the process alive?", responses=_ALIVE)
+@router.head("/livez", include_in_schema=False)
+@router.get("/healthz", operation_id="healthz", summary="The same as /livez", responses=_ALIVE)
+@router.head("/healthz", include_in_schema=False)
+@router.get("/startupz", operation_id="startupz", summary="Has the process started?", responses=_ALIVE)
+@router.head("/startupz", include_in_schema=False)
+async def alive() -> Response:
+    """200 while the event loop turns; the queue is never asked."""
+    return json_response({"status": "ok"})
+
+
+@router.get(
+    "/readyz",
+    operation_id="readyz",
+    summary="Can jobs be taken?",
+    responses={**answer(200, Ready, "Redis answers"), **problems(422)},
+)
+@router.head("/readyz", include_in_schema=False)
+async def ready(parts: Parts, query: Annotated[ReadyQuery, Query()]) -> Response:
+    """200 once Redis answers; with `workers=1`, once a worker with a loaded model is heard from, too."""
+    await parts.queue.ping()
+    loaded = [worker for worker in await parts.queue.workers() if not worker.get("draining")]
+    if query.workers == "1" and not loaded:
+        raise ApiError(
+            "no_worker",
+            "no worker with a loaded model is heard from; jobs are taken and wait",
+            headers={"Retry-After": "5"},
+        )
+    return json_response({"status": "ready", "workers": len(loaded), "models": sorted(await parts.catalogue.known())})
+
+
+@router.get("/metrics", operation_id="metrics", summary="Prometheus metrics", responses=_TEXT)
+async def metrics(parts: Parts) -> Response:
+    """This process's counters, and the queue's numbers while Redis answers."""
+    depth, workers = None, 0
+    with suppress(QueueUnavailable):
+        depth, workers = await parts.queue.depth(), len(await parts.queue.workers())
+    parts.metrics.set_queue(depth, workers)
+    return Response(parts.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
+
+
+@router.get(
+    "/info", operation_id="info", summary="Models, limits, versions", responses=answer(200, Info, "What is served")
+)
+async def info(parts: Parts) -> Response:
+    """Every known model with its sizes, defaults and example prompts, and the limits of this server."""
+    known = await parts.catalogue.known()
+    default = parts.settings.default_model or (next(iter(known)) if len(known) == 1 else None)
+    return json_response(
+        {
+            "default_model": default,
+            "models": [_model(description) for _, description in sorted(known.items())],
+            "limits": _limits(parts),
+            "versions": {
+                "server": server.__version__,
+                "python": platform.python_version(),
+                **{name: _version(name) for name in ("fastapi", "pydantic", "redis")},
+            },
+        }
+    )
+
+
+@router.get("/openapi.json", operation_id="openapiJson", summary="This document", responses=_JSON)
+async def openapi_as_json(request: Request) -> Response:
+    """The contract as JSON."""
+    return json_response(request.app.openapi())
+
+
+@router.get("/openapi.yaml", operation_id="openapiYaml", summary="This document", responses=_YAML)
+async def openapi_as_yaml(request: Request) -> Response:
+    """The contract as YAML."""
+    return Response(openapi_yaml(request.app), media_type="application/yaml", headers={"Cache-Control": "no-store"})
+
+
+@router.get("/", include_in_schema=False)
+async def root() -> Response:
+    """Until there is a page of its own."""
+    return RedirectResponse("/docs", 307)
+
+
+def _model(description: Description) -> dict[str, Any]:
+    vae = description.transforms["vae"]
+    plain = description.to_json()
+    width, height = description.default_size
+    return {
+        "name": description.name,
+        "description": description.description,
+        "licence": description.licence,
+        "hash": description.hash,
+        "sizes": {
+            "default": f"{width}x{height}",
+            "multiple_of": description.latent_stride,
+            "longest_edge": min(vae[0], description.latent_stride * description.latent_side),
+            "shortest_edge": vae[1],
+        },
+        "max_context_tokens": description.max_context_tokens,
+        "defaults": plain["defaults"],
+        "example_prompts": list(description.example_prompts),
+    }
+
+
+def _limits(parts: Service) -> dict[str, int]:
+    settings = parts.settings
+    return {
+        "prompt_characters": MAX_PROMPT_CHARS,
+        "body_bytes": settings.max_body_bytes,
+        "image_bytes": MAX_BYTES,
+        "image_pixels": MAX_PIXELS,
+        "queued_jobs": settings.queue_limit,
+        "queued_jobs_per_tenant": settings.tenant_queue_limit,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,190 @@
+"""What a client may ask for: the body of POST /generate, and the query parameters of the other routes.
+
+Unknown fields are refused, types are strict (no "1" for 1), and null is the same as leaving a field out. What
+depends on the model (sizes, defaults) or on several fields together is judged in resolve.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from r3core.types import SEED_LIMIT, RenormType
+
+MAX_PROMPT_CHARS = 4000
+MAX_DEADLINE_S = 10 * 365 * 24 * 3600.0  # longer is the same as none
+Priority = Literal["high", "normal", "low"]
+OutputFormat = Literal["png", "webp", "jpeg"]
+ResponseFormat = Literal["url", "b64_json"]
+JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class TextSamplingCreate(_Strict):
+    """How a text is sampled; what is left out is the checkpoint's default."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=2048)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2, description="0 is greedy.")] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1000, description="0 is off; ignored where top_p is below 1.")] | None = None
+
+
+def _rising(value: Any) -> Any:
+    if isinstance(value, list) and len(value) == 2 and all(isinstance(v, int | float) for v in value):
+        low, high = value
+        if not low < high:
+            raise ValueError("the first number must be below the second")
+    return value
+
+
+class GenerateSamplingCreate(_Strict):
+    """How the first picture is drawn; what is left out is the checkpoint's default."""
+
+    num_timesteps: Annotated[int, Field(ge=2, le=200, description="N timesteps are N-1 steps.")] | None = None
+    cfg_text_scale: Annotated[float, Field(ge=0, le=20, description="1 or less: no guidance at all.")] | None = None
+    cfg_interval: (
+        Annotated[
+            list[Annotated[float, Field(ge=0, le=1)]],
+            Field(min_length=2, max_length=2, description="Guidance is on where lo < t <= hi."),
+            BeforeValidator(_rising),
+        ]
+        | None
+    ) = None
+    cfg_renorm_type: RenormType | None = None
+    cfg_renorm_min: Annotated[float, Field(ge=0, le=1)] | None = None
+    timestep_shift: Annotated[float, Field(gt=0, le=10)] | None = None
+
+
+class RefineSamplingCreate(GenerateSamplingCreate):
+    """How an edit is drawn; what is left out is the checkpoint's default."""
+
+    cfg_img_scale: Annotated[float, Field(ge=0, le=20)] | None = None
+
+
+class EarlyStopCreate(_Strict):
+    """Stop when the model is satisfied, `confirmations` times running for the same picture."""
+
+    on_satisfied: bool = True
+    confirmations: Annotated[int, Field(ge=1, le=5)] = 1
+
+
+def _from_bool(value: Any) -> Any:
+    return {"on_satisfied": value} if isinstance(value, bool) else value
+
+
+class WebhookCreate(_Strict):
+    """Where to POST the terminal event. Off on this server: refused."""
+
+    url: str
+    events: list[str] | None = None
+
+
+_MetadataKey = Annotated[str, StringConstraints(max_length=64)]
+_MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+
+
+def _nullable(schema: dict[str, Any]) -> None:
+    """Say in the schema what `_null_is_absent` does: null for an optional field is its default."""
+    for name, spec in schema["properties"].items():
+        if name not in schema["required"] and {"type": "null"} not in spec.get("anyOf", ()):
+            outside = {k: spec.pop(k) for k in ("default", "description", "title") if k in spec}
+            schema["properties"][name] = {"anyOf": [spec, {"type": "null"}], **outside}
+
+
+class GenerationCreate(_Strict):
+    """One request: a prompt, and how to go about it."""
+
+    model_config = ConfigDict(json_schema_extra=_nullable)
+
+    prompt: Annotated[
+        str, Field(min_length=1, max_length=MAX_PROMPT_CHARS, description="What the picture should show.")
+    ]
+    model: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
+        None, description="A name of /info; may be left out where only one model is known."
+    )
+    image: str | None = Field(
+        None,
+        description="Start from this picture: PNG, JPEG or WebP as base64 or data URL, or the id of an image of yours.",
+    )
+    instruction: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)] | None = Field(
+        None, description="With image: carried out as the edit of round 1, before any reflection."
+    )
+    max_rounds: Annotated[int, Field(ge=0, le=8)] | None = Field(
+        None,
+        description="How many reflect-refine rounds may follow the first picture; 3 unless the checkpoint says else.",
+    )
+    min_rounds: Annotated[int, Field(ge=0, le=8)] = Field(
+        0, description="That many refinements happen even where the model is satisfied; at most max_rounds."
+    )
+    early_stop: Annotated[
+        EarlyStopCreate, BeforeValidator(_from_bool, json_schema_input_type=bool | EarlyStopCreate)
+    ] = Field(EarlyStopCreate(), description="Whether a satisfied model ends the trajectory.")
+    think: bool = Field(True, description="Write a reasoning text before the first picture.")
+    size: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")] | None = Field(
+        None, description="Width and height; /info says the checkpoint's default.", examples=["512x512"]
+    )
+    n: Annotated[int, Field(ge=1, le=4)] = Field(1, description="Independent trajectories of one prompt.")
+    seed: Annotated[int, Field(ge=0, le=SEED_LIMIT - 1)] | None = Field(
+        None, description="Random below 2^32 unless given; trajectory i draws with seed + i."
+    )
+    reason: TextSamplingCreate = TextSamplingCreate()
+    reflect: TextSamplingCreate = TextSamplingCreate()
+    generate: GenerateSamplingCreate = GenerateSamplingCreate()
+    refine: RefineSamplingCreate = RefineSamplingCreate()
+    previews: Annotated[int, Field(ge=0, le=20)] = Field(0, description="Previews per picture, evenly spaced.")
+    response_format: ResponseFormat = Field("url", description="b64_json: answers hold the pictures' bytes too.")
+    output_format: OutputFormat = "png"
+    output_compression: Annotated[int, Field(ge=0, le=100)] | None = Field(
+        None, description="Quality of webp and jpeg, 100 the best; refused with png."
+    )
+    priority: Priority = "normal"
+    deadline_s: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Give up waiting and computing after this many seconds; what is finished is kept."
+    )
+    webhook: WebhookCreate | None = Field(None, description="Off on this server: refused.")
+    stream: bool | None = Field(None, description="Answer with the job's events, as with Accept: text/event-stream.")
+    cancel_on_disconnect: bool = Field(
+        False, description="Cancel the job where the client that streams or waits hangs up."
+    )
+    metadata: Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=16)] = Field({}, description="Echoed.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        return {k: v for k, v in value.items() if v is not None or k == "prompt"} if isinstance(value, dict) else value
+
+
+class _Query(BaseModel):
+    """Parameters arrive as text, so they are not strict; unknown ones are refused all the same."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class JobsQuery(_Query):
+    """Which jobs to list."""
+
+    status: JobStatus | None = Field(None, description="Only jobs of this status.")
+    limit: int = Field(20, ge=1, le=100)
+    cursor: str | None = Field(None, max_length=512, description="next_cursor of the page before.")
+
+
+class EventsQuery(_Query):
+    """Where a stream begins."""
+
+    after: int | None = Field(None, ge=0, le=2**53, description="Resume after this event; Last-Event-ID wins over it.")
+
+
+class ImageQuery(_Query):
+    """How an image is sent."""
+
+    download: Literal["0", "1"] | None = Field(None, description="1: as an attachment to save.")
+
+
+class ReadyQuery(_Query):
+    """What being ready means."""
+
+    workers: Literal["0", "1"] | None = Field(None, description="1: ready only while a loaded worker is heard from.")

@@ -1,0 +1,22 @@
+#!lua flags=allow-oom
+-- Erases a finished job with its events, image records and idempotency key: id
+-- Returns 'deleted', 'not_finished' or 'not_found'.
+local id = ARGV[2]
+local job = read(id)
+if not job then return 'not_found' end
+if job.status == 'queued' or job.status == 'running' then return 'not_finished' end
+local previews = ROOT .. 'pv:' .. id
+for _, preview in ipairs(call('SMEMBERS', previews)) do call('DEL', ROOT .. 'img:' .. preview) end
+for _, field in ipairs(call('HKEYS', job_key(id))) do
+  if field:sub(1, 2) == 'i:' then call('DEL', ROOT .. 'img:' .. field:sub(3)) end
+end
+if job.idem and job.idem ~= '' then
+  local idem = ROOT .. 'idem:' .. job.tenant .. ':' .. job.idem
+  local known = call('GET', idem)
+  if known and known:sub(-#id) == id then call('DEL', idem) end
+end
+call('DEL', job_key(id), ROOT .. 'ev:' .. id, previews)
+call('ZREM', ROOT .. 'jobs:' .. job.tenant, id)
+call('ZREM', ROOT .. 'dead', id)
+call('ZREM', ROOT .. 'hooks', id)
+return 'deleted'

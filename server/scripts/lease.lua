@@ -1,0 +1,73 @@
+#!lua flags=allow-oom
+-- Gives a worker jobs for as many trajectories as it has room for.
+-- model worker call room holding
+-- Returns rows {id, token, alone, {field, value, …}}; the same rows where the same call is made again.
+local model, room, holding = ARGV[2], tonumber(ARGV[5]), tonumber(ARGV[6])
+local wait, lease = ROOT .. 'wait:' .. model, ROOT .. 'lease:' .. model
+local memo = ROOT .. 'leased:' .. ARGV[3]
+
+local function row(id, token, alone) return {id, token, alone, call('HGETALL', job_key(id))} end
+
+-- For each trajectory its last finished round, null where it has none.
+local function rounds_so_far(id, job)
+  local rounds = {}
+  for i = 0, job.n - 1 do
+    local text = call('HGET', job_key(id), 't:' .. i)
+    local made = text and #cjson.decode(text).rounds or 0
+    rounds[#rounds + 1] = made > 0 and whole(made - 1) or 'null'
+  end
+  return '[' .. table.concat(rounds, ',') .. ']'
+end
+
+local function take(id, job)
+  leave_wait(id, job)
+  local clock_key = ROOT .. 'clock:' .. model
+  local at = math.max(clock(job), job.place)
+  call('SET', clock_key, exact(at))
+  call('ZREMRANGEBYSCORE', ROOT .. 'fair:' .. model, '-inf', exact(at))
+  if call('EXISTS', lease) == 0 then begin_measuring(model) end
+  call('ZADD', lease, whole(NOW + POLICY.lease_ms), id)
+  local token = call('HINCRBY', job_key(id), 'token', 1)
+  local attempt = call('HINCRBY', job_key(id), 'attempt', 1)
+  call('HINCRBY', job_key(id), 'strikes', 1)
+  call('HSET', job_key(id), 'status', 'running', 'place', exact(job.place), 'call', 0)
+  call('HSETNX', job_key(id), 'started', whole(NOW))
+  say(id, 'job.started', 'null', ',"attempt":' .. whole(attempt)
+    .. ',"resumed_from_round":' .. (attempt > 1 and rounds_so_far(id, job) or 'null'))
+  return whole(token)
+end
+
+if call('HGET', memo, 'call') == ARGV[4] then
+  local rows = {}
+  for _, given in ipairs(cjson.decode(call('HGET', memo, 'jobs'))) do
+    if call('HGET', job_key(given[1]), 'token') == given[2] then rows[#rows + 1] = row(unpack(given)) end
+  end
+  return rows
+end
+
+reap(model)
+end_overdue()
+local rows, given = {}, {}
+while room > 0 do
+  local id = call('ZRANGE', wait, 0, 0)[1]
+  if not id then break end
+  local job = read(id)
+  if not job then
+    call('ZREM', wait, id)
+  else
+    -- What has killed all but its last worker goes alone, so that only the killer reaches its last strike; and what needs
+    -- more room than there is waits at the head for it, or smaller jobs would pass it for ever.
+    local alone = job.strikes > 0 and job.strikes >= POLICY.max_strikes - 1
+    local idle = holding == 0 and #rows == 0
+    if (alone or job.n > room) and not idle then break end
+    local token = take(id, job)
+    rows[#rows + 1] = row(id, token, alone and '1' or '0')
+    given[#given + 1] = {id, token, alone and '1' or '0'}
+    room = alone and 0 or room - job.n
+  end
+end
+if #given > 0 then
+  call('HSET', memo, 'call', ARGV[4], 'jobs', cjson.encode(given))
+  call('PEXPIRE', memo, POLICY.lease_ms)
+end
+return rows

@@ -1,0 +1,124 @@
+"""Every setting, read from the environment (prefix `R3_`) in this one place and frozen.
+
+Command-line options win over the environment, the environment over the defaults below. Nothing else reads `os.environ`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+NONE = "none"  # says in the environment that a setting has no value
+_OTHER_VARIABLES = frozenset({"R3_TEST_ALL", "R3_TEST_TIMES"})
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
+
+
+def default_data_dir() -> Path:
+    """`$XDG_DATA_HOME/r3`, else `~/.local/share/r3`."""
+    home = os.environ.get("XDG_DATA_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "share") / "r3"
+
+
+def default_checkpoint() -> Path:
+    """The small checkpoint that comes with the source tree."""
+    return Path(__file__).resolve().parent.parent / "checkpoints" / "golden"
+
+
+Names = Annotated[tuple[str, ...], NoDecode]  # in the environment: a list with commas
+
+
+class Settings(BaseSettings):
+    """The service's settings; times in seconds, sizes in bytes, as the names say."""
+
+    model_config = SettingsConfigDict(env_prefix="R3_", frozen=True, extra="forbid", env_parse_none_str=NONE)
+
+    # where to listen
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    worker_host: str = "127.0.0.1"
+    worker_port: Annotated[int, Field(ge=0, le=65535)] = 8001
+    insecure: bool = False
+    allowed_hosts: Names = ()
+    cors_origins: Names = ()
+    public_url: str | None = None
+
+    # what to serve
+    checkpoint: Path = Field(default_factory=default_checkpoint)
+    base_checkpoint: Path | None = None
+    allow_unexpected: bool = False
+    default_model: str | None = None
+    device: str | None = None
+    dtype: Literal["bf16", "fp32"] | None = None
+    attention: Literal["auto", "xformers", "varlen", "sdpa"] = "auto"
+    torch_threads: Annotated[int, Field(ge=1)] | None = None
+    max_trajectories: Annotated[int, Field(ge=1, le=256)] = 8
+    kv_cache_gb: Annotated[float, Field(gt=0)] | None = None
+    runner: Literal["model", "fake"] = "model"
+    fake_step_s: Annotated[float, Field(ge=0)] = 0.0
+
+    # where things are kept
+    data_dir: Path = Field(default_factory=default_data_dir)
+    redis_url: str | None = None
+    image_store: str | None = None
+    keep_gb: Annotated[float, Field(gt=0)] = 10.0
+    event_ttl_s: Annotated[int, Field(ge=1)] = 3600
+    job_ttl_s: Annotated[int, Field(ge=1)] | None = 24 * 3600
+    idempotency_ttl_s: Annotated[int, Field(ge=1)] = 24 * 3600
+
+    # limits
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
+    queue_limit: Annotated[int, Field(ge=1)] = 1000
+    tenant_queue_limit: Annotated[int, Field(ge=1)] = 1000
+    queue_cost_limit: Annotated[float, Field(gt=0)] = 20_000.0
+    tenant_queue_cost_limit: Annotated[float, Field(gt=0)] = 20_000.0
+    wait_s: Annotated[float, Field(gt=0)] = 60.0
+
+    # the lease protocol
+    lease_s: Annotated[float, Field(gt=0)] = 15.0
+    renew_s: Annotated[float, Field(gt=0)] = 3.0
+    max_strikes: Annotated[int, Field(ge=1)] = 3
+    drain_s: Annotated[float, Field(ge=0)] = 90.0
+
+    # streams
+    heartbeat_s: Annotated[float, Field(gt=0)] = 10.0
+    stream_buffer_events: Annotated[int, Field(ge=16)] = 512
+
+    # logs
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return tuple(name for part in value.split(",") if (name := part.strip())) if isinstance(value, str) else value
+
+    @field_validator("data_dir", "checkpoint", "base_checkpoint")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @classmethod
+    def unknown_variables(cls, environment: Mapping[str, str]) -> list[str]:
+        """What stands in the environment under our prefix and is no setting, each with the name it may have meant."""
+        known = {f"R3_{name.upper()}" for name in cls.model_fields}
+        strange = sorted(n for n in environment if n.startswith("R3_") and n not in known | _OTHER_VARIABLES)
+        near = {name: get_close_matches(name, known, 1) for name in strange}
+        return [
+            f"{name} is no setting" + (f"; did you mean {near[name][0]}?" if near[name] else "") for name in strange
+        ]
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the API listens on this machine only."""
+        return self.host in LOOPBACK_HOSTS
+
+    @property
+    def image_store_url(self) -> str:
+        """Where pictures are kept: a folder of the data directory unless a URL is given."""
+        return self.image_store or str(self.data_dir / "images")

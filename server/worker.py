@@ -1,0 +1,244 @@
+"""The worker process: loads a model, takes jobs for it from the queue, and says what comes of them.
+
+main       the engine's loop                                          engine_loop.py
+intake     leases jobs and makes them ready                           intake.py
+publisher  encodes and stores pictures, writes events, checkpoints    publisher.py
+renewals   renews the leases and says that the worker lives           lifeline.py
+control    hears cancel, stop and new work at once                    lifeline.py
+health     /livez, /readyz, /startupz, /metrics on its own port       worker_health.py
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from r3core.checkpoint import DEFAULT_TRANSFORMS, Defaults, Description, describe
+from r3core.engine.engine import Engine
+from r3core.errors import CheckpointError
+from server import __version__
+from server.engine_loop import EngineLoop
+from server.held import Leases
+from server.images import ImageStore
+from server.inbox import Inbox, Order
+from server.intake import Intake
+from server.lifeline import ControlFeed, Lifeline
+from server.logs import configure_logging
+from server.misconfigured import Misconfigured
+from server.publisher import Publisher
+from server.queue_errors import QueueError, QueueUnavailable, ServerTooOld
+from server.queue_records import Json, QueuePolicy
+from server.queue_worker import WorkerQueue
+from server.settings import Settings
+from server.worker_health import HealthPort, Vitals
+
+if TYPE_CHECKING:
+    from r3core.config import EngineConfig
+
+log = structlog.get_logger("r3.worker")
+
+PUBLISHED_WITHIN_S: Final = 15.0
+ASK_AGAIN_S: Final = 1.0
+
+
+def run_worker(settings: Settings) -> int:
+    """Work until SIGTERM or Ctrl-C; the exit code of the process: 0, or 1 where the device or the engine failed.
+
+    Raises Misconfigured, CheckpointError or DeviceError where it cannot begin.
+    """
+    configure_logging(settings.log_level, settings.log_format)
+    if settings.redis_url is None:
+        raise Misconfigured("no queue is named; give --redis-url/R3_REDIS_URL, or run `r3 serve`")
+    vitals, inbox = Vitals(), Inbox()
+    with HealthPort(settings.worker_host, settings.worker_port, vitals) as health, _asked_to_leave(inbox):
+        log.info("worker starts", version=__version__, port=health.port)
+        engine, description = _loaded(settings, vitals, inbox)
+        work = WorkerQueue(settings.redis_url, _worker_id(), QueuePolicy.from_settings(settings))
+        try:
+            if not _queue_answers(work, inbox):
+                return 0
+            return Worker(settings, engine, description, work, inbox, vitals).run()
+        finally:
+            work.close()
+
+
+class Worker:
+    """The threads around an engine."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        description: Description,
+        work: WorkerQueue,
+        inbox: Inbox,
+        vitals: Vitals,
+    ) -> None:
+        self._engine, self._description, self._work, self._vitals = engine, description, work, vitals
+        self._started_at_s = time.time()
+        self._leases = Leases()
+        store = ImageStore(settings.image_store_url)
+        self._publisher = Publisher(
+            work,
+            store,
+            self._leases,
+            vitals.metrics,
+            model_hash=description.hash,
+            drop=lambda lease: inbox.put(Order("lost", lease.id, lease.token)),
+        )
+        self._intake = Intake(work, store, self._leases, self._publisher, model=description.name, hand_over=inbox.put)
+        self._lifeline = Lifeline(
+            work,
+            self._leases,
+            inbox,
+            vitals,
+            description=description.to_json(),
+            info=self._info,
+            renew_s=settings.renew_s,
+        )
+        self._control = ControlFeed(work, inbox, model=description.name, look=self._intake.look)
+        self._loop = EngineLoop(engine, inbox, self._intake, self._publisher, self._leases, vitals, settings.drain_s)
+
+    def run(self) -> int:
+        """The exit code, once asked to leave and all is given back, or the engine has failed."""
+        for thread in (self._lifeline, self._control, self._publisher, self._intake):
+            thread.start()
+        code = 0
+        try:
+            self._loop.run()
+        except Exception:  # the device is lost, or we have a fault: others must go on with the jobs
+            log.exception("the engine failed; its jobs are given back")
+            self._intake.close()
+            self._loop.abandon()
+            code = 1
+        if not self._publisher.finish(PUBLISHED_WITHIN_S):
+            log.warning("not all was published in time; other workers go on from what was")
+        self._lifeline.stop(0.1)
+        self._control.stop()
+        with suppress(QueueError):
+            self._work.farewell()
+        log.info("worker ends", code=code)
+        return code
+
+    def _info(self) -> Json:
+        return {
+            "model": self._description.name,
+            "hash": self._description.hash,
+            "version": __version__,
+            "room": self._engine.room,
+            "holding": len(self._leases),
+            "draining": self._vitals.is_draining,
+            "started_at_s": round(self._started_at_s),
+        }
+
+
+def _loaded(settings: Settings, vitals: Vitals, inbox: Inbox) -> tuple[Engine, Description]:
+    """The engine, ready to work, and what it serves."""
+    began_s = time.perf_counter()
+    engine, description = _fake(settings) if settings.runner == "fake" else _model(settings, vitals, inbox)
+    plan, metrics = engine.plan(), vitals.metrics
+    metrics.load_s.set(time.perf_counter() - began_s)
+    metrics.kv_cache.set(plan.kv_cache_bytes)
+    metrics.info.labels(description.name, description.hash, __version__).set(1)
+    log.info("model loaded", model=description.name, hash=description.hash, plan=str(plan))
+    vitals.beat()
+    vitals.is_loaded = True
+    return engine, description
+
+
+def _model(settings: Settings, vitals: Vitals, inbox: Inbox) -> tuple[Engine, Description]:
+    from r3core.runtime import load_engine  # torch: what serves the fake runner needs none
+
+    def progress(done: int, total: int) -> None:
+        vitals.load_progress(done, total)
+        if inbox.asked_to_leave:
+            raise SystemExit(0)  # nothing is held yet
+
+    runtime = load_engine(_engine_config(settings), progress)
+    return runtime.engine, runtime.description
+
+
+def _engine_config(settings: Settings) -> EngineConfig:
+    from r3core.config import EngineConfig
+
+    return EngineConfig(
+        checkpoint=settings.checkpoint,
+        base_checkpoint=settings.base_checkpoint,
+        device=settings.device,
+        dtype=settings.dtype,
+        attention=settings.attention,
+        allow_unexpected=settings.allow_unexpected,
+        max_trajectories=settings.max_trajectories,
+        kv_cache_bytes=None if settings.kv_cache_gb is None else int(settings.kv_cache_gb * 10**9),
+        torch_threads=settings.torch_threads,
+    )
+
+
+def _fake(settings: Settings) -> tuple[Engine, Description]:
+    """An engine without a model, under the checkpoint's description where there is a checkpoint."""
+    from r3core.fake import FakeRunner
+
+    engine = Engine(FakeRunner(step_s=settings.fake_step_s), settings.max_trajectories)
+    try:
+        return engine, describe(settings.checkpoint, settings.base_checkpoint)
+    except CheckpointError:
+        return engine, FAKE
+
+
+FAKE: Final = Description(
+    name="fake",
+    description="No model: texts and pictures made from the prompt's hash, to try the service.",
+    licence="none",
+    hash="0" * 16,
+    transforms=DEFAULT_TRANSFORMS,
+    latent_stride=16,
+    latent_side=64,
+    vit_side=70,
+    default_size=(512, 512),
+    defaults=Defaults(),
+    example_prompts=("a red circle",),
+    max_context_tokens=4000,
+)
+
+
+def _queue_answers(work: WorkerQueue, inbox: Inbox) -> bool:
+    """Waits until Redis answers; False where it was asked to leave first. Raises Misconfigured for an old one."""
+    while not inbox.asked_to_leave:
+        try:
+            work.ping()
+        except QueueUnavailable as error:
+            log.warning("waiting for Redis", reason=str(error))
+            inbox.wait(ASK_AGAIN_S)
+        except ServerTooOld as error:
+            raise Misconfigured(str(error)) from error
+        else:
+            return True
+    return False
+
+
+@contextmanager
+def _asked_to_leave(inbox: Inbox) -> Iterator[None]:
+    """Hear SIGTERM and Ctrl-C as a wish, not as an end."""
+
+    def hear(_number: int, _frame: FrameType | None) -> None:
+        inbox.leave()
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _worker_id() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"

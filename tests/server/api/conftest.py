@@ -1,0 +1,73 @@
+"""An API over a real Valkey, and a worker played by hand."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import structlog
+
+from server.embedded import EmbeddedServer, find_binary, locked
+from server.images import ImageStore
+from server.queue_worker import WorkerQueue
+from tests.server.api.by_hand import HandWorker
+from tests.server.api.running import RunningApi, running_api
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_logs() -> None:
+    """Log lines that cost little: a traceback for people takes seconds to draw."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(),
+        ]
+    )
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[EmbeddedServer]:
+    """A running Valkey that no test harms."""
+    with tempfile.TemporaryDirectory(prefix="r3-") as folder:  # short: a socket's path is bounded
+        Path(folder).chmod(0o700)
+        with locked(Path(folder)) as directory, EmbeddedServer(directory, find_binary()) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def shared_api(valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    """An API with the usual settings, started once."""
+    with running_api(valkey.url, tmp_path_factory.mktemp("data")) as api:
+        yield api
+
+
+@pytest.fixture
+def database(valkey: EmbeddedServer) -> Iterator[redis.Redis]:
+    """The database, empty."""
+    with redis.Redis.from_url(valkey.url, decode_responses=True, protocol=2) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def worker_queue(valkey: EmbeddedServer, database: redis.Redis) -> Iterator[WorkerQueue]:
+    """A worker's side of the queue."""
+    one = WorkerQueue(valkey.url, "worker-by-hand")
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def api(shared_api: RunningApi, worker: HandWorker) -> RunningApi:
+    """An API over an empty database that knows one model."""
+    return shared_api
+
+
+@pytest.fixture
+def worker(shared_api: RunningApi, worker_queue: WorkerQueue) -> HandWorker:
+    """A worker that has described its model and does nothing by itself."""
+    return HandWorker(worker_queue, ImageStore(shared_api.settings.image_store_url))

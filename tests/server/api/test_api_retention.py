@@ -1,0 +1,125 @@
+"""What is kept and for how long."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from server.embedded import EmbeddedServer
+from server.images import ImageMissing, ImageStore
+from server.queue import Queue
+from server.queue_records import ROOT
+from server.queue_worker import WorkerQueue
+from server.retention import Retention
+from server.settings import Settings
+from tests.server.api.by_hand import HandWorker, png
+from tests.server.jobs import job as new_job
+from tests.server.jobs import submitted
+
+GONE = f"job_{'0' * 32}"
+
+
+@pytest.fixture
+async def queue(valkey: EmbeddedServer, database: redis.Redis) -> AsyncIterator[Queue]:
+    one = Queue(valkey.url)
+    yield one
+    await one.close()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> ImageStore:
+    return ImageStore(tmp_path)
+
+
+@pytest.fixture
+def hand_worker(worker_queue: WorkerQueue, images: ImageStore) -> HandWorker:
+    return HandWorker(worker_queue, images)
+
+
+def retention(queue: Queue, images: ImageStore, valkey: EmbeddedServer, **settings: Any) -> Retention:
+    return Retention(queue, images, Settings.model_construct(redis_url=valkey.url, **settings))
+
+
+def aged(folder: Path, seconds: float) -> None:
+    """Make every file of a folder that old."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, (time.time() - seconds,) * 2)
+
+
+async def finished(queue: Queue, worker: HandWorker, pictures: int = 1) -> str:
+    job_id = await submitted(queue, model="tiny")
+    hand = worker.takes()
+    for _ in range(pictures):
+        hand.draws()
+    hand.ends("max_rounds")
+    return job_id
+
+
+async def test_pictures_without_a_job_go_once_they_are_old_enough(
+    queue: Queue, images: ImageStore, hand_worker: HandWorker, valkey: EmbeddedServer, tmp_path: Path
+) -> None:
+    kept = await finished(queue, hand_worker)
+    images.put("local", GONE, png())
+    keeper = retention(queue, images, valkey)
+    assert await keeper.sweep_orphans() == 0, "a picture is stored before its job is submitted"
+    aged(tmp_path, 2 * 3600)
+    assert await keeper.sweep_orphans() == 1
+    assert {folder.job for folder in images.jobs()} == {kept}
+
+
+async def test_previews_go_with_their_events_and_pictures_stay(
+    queue: Queue,
+    images: ImageStore,
+    hand_worker: HandWorker,
+    valkey: EmbeddedServer,
+    database: redis.Redis,
+    tmp_path: Path,
+) -> None:
+    job_id = await finished(queue, hand_worker)
+    preview = images.put("local", job_id, b"a preview")
+    database.hset(f"{ROOT}job:{job_id}", "finished", int((time.time() - 2 * 3600) * 1000))
+    aged(tmp_path, 2 * 3600)
+    await retention(queue, images, valkey).sweep_orphans()
+    with pytest.raises(ImageMissing):
+        images.get("local", job_id, preview)
+    stored = await queue.job(job_id)
+    assert stored is not None
+    [record] = stored.images.values()
+    assert images.get("local", job_id, record["sha256"])
+
+
+async def test_over_the_bound_the_oldest_finished_jobs_go_first(
+    queue: Queue, images: ImageStore, hand_worker: HandWorker, valkey: EmbeddedServer, tmp_path: Path
+) -> None:
+    jobs = [await finished(queue, hand_worker, pictures=2) for _ in range(3)]
+    await queue.submit(new_job(model="tiny"))
+    running = hand_worker.takes()
+    running.draws()
+    for age, job_id in zip((400, 300, 200, 500), [*jobs, running.lease.id], strict=True):
+        aged(tmp_path / "local" / job_id, age)
+    sizes = {folder.job: folder.size_bytes for folder in images.jobs()}
+    bound = (sum(sizes.values()) - sizes[jobs[0]] - sizes[jobs[1]] + 1) / 10**9
+    assert await retention(queue, images, valkey, keep_gb=bound).keep_within_bound() == 2
+    assert {folder.job for folder in images.jobs()} == {jobs[2], running.lease.id}
+    assert await queue.job(jobs[0]) is None
+    assert await queue.job(jobs[2]) is not None
+
+
+async def test_only_one_process_at_a_time_sweeps(queue: Queue, images: ImageStore, valkey: EmbeddedServer) -> None:
+    first, second = retention(queue, images, valkey), retention(queue, images, valkey)
+    done: list[int] = []
+
+    async def work() -> int:
+        done.append(1)
+        return 0
+
+    for keeper in (first, second, first):
+        await keeper._locked("test", 60, work)()
+    assert done == [1]

@@ -1,0 +1,169 @@
+"""The command line: light to import, and every mistake of the operator's is one clear line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+Environment = dict[str, str]
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    """An environment with no R3_ variable but a data directory and the fake model."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("R3_")}
+    return {**plain, "R3_DATA_DIR": str(tmp_path / "data"), "R3_RUNNER": "fake", "R3_PORT": "0", "R3_WORKER_PORT": "0"}
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield int(listener.getsockname()[1])
+
+
+def r3(*arguments: str, environment: Environment) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "server.cli", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def refusal(*arguments: str, environment: Environment) -> str:
+    """The one line that a refused command says."""
+    ended = r3(*arguments, environment=environment)
+    assert ended.returncode == 2, ended.stderr
+    lines = ended.stderr.strip().splitlines()
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("r3: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("server.cli", ["torch", "transformers", "diffusers", "fastapi", "redis", "PIL", "numpy", "structlog"]),
+        ("server.api", ["torch", "transformers", "diffusers", "xformers", "accelerate"]),
+        ("server.serve", ["torch", "transformers", "diffusers", "fastapi", "PIL", "numpy"]),
+    ],
+)
+def test_a_process_loads_nothing_heavy_that_it_does_not_use(module: str, heavy: list[str]) -> None:
+    script = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert loaded.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", ["serve", "api", "worker", "generate", "verify", "openapi", "doctor"])
+def test_every_command_has_help(command: str, environment: Environment) -> None:
+    ended = r3(command, "--help", environment=environment)
+    assert ended.returncode == 0
+    assert "Usage" in ended.stdout
+
+
+def test_the_version_is_the_installed_one(environment: Environment) -> None:
+    assert r3("--version", environment=environment).stdout.startswith("r3 0.")
+
+
+def test_a_bad_option_is_named_with_its_value(environment: Environment) -> None:
+    assert "--port=eighty is refused" in refusal("serve", "--port", "eighty", environment=environment)
+
+
+def test_a_bad_variable_is_named_with_its_value(environment: Environment) -> None:
+    line = refusal("serve", environment={**environment, "R3_DTYPE": "fp8"})
+    assert "R3_DTYPE=fp8 is refused" in line
+    assert "'bf16' or 'fp32'" in line
+
+
+def test_a_variable_out_of_range_says_its_default(environment: Environment) -> None:
+    line = refusal("serve", environment={**environment, "R3_LEASE_S": "-1"})
+    assert "R3_LEASE_S=-1 is refused" in line
+    assert "15.0" in line
+
+
+@pytest.mark.parametrize("command", ["serve", "api"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
+def test_an_address_that_others_reach_is_refused(command: str, host: str, environment: Environment) -> None:
+    asked = {**environment, "R3_REDIS_URL": "redis://127.0.0.1:1"}
+    assert "--insecure" in refusal(command, "--host", host, environment=asked)
+
+
+def test_an_address_of_another_machine_is_refused(environment: Environment) -> None:
+    line = refusal("serve", "--host", "192.0.2.1", "--insecure", environment=environment)
+    assert "no address of this machine" in line
+    assert "--host/R3_HOST" in line
+
+
+@pytest.mark.parametrize("option", ["port", "worker-port"])
+def test_a_port_in_use_is_refused(option: str, taken_port: int, environment: Environment) -> None:
+    line = refusal("serve", f"--{option}", str(taken_port), environment=environment)
+    assert f"port {taken_port} of 127.0.0.1 is in use" in line
+    assert f"--{option}/R3_" in line
+
+
+def test_a_missing_checkpoint_is_refused(environment: Environment, tmp_path: Path) -> None:
+    line = refusal(
+        "serve", "--checkpoint", str(tmp_path / "nowhere"), environment={**environment, "R3_RUNNER": "model"}
+    )
+    assert f"{tmp_path / 'nowhere'} does not exist" in line
+
+
+def test_a_broken_checkpoint_is_refused(environment: Environment, tmp_path: Path) -> None:
+    for name in ("llm_config.json", "vit_config.json", "tokenizer.json"):
+        (tmp_path / name).write_text("{}")
+    for name in ("ae.safetensors", "ema.safetensors"):
+        (tmp_path / name).write_bytes(b"not a header")
+    line = refusal("serve", "--checkpoint", str(tmp_path), environment={**environment, "R3_RUNNER": "model"})
+    assert "ema.safetensors cannot be read as safetensors" in line
+
+
+def test_a_device_without_a_meaning_is_refused(environment: Environment) -> None:
+    assert "device 'tpu' is not known; give cpu" in refusal("serve", "--device", "tpu", environment=environment)
+
+
+@pytest.mark.parametrize("command", ["serve", "api", "worker"])
+def test_a_malformed_redis_url_is_refused(command: str, environment: Environment) -> None:
+    line = refusal(command, "--redis-url", "http://me:secret@127.0.0.1", environment=environment)
+    assert "no Redis URL" in line
+    assert "secret" not in line
+
+
+def test_a_redis_that_does_not_answer_is_refused_by_serve(environment: Environment) -> None:
+    line = refusal("serve", "--redis-url", "redis://:secret@127.0.0.1:1/0", environment=environment)
+    assert "no answer from Redis" in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize("command", ["api", "worker"])
+def test_a_process_alone_needs_its_queue_named(command: str, environment: Environment) -> None:
+    assert "--redis-url/R3_REDIS_URL" in refusal(command, environment=environment)
+
+
+def test_a_data_directory_that_is_a_file_is_refused(environment: Environment, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    line = refusal("serve", "--data-dir", str(tmp_path / "file" / "data"), environment=environment)
+    assert "cannot be written" in line
+    assert "--data-dir/R3_DATA_DIR" in line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_data_directory_without_permission_is_refused(environment: Environment, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    line = refusal("serve", "--data-dir", str(tmp_path / "closed" / "data"), environment=environment)
+    assert "cannot be written" in line
+
+
+def test_openapi_says_when_the_file_is_not_up_to_date(environment: Environment, tmp_path: Path) -> None:
+    pytest.importorskip("server.app")
+    file = tmp_path / "openapi.yaml"
+    assert r3("openapi", "--check", "--output", str(file), environment=environment).returncode == 1
+    assert r3("openapi", "--output", str(file), environment=environment).returncode == 0
+    assert r3("openapi", "--check", "--output", str(file), environment=environment).returncode == 0
+    file.write_text(file.read_text() + "# stale\n")
+    drifted = r3("openapi", "--check", "--output", str(file), environment=environment)
+    assert drifted.returncode == 1
+    assert "make openapi" in drifted.stderr

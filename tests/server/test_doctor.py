@@ -1,0 +1,70 @@
+"""`r3 doctor`: one line a finding, every finding even where one is broken, and an exit code that says which."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+
+import pytest
+
+from server.doctor import run_doctor
+from server.settings import Settings, default_checkpoint
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(data_dir=tmp_path / "data", device="cpu")
+
+
+def report(settings: Settings, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, tuple[str, str]]]:
+    """The exit code, and what was found by subject."""
+    code = run_doctor(settings)
+    lines = capsys.readouterr().out.splitlines()
+    return code, {line.split()[1]: (line.split()[0], line.split(maxsplit=2)[2]) for line in lines}
+
+
+def test_a_good_installation_has_nothing_broken(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    code, found = report(settings, capsys)
+    assert code == 0, found
+    assert "sdpa" in found["attention"][1]
+    assert "weights" in found["memory"][1]
+    assert "ema.safetensors" in found["checkpoint"][1]
+
+
+def test_what_is_broken_is_named_and_the_rest_is_still_looked_at(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"checkpoint": Path("/nowhere"), "device": "cuda:63", "redis_url": "redis://127.0.0.1:1"}
+    code, found = report(settings.model_copy(update=asked), capsys)
+    assert code == 1
+    assert {subject for subject, (state, _) in found.items() if state == "broken"} == {
+        "device",
+        "attention",
+        "checkpoint",
+        "memory",
+        "queue",
+    }
+    assert "/nowhere does not exist" in found["checkpoint"][1]
+    assert "cuda:63" in found["device"][1]
+    assert found["data"][0] == "ok"
+
+
+def test_a_missing_tensor_is_named(settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = tmp_path / "lacking"
+    shutil.copytree(default_checkpoint(), checkpoint)
+    forget(checkpoint / "ema.safetensors", "llm2vae.bias")
+    code, found = report(settings.model_copy(update={"checkpoint": checkpoint}), capsys)
+    assert code == 1
+    assert "1 missing: llm2vae.bias" in found["checkpoint"][1]
+
+
+def forget(path: Path, name: str) -> None:
+    """Take a tensor out of a file's header."""
+    content = path.read_bytes()
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    del header[name]
+    text = json.dumps(header).encode().ljust(length)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])

@@ -1,0 +1,243 @@
+"""Uploaded pictures: what is refused from the header alone, and what becomes of the rest."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as PILImage
+from PIL import ImageOps
+
+from r3core.model.image_processing import resize_to
+from server.errors import ApiError
+from server.pictures import MAX_BYTES, StartPicture, from_base64, start_picture
+from tests.server.api.by_hand import TINY
+
+NOISE = PILImage.effect_noise((320, 256), 80).convert("RGB")
+
+
+def saved(image: PILImage.Image, image_format: str = "PNG", **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, image_format, **options)
+    return out.getvalue()
+
+
+def png_claiming(width: int, height: int, data: bytes = b"") -> bytes:
+    """A PNG of almost no bytes that says it is that large; all of it is one byte, packed."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data or zlib.compress(b"\0" * 10)) + chunk(b"IEND", b"")
+
+
+def animated(image_format: str) -> bytes:
+    frames = [PILImage.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    return saved(frames[0], image_format, save_all=True, append_images=frames[1:])
+
+
+def pixels(picture: StartPicture) -> np.ndarray[Any, Any]:
+    return np.asarray(PILImage.open(io.BytesIO(picture.png)))
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(ApiError) as caught:
+        start_picture(data, TINY)
+    assert caught.value.code == "invalid_image"
+    assert caught.value.faults[0].pointer == "/image"
+    return caught.value.detail
+
+
+WHOLE = {"PNG": saved(NOISE), "JPEG": saved(NOISE, "JPEG"), "WEBP": saved(NOISE, "WEBP")}
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (png_claiming(12_000, 12_000), "144,000,000 pixels"),
+        (png_claiming(0, 10), "0 pixels"),
+        (png_claiming(2**31, 2**31), "pixels"),
+        (WHOLE["JPEG"].replace(struct.pack(">HH", 256, 320), struct.pack(">HH", 60_000, 60_000)), "pixels"),
+        (
+            saved(NOISE, "WEBP", lossless=True)[:21] + b"\xff\xff\xff\x0f" + saved(NOISE, "WEBP", lossless=True)[25:],
+            "pixels",
+        ),
+        (WHOLE["PNG"][: len(WHOLE["PNG"]) // 2], "truncated"),
+        (WHOLE["JPEG"][: len(WHOLE["JPEG"]) // 2], "truncated"),
+        (WHOLE["WEBP"][: len(WHOLE["WEBP"]) // 2], "truncated"),
+        (WHOLE["PNG"][:20], "truncated"),
+        (WHOLE["JPEG"][:20], "truncated"),
+        (WHOLE["WEBP"][:20], "truncated"),
+        (WHOLE["PNG"] + b"PK\x03\x04 and a zip", "behind its end"),
+        (WHOLE["JPEG"] + b"<script>alert(1)</script>", "behind its end"),
+        (WHOLE["WEBP"] + b"%PDF-1.7", "behind its end"),
+        (animated("PNG"), "animated"),
+        (animated("WEBP"), "animated"),
+        (animated("GIF"), "GIF"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "SVG"),
+        (b'<?xml version="1.0"?>\n<!DOCTYPE svg>\n<svg/>', "SVG"),
+        (b"%PDF-1.7", "PDF"),
+        (saved(NOISE, "BMP"), "BMP"),
+        (saved(NOISE, "TIFF"), "TIFF"),
+        (b"\0\0\0\x1cftypheic", "HEIC"),
+        (b"hello", "no picture"),
+        (b"", "no picture"),
+        (WHOLE["PNG"] + b"\0" * MAX_BYTES, "bytes; at most"),
+        (png_claiming(64, 64, data=b"not zlib"), "broken"),
+        (png_claiming(4000, 4000), "broken"),
+    ],
+)
+def test_what_is_no_still_and_whole_picture_is_refused(data: bytes, reason: str) -> None:
+    assert reason in refusal(data)
+
+
+def test_a_bomb_is_refused_without_being_decoded() -> None:
+    """17 KB that would decode to 432 MB, in a process of its own whose memory is looked at."""
+    program = """
+import resource, struct, zlib
+from server.errors import ApiError
+from server.pictures import start_picture
+from tests.server.api.by_hand import TINY
+from tests.server.test_pictures import png_claiming
+packer = zlib.compressobj(9)
+data = b"".join(packer.compress(bytes(36_001)) for _ in range(12_000)) + packer.flush()
+bomb = png_claiming(12_000, 12_000, data)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for _ in range(5):
+    try:
+        start_picture(bomb, TINY)
+    except ApiError:
+        pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
+    assert int(done.stdout) < 64 * 1024
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WEBP"])
+def test_a_picture_comes_out_as_png_of_the_transforms_size(name: str) -> None:
+    picture = start_picture(WHOLE[name], TINY)
+    assert (picture.width, picture.height) == resize_to(NOISE.size, TINY.transforms["vae"]) == (320, 256)
+    assert pixels(picture).shape == (256, 320, 3)
+
+
+def test_a_png_of_the_right_size_comes_out_to_the_bit() -> None:
+    assert np.array_equal(pixels(start_picture(WHOLE["PNG"], TINY)), np.asarray(NOISE))
+
+
+def test_a_large_picture_is_resized_once_by_the_filter_of_the_reference() -> None:
+    large = PILImage.effect_noise((1600, 900), 60).convert("RGB")
+    size = resize_to(large.size, TINY.transforms["vae"])
+    expected = np.asarray(large.resize(size, PILImage.Resampling.BICUBIC))
+    assert np.array_equal(pixels(start_picture(saved(large), TINY)), expected)
+
+
+def test_orientation_is_applied() -> None:
+    exif = PILImage.Exif()
+    exif[0x0112] = 6
+    turned = start_picture(saved(NOISE, "PNG", exif=exif), TINY)
+    assert (turned.width, turned.height) == (256, 320)
+    assert np.array_equal(pixels(turned), np.asarray(NOISE.transpose(PILImage.Transpose.ROTATE_270)))
+
+
+@pytest.mark.parametrize(
+    "converted",
+    [
+        lambda: saved(PILImage.new("RGBA", (256, 256), (255, 0, 0, 0))),
+        lambda: saved(PILImage.new("LA", (256, 256), (0, 0))),
+        lambda: saved(PILImage.new("RGB", (256, 256), (9, 9, 9)), transparency=(9, 9, 9)),
+        lambda: saved(PILImage.new("RGBA", (256, 256), (255, 0, 0, 0)).quantize(4)),
+    ],
+)
+def test_what_is_transparent_is_white(converted: Callable[[], bytes]) -> None:
+    assert (pixels(start_picture(converted(), TINY)) == 255).all()
+
+
+def test_other_colour_models_become_rgb() -> None:
+    half = np.full((256, 256), 32768, dtype=np.uint16)
+    grey = pixels(start_picture(saved(PILImage.fromarray(half)), TINY))
+    assert set(np.unique(grey)) <= {127, 128}
+    cmyk = pixels(start_picture(saved(NOISE.convert("CMYK"), "JPEG"), TINY))
+    assert cmyk.shape == (256, 320, 3)
+    palette = pixels(start_picture(saved(PILImage.new("RGB", (256, 256), (1, 2, 3)).quantize(2)), TINY))
+    assert (palette == (1, 2, 3)).all()
+    one_bit = pixels(start_picture(saved(PILImage.new("1", (256, 256), 1)), TINY))
+    assert (one_bit == 255).all()
+
+
+def test_a_cameras_second_picture_behind_the_first_is_left_out() -> None:
+    pair = saved(NOISE, "MPO", save_all=True, append_images=[ImageOps.invert(NOISE)])
+    assert start_picture(pair, TINY).width == 320
+    assert start_picture(WHOLE["JPEG"] + b"\0" * 100, TINY).width == 320
+
+
+def test_texts_and_profiles_do_not_reach_the_decoder() -> None:
+    bomb = zlib.compress(b"\0" * 50_000_000, 9)
+    content = b"Comment\0\0" + bomb
+    chunk = struct.pack(">I", len(content)) + b"zTXt" + content + struct.pack(">I", zlib.crc32(b"zTXt" + content))
+    whole = WHOLE["PNG"]
+    assert start_picture(whole[:33] + chunk + whole[33:], TINY).width == 320
+
+
+def test_a_picture_too_extreme_for_the_grid_is_refused() -> None:
+    small = replace(TINY, latent_side=16)
+    with pytest.raises(ApiError, match="grid"):
+        start_picture(WHOLE["PNG"], small)
+
+
+@given(st.binary(max_size=300), st.sampled_from(sorted(WHOLE)))
+@settings(max_examples=60, deadline=None)
+def test_a_broken_file_is_refused_and_never_a_crash(noise: bytes, name: str) -> None:
+    """A good picture overwritten at the front or in the middle: it decodes, or it is refused."""
+    whole = WHOLE[name]
+    for at in (12, len(whole) // 2):
+        broken = whole[:at] + noise + whole[at + len(noise) :]
+        with suppress(ApiError):
+            start_picture(broken, TINY)
+
+
+def test_base64_comes_bare_or_as_data_url() -> None:
+    text = base64.b64encode(b"bytes").decode()
+    for given_ in (
+        text,
+        f"data:image/png;base64,{text}",
+        f"DATA:image/jpeg;charset=x;base64,{text}",
+        f"{text[:4]}\r\n{text[4:]}\n",
+    ):
+        assert from_base64(given_) == b"bytes"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not base64!",
+        "AAA",
+        "data:image/png,raw",
+        "data:text/html;base64,AAAA",
+        "data:image/svg+xml;base64,AAAA",
+        "äöü=",
+        "AA AA",
+    ],
+)
+def test_other_texts_are_refused(text: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        from_base64(text)
+    assert caught.value.code == "invalid_image"
+
+
+def test_too_many_bytes_are_refused_before_they_are_decoded() -> None:
+    with pytest.raises(ApiError, match="at most"):
+        from_base64("A" * 27_000_000)

@@ -1,0 +1,308 @@
+"""Leases: the fence, strikes and poison, what a dead worker leaves, giving back, and calls that are repeated."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import redis
+
+from server.queue import OutOfOrder, Queue
+from server.queue_errors import QueueUnavailable
+from server.queue_records import Checkpoint, Ending
+from server.queue_worker import WorkerQueue
+from tests.server.jobs import MODEL, leased, leased_ids, names, picture_done, short, stored, submitted, trajectory
+
+NewWorker = Callable[..., WorkerQueue]
+
+
+async def expired() -> None:
+    """Waits until a lease of `short()` has run out."""
+    await asyncio.sleep(0.12)
+
+
+async def test_a_leased_job_is_running_and_says_so(queue: Queue, worker: WorkerQueue) -> None:
+    sent = await submitted(queue)
+    lease = leased(worker)
+    assert (lease.id, lease.attempt, lease.resumed, lease.alone, lease.checkpoint) == (sent, 1, False, False, 0)
+    found = await stored(queue, sent)
+    assert (found.status, found.attempt) == ("running", 1)
+    assert found.started_ms is not None
+    events = await queue.events(sent)
+    assert [event.name for event in events] == ["job.queued", "job.started"]
+    assert events[1].data["attempt"] == 1
+    assert events[1].data["resumed_from_round"] is None
+
+
+async def test_a_renewed_lease_stays(queue: Queue, new_worker: NewWorker) -> None:
+    worker, other = new_worker(short(0.3)), new_worker(short(0.3))
+    await submitted(queue)
+    lease = leased(worker)
+    for _ in range(4):
+        await asyncio.sleep(0.1)
+        assert worker.renew([(lease.id, lease.token)]) == {lease.id: "ok"}
+        assert other.lease(MODEL, 1, 0) == []
+    assert worker.renew([]) == {}
+
+
+async def test_a_dead_workers_job_is_taken_by_another_with_what_was_finished(
+    queue: Queue, new_worker: NewWorker
+) -> None:
+    dead, heir = new_worker(short()), new_worker(short())
+    sent = await submitted(queue, n=2)
+    lease = leased(dead, 2)
+    dead.checkpoint(sent, lease.token, picture_done(lease, 1, 0, index=1))
+    await expired()
+    taken = leased(heir, 2)
+    assert (taken.id, taken.attempt, taken.resumed, taken.checkpoint) == (sent, 2, True, 1)
+    assert taken.token > lease.token
+    assert taken.job.trajectories == [None, trajectory(1, 1)]
+    assert list(taken.job.images) == ["img_1_0"]
+    events = await queue.events(sent)
+    assert [event.name for event in events] == ["job.queued", "job.started", "image", "job.started"]
+    assert events[-1].data["resumed_from_round"] == [None, 0]
+    assert (await queue.depth())["reclaimed"] == 1
+
+
+async def test_a_zombies_writes_are_refused(queue: Queue, new_worker: NewWorker) -> None:
+    zombie, heir = new_worker(short()), new_worker()
+    sent = await submitted(queue)
+    old = leased(zombie)
+    await expired()
+    new = leased(heir)
+    assert zombie.renew([(sent, old.token)]) == {sent: "lost"}
+    assert zombie.publish(sent, old.token, [("reason.delta", {"job_id": sent})]) == "lost"
+    assert zombie.checkpoint(sent, old.token, picture_done(old, 1)) == "lost"
+    assert zombie.release(sent, old.token) == "lost"
+    zombie.preview(sent, old.token, ("img_p", {}), ("image.preview", {"job_id": sent}))
+    assert await queue.image("img_p") is None
+    assert (await stored(queue, sent)).images == {}
+    assert heir.checkpoint(sent, new.token, picture_done(new, 1)) == "ok"
+
+
+async def test_a_lease_that_has_expired_but_was_not_taken_may_be_renewed(queue: Queue, new_worker: NewWorker) -> None:
+    worker = new_worker(short())
+    await submitted(queue)
+    lease = leased(worker)
+    await expired()
+    assert worker.renew([(lease.id, lease.token)]) == {lease.id: "ok"}
+
+
+async def test_three_starts_without_a_checkpoint_are_poison(
+    queue: Queue, new_worker: NewWorker, db: redis.Redis
+) -> None:
+    worker = new_worker(short())
+    sent = await submitted(queue)
+    for attempt in (1, 2, 3):
+        assert leased(worker).attempt == attempt
+        await expired()
+    assert worker.lease(MODEL, 1, 0) == []
+    found = await stored(queue, sent)
+    assert found.status == "failed"
+    assert found.error is not None
+    assert found.error["code"] == "poison_job"
+    assert "3 times" in found.error["message"]
+    assert (await names(queue, sent))[-1] == "job.failed"
+    assert db.zrange("{r3}:dead", 0, -1) == [sent]
+    assert (await queue.depth())["poisoned"] == 1
+
+
+async def test_a_checkpoint_clears_the_strikes(queue: Queue, new_worker: NewWorker) -> None:
+    worker = new_worker(short())
+    sent = await submitted(queue)
+    for number in range(1, 5):
+        lease = leased(worker)
+        assert worker.checkpoint(sent, lease.token, picture_done(lease, number, number - 1)) == "ok"
+        await expired()
+    assert leased(worker).attempt == 5
+    assert (await stored(queue, sent)).status == "running"
+
+
+async def test_a_job_with_two_strikes_goes_alone(queue: Queue, new_worker: NewWorker) -> None:
+    worker = new_worker(short(0.15))
+    killer = await submitted(queue)
+    for _ in range(2):
+        assert leased(worker).id == killer
+        await asyncio.sleep(0.16)
+    innocent = await submitted(queue)
+    assert worker.lease(MODEL, 8, holding=1) == []  # it waits at the head for a worker that holds nothing
+    lease = leased(worker, 8)
+    assert (lease.id, lease.alone) == (killer, True)
+    assert leased(worker, 8, holding=0).id == innocent
+
+
+async def test_what_is_before_a_job_with_two_strikes_is_given_without_it(queue: Queue, new_worker: NewWorker) -> None:
+    worker = new_worker(short(0.15))
+    await submitted(queue, cost=100.0)
+    for _ in range(2):
+        leased(worker)
+        await asyncio.sleep(0.16)
+    first = await submitted(queue, "other", cost=0.01, priority="high")
+    # The clock stands at the killer's place, so the new job comes after it; without the killer it is given at once.
+    killer = leased(worker, 8)
+    assert killer.alone
+    assert leased_ids(worker, 8) == [first]
+
+
+async def test_release_keeps_the_place_and_takes_back_the_strike(
+    queue: Queue, worker: WorkerQueue, db: redis.Redis
+) -> None:
+    sent = [await submitted(queue) for _ in range(3)]
+    for attempt in range(1, 6):  # more often than strikes allow
+        lease = leased(worker)
+        assert (lease.id, lease.attempt, lease.alone) == (sent[0], attempt, False)
+        assert worker.release(lease.id, lease.token) == "ok"
+        assert (await stored(queue, sent[0])).status == "queued"
+        assert db.hget(f"{{r3}}:job:{sent[0]}", "strikes") == "0"
+        assert worker.publish(lease.id, lease.token, [("x", {"job_id": sent[0]})]) == "lost"
+    assert leased_ids(worker, 3) == sent
+
+
+async def test_release_after_a_checkpoint_leaves_no_strike_below_zero(
+    queue: Queue, worker: WorkerQueue, db: redis.Redis
+) -> None:
+    sent = await submitted(queue)
+    lease = leased(worker)
+    worker.checkpoint(sent, lease.token, picture_done(lease, 1))
+    worker.release(sent, lease.token)
+    assert db.hget(f"{{r3}}:job:{sent}", "strikes") == "0"
+
+
+async def test_release_wakes_the_others(queue: Queue, new_worker: NewWorker) -> None:
+    leaving, other = new_worker(), new_worker()
+    await submitted(queue)
+    lease = leased(leaving)
+    feed = other.control()
+    assert next(feed) == ("wake", "")
+    leaving.release(lease.id, lease.token)
+    assert next(feed) == ("wake", MODEL)
+
+
+async def test_a_call_repeated_after_a_lost_answer_appends_nothing(queue: Queue, worker: WorkerQueue) -> None:
+    sent = await submitted(queue)
+    lease = leased(worker)
+    with lost_answers(worker):
+        assert worker.publish(sent, lease.token, [("reason.delta", {"job_id": sent, "text": "a"})]) == "ok"
+        assert worker.checkpoint(sent, lease.token, picture_done(lease, 1)) == "ok"
+        assert worker.checkpoint(sent, lease.token, Checkpoint(2, ending=Ending("succeeded"))) == "ok"
+    assert await names(queue, sent) == ["job.queued", "job.started", "reason.delta", "image", "job.succeeded"]
+    assert (await stored(queue, sent)).usage["denoise_steps"] == 49
+
+
+async def test_a_lease_whose_answer_was_lost_is_given_again(queue: Queue, worker: WorkerQueue) -> None:
+    sent = [await submitted(queue), await submitted(queue)]
+    with lost_answers(worker), pytest.raises(QueueUnavailable):
+        worker.lease(MODEL, 1, 0)
+    assert leased_ids(worker, 1) == sent[:1]
+    assert leased_ids(worker, 1) == sent[1:]
+    assert [(await stored(queue, i)).attempt for i in sent] == [1, 1]
+
+
+async def test_a_checkpoint_out_of_order_is_refused(queue: Queue, worker: WorkerQueue) -> None:
+    sent = await submitted(queue)
+    lease = leased(worker)
+    with pytest.raises(OutOfOrder, match="checkpoint 2"):
+        worker.checkpoint(sent, lease.token, picture_done(lease, 2))
+    assert worker.checkpoint(sent, lease.token, picture_done(lease, 1)) == "ok"
+    with pytest.raises(OutOfOrder):
+        worker.checkpoint(sent, lease.token, picture_done(lease, 1))
+    assert await names(queue, sent) == ["job.queued", "job.started", "image"]
+
+
+async def test_the_last_checkpoint_ends_the_job_in_the_same_script(queue: Queue, worker: WorkerQueue) -> None:
+    sent = await submitted(queue)
+    lease = leased(worker)
+    done = replace(
+        picture_done(lease, 1), trajectory=trajectory(1, stop_reason="satisfied"), ending=Ending("succeeded")
+    )
+    assert worker.checkpoint(sent, lease.token, done) == "ok"
+    found = await stored(queue, sent)
+    assert (found.status, found.error, found.trajectories[0]) == ("succeeded", None, done.trajectory)
+    assert found.usage == {"text_tokens": 0, "denoise_steps": 49, "forwards": 90, "compute_s": 0.25}
+    assert found.finished_ms is not None
+    assert (await queue.events(sent))[-1].data["trajectory"] is None
+    assert worker.renew([(sent, lease.token)]) == {sent: "lost"}
+    assert worker.publish(sent, lease.token, [("x", {"job_id": sent})]) == "lost"
+    assert worker.lease(MODEL, 1, 0) == []
+
+
+async def test_a_failed_job_keeps_its_error(queue: Queue, worker: WorkerQueue) -> None:
+    sent = await submitted(queue)
+    lease = leased(worker)
+    error = {"code": "step_failed", "message": 'it said "no"'}
+    worker.checkpoint(sent, lease.token, Checkpoint(1, ending=Ending("failed", error)))
+    found = await stored(queue, sent)
+    assert (found.status, found.error) == ("failed", error)
+    assert (await queue.events(sent))[-1].data["error"] == error
+
+
+async def test_a_waiting_job_whose_deadline_passed_fails(queue: Queue, worker: WorkerQueue) -> None:
+    late, other = await submitted(queue, deadline_at_ms=int(time.time() * 1000) - 1), await submitted(queue)
+    assert leased_ids(worker, 2) == [other]
+    found = await stored(queue, late)
+    assert found.error is not None
+    assert (found.status, found.error["code"]) == ("failed", "deadline_exceeded")
+
+
+async def test_the_sweep_does_what_a_worker_would(queue: Queue, new_worker: NewWorker) -> None:
+    worker = new_worker(short())
+    worker.register({"name": MODEL})
+    late = await submitted(queue, deadline_at_ms=int(time.time() * 1000) + 50)
+    orphan = await submitted(queue, "other", priority="high")
+    assert leased(worker).id == orphan
+    await expired()
+    assert await queue.sweep() == 2
+    assert (await stored(queue, late)).status == "failed"
+    assert (await stored(queue, orphan)).status == "queued"
+    assert await queue.sweep() == 0
+
+
+async def test_a_deadline_passed_while_waiting_keeps_what_was_finished(queue: Queue, worker: WorkerQueue) -> None:
+    sent = await submitted(queue, n=2, deadline_at_ms=int(time.time() * 1000) + 100)
+    lease = leased(worker, 2)
+    worker.checkpoint(sent, lease.token, picture_done(lease, 1))
+    worker.release(sent, lease.token)
+    await asyncio.sleep(0.11)
+    await queue.sweep()
+    found = await stored(queue, sent)
+    assert (found.status, found.stop_reason) == ("succeeded", "deadline")
+    assert found.trajectories == [trajectory(1, stop_reason="deadline"), None]
+    events = await queue.events(sent)
+    assert [(event.name, event.data["trajectory"]) for event in events[-3:]] == [
+        ("trajectory.done", 0),
+        ("trajectory.done", 1),
+        ("job.succeeded", None),
+    ]
+    assert events[-3].data["image"] == {
+        "id": "img_0_0",
+        "url": "/images/img_0_0",
+        "width": 64,
+        "height": 64,
+        "format": "png",
+        "sha256": found.images["img_0_0"]["sha256"],
+    }
+    assert events[-2].data["image"] is None
+
+
+class lost_answers:  # noqa: N801 - reads as a statement where it is used
+    """Every script's first answer is lost on its way."""
+
+    def __init__(self, worker: WorkerQueue) -> None:
+        self._worker, self._eval = worker, worker._eval
+        self._lost: set[tuple[object, ...]] = set()
+
+    def __enter__(self) -> None:
+        self._worker._eval = self._forgetful  # type: ignore[method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        self._worker._eval = self._eval  # type: ignore[method-assign]
+
+    def _forgetful(self, name: str, args: tuple[str | float, ...]) -> object:
+        answer = self._eval(name, args)
+        if (name, args) not in self._lost:
+            self._lost.add((name, args))
+            raise redis.ConnectionError("the answer was lost")
+        return answer
