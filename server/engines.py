@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
-from r3core.checkpoint import Description, describe
+from r3core.checkpoint import DEFAULT_TRANSFORMS, Defaults, Description, describe
 from r3core.config import EngineConfig
 from r3core.engine.engine import Engine
+from r3core.errors import CheckpointError
 from r3core.fake import FakeRunner
 from server.settings import Settings
 
@@ -31,7 +33,7 @@ def make_engine(settings: Settings, max_trajectories: int | None = None, progres
     places = settings.max_trajectories if max_trajectories is None else max_trajectories
     if settings.runner == "fake":
         engine = Engine(FakeRunner(step_s=settings.fake_step_s), places)
-        return Ready(engine, describe(settings.checkpoint, settings.base_checkpoint), (str(engine.plan()),))
+        return Ready(engine, _fake_description(settings), (str(engine.plan()),))
     from r3core.runtime import load_engine  # torch and all that comes with it
 
     runtime = load_engine(engine_config(settings, places), progress)
@@ -42,6 +44,30 @@ def make_engine(settings: Settings, max_trajectories: int | None = None, progres
         *runtime.loaded.warnings,
     )
     return Ready(runtime.engine, runtime.description, decided)
+
+
+FAKE: Final = Description(
+    name="fake",
+    description="No model: texts and pictures made from the prompt's hash, to try the service.",
+    licence="none",
+    hash="0" * 16,
+    transforms=DEFAULT_TRANSFORMS,
+    latent_stride=16,
+    latent_side=64,
+    vit_side=70,
+    default_size=(512, 512),
+    defaults=Defaults(),
+    example_prompts=("a red circle",),
+    max_context_tokens=4000,
+)
+
+
+def _fake_description(settings: Settings) -> Description:
+    """That of the checkpoint where there is one, so that the service around the fake runner is the same."""
+    try:
+        return describe(settings.checkpoint, settings.base_checkpoint)
+    except CheckpointError:
+        return FAKE
 
 
 def engine_config(settings: Settings, max_trajectories: int) -> EngineConfig:

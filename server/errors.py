@@ -62,6 +62,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "internal_error": (500, "Something broke on our side"),
     "step_failed": (500, "A step of the job failed"),
     "poison_job": (500, "The job stopped its worker too often"),
+    "storage_failed": (500, "A picture could not be stored or read"),
     "job_failed": (500, "The job failed"),
     "queue_unavailable": (503, "The queue cannot be reached"),
     "model_unknown": (503, "No model is known yet"),

@@ -72,6 +72,7 @@ class Keep:
     pixels: Pixels
     trajectory: Trajectory
     usage: dict[str, float]
+    at_s: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class End:
     trajectory: Trajectory | None
     usage: dict[str, float]
     ending: Ending | None
+    at_s: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,9 @@ class _Written:
     images: dict[str, Json] = field(default_factory=dict)
 
 
-def event(lease: Lease, name: str, trajectory: int | None, **fields: object) -> Event:
-    """An event of a job, as of now."""
-    at = rfc3339(time.time() * 1000)
+def event(lease: Lease, name: str, trajectory: int | None, at_s: float | None = None, **fields: object) -> Event:
+    """An event of a job, as of now unless another time (Unix seconds) is given."""
+    at = rfc3339((time.time() if at_s is None else at_s) * 1000)
     return Event(name, {"job_id": lease.id, "trajectory": trajectory, "at": at, **fields})
 
 
@@ -167,7 +169,8 @@ class Publisher:
             log.warning("left unpublished: Redis is away", job_id=item.lease.id, item=type(item).__name__)
         except Exception as error:  # one job's trouble must not end the others
             log.exception("a job cannot be published", job_id=item.lease.id, item=type(item).__name__)
-            self._fail(item.lease, error)
+            if not isinstance(item, Tell | Show):  # what is not logged may be missing
+                self._fail(item.lease, error)
 
     def _write(self, item: Item) -> Written:
         match item:
@@ -190,9 +193,8 @@ class Publisher:
     def _keep(self, item: Keep) -> Written:
         record = self._stored(item)
         shown = picture(item.image.id, record)
-        announced = event(
-            item.lease, "image", item.trajectory.index, round=item.round, image=shown, instruction=item.instruction
-        )
+        what = {"round": item.round, "image": shown, "instruction": item.instruction}
+        announced = event(item.lease, "image", item.trajectory.index, item.at_s, **what)
         # Its stop reason is stored when its end is announced: until then another worker would have to announce it.
         kept = replace(item.trajectory, stop_reason=None)
         self._of(item.lease).images[item.image.id] = record
@@ -255,7 +257,7 @@ class Publisher:
 
     def _end(self, item: End) -> Written:
         lease, ended = item.lease, item.trajectory
-        events = () if ended is None or ended.stop_reason is None else (self._done(lease, ended, ended.stop_reason),)
+        events = () if ended is None or ended.stop_reason is None else (self._done(item, ended, ended.stop_reason),)
         written = self._checkpoint(
             lease,
             Checkpoint(
@@ -271,9 +273,9 @@ class Publisher:
             self._forget(lease)
         return written
 
-    def _done(self, lease: Lease, ended: Trajectory, reason: StopReason) -> Event:
-        shown = None if ended.image is None else picture(ended.image.id, self._of(lease).images[ended.image.id])
-        return event(lease, "trajectory.done", ended.index, stop_reason=reason, image=shown)
+    def _done(self, item: End, ended: Trajectory, reason: StopReason) -> Event:
+        shown = None if ended.image is None else picture(ended.image.id, self._of(item.lease).images[ended.image.id])
+        return event(item.lease, "trajectory.done", ended.index, item.at_s, stop_reason=reason, image=shown)
 
     def _checkpoint(self, lease: Lease, checkpoint: Checkpoint) -> Written:
         written = self._of(lease)

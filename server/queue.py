@@ -33,16 +33,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from time import monotonic
 from typing import Any, Final, Literal, Self, cast
 
-import redis.asyncio as aioredis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
 from server.queue_errors import (
     IdempotencyMismatch,
@@ -53,6 +49,7 @@ from server.queue_errors import (
     Scope,
     ServerTooOld,
 )
+from server.queue_link import Link
 from server.queue_records import (
     ROOT,
     Event,
@@ -64,12 +61,10 @@ from server.queue_records import (
     StoredJob,
     Submitted,
     dumps,
-    enqueue_args,
     json_or_none,
-    live_message,
-    logged_event,
 )
-from server.queue_scripts import backoff_s, refuse_old_server, script, translated
+from server.queue_scripts import backoff_s, refuse_old_server, translated
+from server.queue_wire import enqueue_args, live_message, logged_event
 from server.settings import Settings
 
 __all__ = [
@@ -89,16 +84,8 @@ __all__ = [
     "Submitted",
 ]
 
-ANSWER_WITHIN_S: Final = 1.8  # of trying, so that a 503 leaves within two seconds
 ALIVE_FOR_S: Final = 15.0  # a worker not heard from for this long is not counted
 LIST_CHUNK: Final = 100
-
-_PLAIN: Final[dict[str, Any]] = {
-    "decode_responses": True,
-    "protocol": 2,
-    "socket_connect_timeout": 0.8,
-    "retry": Retry(NoBackoff(), 0),  # ours repeats, and repeats idempotent scripts only
-}
 
 CancelAnswer = Literal["accepted", "already_finished", "not_found"]
 StopAnswer = Literal["accepted", "no_image_yet", "already_finished", "not_found"]
@@ -108,15 +95,12 @@ DeleteAnswer = Literal["deleted", "not_finished", "not_found"]
 class Queue:
     """The queue for the API process. One instance serves all requests; `close` it at the end.
 
-    Every method may raise QueueUnavailable. Writes are scripts that can be repeated, and are, until `ANSWER_WITHIN_S`.
+    Every method may raise QueueUnavailable. Writes are scripts that can be repeated, and are, for almost two seconds.
     """
 
     def __init__(self, url: str, policy: QueuePolicy | None = None) -> None:
-        self._policy_arg = (policy or QueuePolicy()).to_arg()
-        self._redis = aioredis.Redis.from_pool(
-            aioredis.BlockingConnectionPool.from_url(url, max_connections=32, timeout=1, socket_timeout=0.8, **_PLAIN)
-        )
-        self._feed = aioredis.Redis.from_url(url, socket_timeout=None, **_PLAIN)
+        self._link = Link(url, policy or QueuePolicy())
+        self._redis, self._do, self._run = self._link.redis, self._link.do, self._link.run
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -127,8 +111,7 @@ class Queue:
 
     async def close(self) -> None:
         """Closes all connections."""
-        await self._redis.aclose()
-        await self._feed.aclose()
+        await self._link.close()
 
     async def ping(self) -> None:
         """Asks whether Redis answers; raises ServerTooOld before 7.0."""
@@ -227,7 +210,7 @@ class Queue:
         """
         delays = backoff_s()
         while True:
-            feed = self._feed.pubsub(ignore_subscribe_messages=True)
+            feed = self._link.feed.pubsub(ignore_subscribe_messages=True)
             try:
                 await feed.subscribe(f"{ROOT}live")
                 delays = backoff_s()
@@ -296,32 +279,6 @@ class Queue:
             for job_id in ids:
                 ask(pipe, job_id)
             return await pipe.execute() if ids else []
-
-    async def _run(self, name: str, *args: str | float) -> Any:
-        return await self._do(lambda: self._eval(name, args))
-
-    async def _eval(self, name: str, args: tuple[str | float, ...]) -> Any:
-        asked = script(name)
-        all_args = (ROOT, self._policy_arg, *args)
-        try:
-            return await self._redis.evalsha(asked.sha, 1, *all_args)
-        except NoScriptError:
-            return await self._redis.eval(asked.text, 1, *all_args)
-
-    async def _do(self, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """Asks, and asks again with back-off while Redis is away. Raises QueueUnavailable when the time is over."""
-        until = monotonic() + ANSWER_WITHIN_S
-        for delay in backoff_s():
-            try:
-                async with asyncio.timeout(until - monotonic()):
-                    return await ask()
-            except (RedisError, OSError) as error:  # asyncio's TimeoutError is an OSError
-                if (said := translated(error)) is None:
-                    raise
-                if isinstance(said, OutOfOrder) or monotonic() + delay >= until:
-                    raise said from error
-            await asyncio.sleep(delay)
-        raise AssertionError("unreachable")
 
 
 async def _messages(feed: Any) -> AsyncIterator[str]:

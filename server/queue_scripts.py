@@ -46,7 +46,7 @@ def translated(error: Exception) -> QueueError | None:
     if isinstance(error, OutOfMemoryError):
         return QueueUnavailable("Redis is at its memory limit and takes no new work; running jobs go on", 10.0)
     if isinstance(error, TRANSIENT):
-        return QueueUnavailable(f"Redis is not reachable: {error}")
+        return QueueUnavailable(f"Redis is not reachable: {str(error) or 'it did not answer in time'}")
     if isinstance(error, ResponseError) and "OUT_OF_ORDER" in str(error):
         return OutOfOrder(str(error))
     return None

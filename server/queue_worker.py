@@ -18,20 +18,9 @@ from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 
 from server.queue_errors import QueueUnavailable
-from server.queue_records import (
-    ROOT,
-    Checkpoint,
-    Json,
-    Lease,
-    QueuePolicy,
-    checkpoint_args,
-    dumps,
-    event_args,
-    json_or_none,
-    lease_from_answer,
-    live_payload,
-)
+from server.queue_records import ROOT, Checkpoint, Json, Lease, QueuePolicy, dumps, json_or_none
 from server.queue_scripts import backoff_s, refuse_old_server, script, translated
+from server.queue_wire import checkpoint_args, event_args, lease_from_answer, live_payload
 
 SOCKET_TIMEOUT_S: Final = 5.0
 BLOCK_S: Final = 2.0

@@ -18,15 +18,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
-from r3core.checkpoint import DEFAULT_TRANSFORMS, Defaults, Description, describe
+from r3core.checkpoint import Description
 from r3core.engine.engine import Engine
-from r3core.errors import CheckpointError
 from server import __version__
 from server.engine_loop import EngineLoop
+from server.engines import make_engine
 from server.held import Leases
 from server.images import ImageStore
 from server.inbox import Inbox, Order
@@ -40,9 +40,6 @@ from server.queue_records import Json, QueuePolicy
 from server.queue_worker import WorkerQueue
 from server.settings import Settings
 from server.worker_health import HealthPort, Vitals
-
-if TYPE_CHECKING:
-    from r3core.config import EngineConfig
 
 log = structlog.get_logger("r3.worker")
 
@@ -144,70 +141,24 @@ class Worker:
 def _loaded(settings: Settings, vitals: Vitals, inbox: Inbox) -> tuple[Engine, Description]:
     """The engine, ready to work, and what it serves."""
     began_s = time.perf_counter()
-    engine, description = _fake(settings) if settings.runner == "fake" else _model(settings, vitals, inbox)
-    plan, metrics = engine.plan(), vitals.metrics
-    metrics.load_s.set(time.perf_counter() - began_s)
-    metrics.kv_cache.set(plan.kv_cache_bytes)
-    metrics.info.labels(description.name, description.hash, __version__).set(1)
-    log.info("model loaded", model=description.name, hash=description.hash, plan=str(plan))
-    vitals.beat()
-    vitals.is_loaded = True
-    return engine, description
-
-
-def _model(settings: Settings, vitals: Vitals, inbox: Inbox) -> tuple[Engine, Description]:
-    from r3core.runtime import load_engine  # torch: what serves the fake runner needs none
 
     def progress(done: int, total: int) -> None:
         vitals.load_progress(done, total)
         if inbox.asked_to_leave:
             raise SystemExit(0)  # nothing is held yet
 
-    runtime = load_engine(_engine_config(settings), progress)
-    return runtime.engine, runtime.description
-
-
-def _engine_config(settings: Settings) -> EngineConfig:
-    from r3core.config import EngineConfig
-
-    return EngineConfig(
-        checkpoint=settings.checkpoint,
-        base_checkpoint=settings.base_checkpoint,
-        device=settings.device,
-        dtype=settings.dtype,
-        attention=settings.attention,
-        allow_unexpected=settings.allow_unexpected,
-        max_trajectories=settings.max_trajectories,
-        kv_cache_bytes=None if settings.kv_cache_gb is None else int(settings.kv_cache_gb * 10**9),
-        torch_threads=settings.torch_threads,
-    )
-
-
-def _fake(settings: Settings) -> tuple[Engine, Description]:
-    """An engine without a model, under the checkpoint's description where there is a checkpoint."""
-    from r3core.fake import FakeRunner
-
-    engine = Engine(FakeRunner(step_s=settings.fake_step_s), settings.max_trajectories)
-    try:
-        return engine, describe(settings.checkpoint, settings.base_checkpoint)
-    except CheckpointError:
-        return engine, FAKE
-
-
-FAKE: Final = Description(
-    name="fake",
-    description="No model: texts and pictures made from the prompt's hash, to try the service.",
-    licence="none",
-    hash="0" * 16,
-    transforms=DEFAULT_TRANSFORMS,
-    latent_stride=16,
-    latent_side=64,
-    vit_side=70,
-    default_size=(512, 512),
-    defaults=Defaults(),
-    example_prompts=("a red circle",),
-    max_context_tokens=4000,
-)
+    ready = make_engine(settings, progress=progress)
+    engine, description = ready.engine, ready.description
+    for line in ready.decided:
+        log.info("engine", decided=line)
+    plan, metrics = engine.plan(), vitals.metrics
+    metrics.load_s.set(time.perf_counter() - began_s)
+    metrics.kv_cache.set(plan.kv_cache_bytes)
+    metrics.info.labels(description.name, description.hash, __version__).set(1)
+    log.info("model loaded", model=description.name, hash=description.hash)
+    vitals.beat()
+    vitals.is_loaded = True
+    return engine, description
 
 
 def _queue_answers(work: WorkerQueue, inbox: Inbox) -> bool:

@@ -22,13 +22,14 @@ from r3core.types import ImageSampling, Request
 from server import __version__
 from server.embedded import EmbeddedServer
 from server.encoding import PictureTexts, pixels_of, png
+from server.engines import FAKE
 from server.images import ImageStore
 from server.inbox import Inbox
 from server.queue import Event, NewJob, Queue, StoredJob
 from server.queue_records import TERMINAL_EVENTS, QueuePolicy, job_cost, new_job_id
 from server.queue_worker import WorkerQueue
 from server.settings import Settings
-from server.worker import FAKE, Worker
+from server.worker import Worker
 from server.worker_health import Vitals
 
 FEW_STEPS = ImageSampling(num_timesteps=5)
@@ -121,13 +122,13 @@ async def until_event(queue: Queue, job_id: str, name: str, count: int = 1) -> N
     await until(there)
 
 
-async def ended(queue: Queue, job_id: str) -> StoredJob:
+async def ended(queue: Queue, job_id: str, timeout_s: float = 20) -> StoredJob:
     """The job, once it is at its end."""
 
     async def over() -> bool:
         return (await read(queue, job_id)).is_finished
 
-    await until(over)
+    await until(over, timeout_s)
     return await read(queue, job_id)
 
 
@@ -137,9 +138,9 @@ async def read(queue: Queue, job_id: str) -> StoredJob:
     return job
 
 
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 20) -> None:
     """Waits until the condition holds."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(timeout_s):
         while not await condition():  # noqa: ASYNC110 - what is waited for lies in Redis
             await asyncio.sleep(0.01)
 
@@ -162,6 +163,8 @@ async def test_a_job_is_told_from_its_place_in_the_queue_to_its_end(queue: Queue
     assert [name for name in told if name != "image.progress"] == [n for n in expected if n != "image.progress"]
     assert told[:6] == expected[:6]
     assert (job.status, job.attempt, job.error) == ("succeeded", 1, None)
+    logged = [event.data["at"] for event in await queue.events(job.id)]
+    assert logged == sorted(logged)
 
 
 async def test_the_pieces_of_a_text_joined_are_the_text(queue: Queue, start: Start) -> None:

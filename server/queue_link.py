@@ -1,0 +1,71 @@
+"""The API's connections to Redis: few, without retries of the client, and with ours, which repeat whole scripts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any, Final
+
+import redis.asyncio as aioredis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from server.queue_errors import QueueUnavailable
+from server.queue_records import ROOT, QueuePolicy
+from server.queue_scripts import backoff_s, script, translated
+
+ANSWER_WITHIN_S: Final = 1.8  # of trying, so that a 503 leaves within two seconds
+CONNECTIONS: Final = 32
+
+
+class Link:
+    """`redis` for commands, `feed` for one subscription that may be silent for long."""
+
+    def __init__(self, url: str, policy: QueuePolicy) -> None:
+        plain: dict[str, Any] = {
+            "decode_responses": True,
+            "protocol": 2,
+            "socket_connect_timeout": 0.8,
+            "retry": Retry(NoBackoff(), 0),
+        }
+        self._policy_arg = policy.to_arg()
+        # Who finds all connections in use waits for one; the usual pool refuses.
+        pool = aioredis.BlockingConnectionPool.from_url(
+            url, max_connections=CONNECTIONS, timeout=1, socket_timeout=0.8, **plain
+        )
+        self.redis = aioredis.Redis.from_pool(pool)
+        self.feed = aioredis.Redis.from_url(url, socket_timeout=None, **plain)
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self.redis.aclose()
+        await self.feed.aclose()
+
+    async def run(self, name: str, *args: str | float) -> Any:
+        """The answer of a script, which must be one that can be repeated. Raises QueueUnavailable."""
+        return await self.do(lambda: self._eval(name, args))
+
+    async def _eval(self, name: str, args: tuple[str | float, ...]) -> Any:
+        asked = script(name)
+        all_args = (ROOT, self._policy_arg, *args)
+        try:
+            return await self.redis.evalsha(asked.sha, 1, *all_args)
+        except NoScriptError:
+            return await self.redis.eval(asked.text, 1, *all_args)
+
+    async def do(self, ask: Callable[[], Awaitable[Any]]) -> Any:
+        """Asks, and asks again with back-off while Redis is away. Raises QueueUnavailable when the time is over."""
+        until = monotonic() + ANSWER_WITHIN_S
+        for delay in backoff_s():
+            try:
+                async with asyncio.timeout(until - monotonic()):
+                    return await ask()
+            except (RedisError, OSError) as error:  # asyncio's TimeoutError is an OSError
+                if (said := translated(error)) is None:
+                    raise
+                if not isinstance(said, QueueUnavailable) or monotonic() + delay >= until:
+                    raise said from error
+            await asyncio.sleep(delay)
+        raise AssertionError("unreachable")
