@@ -10,8 +10,9 @@ Everything is safetensors; nothing is ever unpickled.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+import re
+import reprlib
 import struct
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -19,6 +20,16 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from r3core.errors import CheckpointError
+from r3core.headers import (
+    TensorInfo,
+    form_faults,
+    plain_name,
+    read_header,
+    read_json,
+    read_tensors,
+    refuse,
+    whole_number,
+)
 from r3core.r3_json import check
 from r3core.types import (
     GENERATE_DEFAULTS,
@@ -30,6 +41,30 @@ from r3core.types import (
     image_sampling_from_json,
 )
 
+__all__ = [  # some of it is defined in headers.py
+    "DEFAULT_LATENT_SIDE",
+    "DEFAULT_MAX_ROUNDS",
+    "DEFAULT_SIZE",
+    "DEFAULT_TRANSFORMS",
+    "DEFAULT_VIT_SIDE",
+    "Defaults",
+    "Description",
+    "Files",
+    "TensorInfo",
+    "Transform",
+    "describe",
+    "describe_files",
+    "find_files",
+    "fingerprint",
+    "latent_patch",
+    "max_positions",
+    "plain_name",
+    "read_header",
+    "read_json",
+    "read_tensors",
+    "vae_levels",
+]
+
 Transform = tuple[int, int, int]
 
 # R3's own values (train/online_rl.py:101-106).
@@ -39,27 +74,19 @@ DEFAULT_MAX_ROUNDS: Final = 3
 DEFAULT_LATENT_SIDE: Final = 64
 DEFAULT_VIT_SIDE: Final = 70
 
-_PREFIXES: Final = ("module.", "_orig_mod.", "_checkpoint_wrapped_module.")
+# Tensors that sizes are read from, and what their dimensions count.
+VAE2LLM: Final = {"vae2llm.weight": ("hidden", "patch * patch * z")}
+VAE_CONV_IN: Final = {"decoder.conv_in.weight": ("channels", "z", "3", "3")}
+
+_VAE_LEVEL: Final = re.compile(r"encoder\.down\.(\d+)\.")
 _FINGERPRINT_BLOCK: Final = 64 * 1024
 _FINGERPRINT_BLOCKS: Final = 64  # of a file larger than this:
 _FINGERPRINT_WHOLE: Final = 16 * 2**20
-_MAX_HEADER: Final = 100_000_000
 _DCP_REMEDY: Final = (
     "these are torch distributed-checkpoint shards, which hold pickles and are never opened here. Convert them "
     "offline: torch.distributed.checkpoint.format_utils.dcp_to_torch_save(FOLDER, 'all.pt'), then save the 'model' "
     "part of it with safetensors.torch.save_file to model.safetensors"
 )
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """A tensor of a file, read from the header alone: its name on disk, dtype word, shape and size in bytes."""
-
-    file: Path
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -169,58 +196,6 @@ def find_files(checkpoint: Path, base: Path | None = None) -> Files:
     )
 
 
-def read_header(path: Path) -> dict[str, TensorInfo]:
-    """The tensors of a safetensors file by name, from its header. Raises CheckpointError for a broken or other file."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(size - 8, _MAX_HEADER):
-                raise ValueError(f"its header claims {length} bytes of a file of {size}")
-            header = json.loads(file.read(length))
-        tensors = {k: v for k, v in header.items() if k != "__metadata__"}
-        infos = {
-            name: TensorInfo(path, name, t["dtype"], tuple(t["shape"]), t["data_offsets"][1] - t["data_offsets"][0])
-            for name, t in tensors.items()
-        }
-        needed = 8 + length + max((t["data_offsets"][1] for t in tensors.values()), default=0)
-        if needed > size:
-            raise ValueError(f"it is truncated: {size} bytes where its header needs {needed}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors: {error}; fetch the file again") from error
-    return infos
-
-
-def read_tensors(paths: Iterable[Path]) -> dict[str, TensorInfo]:
-    """All tensors of some files by their plain names, training wrappers' prefixes stripped."""
-    found: dict[str, TensorInfo] = {}
-    for path in paths:
-        for name, info in read_header(path).items():
-            plain = plain_name(name)
-            if plain in found:
-                raise CheckpointError(f"{plain} stands in {found[plain].file} and again in {path}; remove one of them")
-            found[plain] = info
-    return found
-
-
-def plain_name(name: str) -> str:
-    """A weight's name without the prefixes that training wrappers put in it, wherever they stand."""
-    for prefix in _PREFIXES:
-        name = name.removeprefix(prefix).replace("." + prefix, ".")
-    return name
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises CheckpointError that names the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds {type(value).__name__}, not a JSON object")
-    return value
-
-
 def describe(checkpoint: Path, base: Path | None = None) -> Description:
     """What the checkpoint says of itself, from its JSON files and tensor headers alone (milliseconds, any size)."""
     files = find_files(checkpoint, base)
@@ -243,7 +218,7 @@ def describe_files(files: Files, tensors: dict[str, TensorInfo]) -> Description:
         default_size=_size(size) if (size := own.get("size", {}).get("default")) else DEFAULT_SIZE,
         defaults=_own_defaults(own.get("defaults", {})),
         example_prompts=tuple(own.get("example_prompts", ())),
-        max_context_tokens=int(llm.get("max_position_embeddings", 32768)),
+        max_context_tokens=max_positions(llm, files.llm_config),
     )
 
 
@@ -283,7 +258,7 @@ def _weights(checkpoint: Path, names: tuple[str, str]) -> tuple[tuple[Path, ...]
         if (checkpoint / name).is_file():
             return (checkpoint / name,), name
     for index in sorted(checkpoint.glob("*.safetensors.index.json")):
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        shards = _shards(index)
         absent = [s for s in shards if Path(s).name != s or not (checkpoint / s).is_file()]
         if absent or not shards:
             raise CheckpointError(
@@ -295,6 +270,18 @@ def _weights(checkpoint: Path, names: tuple[str, str]) -> tuple[tuple[Path, ...]
     )
 
 
+def _shards(index: Path) -> list[str]:
+    """The files that an index names."""
+    named = read_json(index).get("weight_map", {})
+    unfit = [file for file in named.values() if not isinstance(file, str)] if isinstance(named, dict) else [named]
+    if unfit:
+        raise CheckpointError(
+            f"{index}: weight_map has {reprlib.repr(unfit[0])} where a file name for each tensor should be; "
+            "write the index again"
+        )
+    return sorted(set(named.values()))
+
+
 def _dcp_note(checkpoint: Path) -> str:
     if not checkpoint.is_dir() or (checkpoint / "model.safetensors").is_file():
         return ""
@@ -302,42 +289,53 @@ def _dcp_note(checkpoint: Path) -> str:
     return f"; {_DCP_REMEDY}" if has_shards else ""
 
 
+def max_positions(llm: dict[str, Any], path: Path) -> int:
+    """How many positions a context may have, by llm_config.json."""
+    return whole_number(llm, "max_position_embeddings", path, default=32768)
+
+
 def _side(tensors: dict[str, TensorInfo], name: str, default: int) -> int:
     """The side of a square position table, from its rows: config.json's max_latent_size is wrong for the weights."""
     if name not in tensors:
         return default
-    rows = tensors[name].shape[0]
-    side = math.isqrt(rows)
-    if side * side != rows:
-        raise CheckpointError(f"{name} has {rows} rows, which is no square; a position table holds side x side rows")
+    info = tensors[name]
+    refuse(form_faults(tensors, {name: ("side * side", "hidden")}, str(info.file)))
+    side = math.isqrt(info.shape[0])
+    if side * side != info.shape[0]:
+        raise CheckpointError(
+            f"{info.file}: {name} has {info.shape[0]} rows, which is no square; a position table holds side x side "
+            "rows. Fetch the file again"
+        )
     return side
 
 
 def _latent_stride(files: Files, tensors: dict[str, TensorInfo]) -> int:
     """Pixels on a side of one latent token: the patch times the VAE's downsampling, both from tensor shapes."""
     vae = read_header(files.vae)
-    return latent_patch(tensors, vae) << (vae_levels(vae) - 1)
+    return latent_patch(files, tensors, vae) << (vae_levels(files, vae) - 1)
 
 
-def latent_patch(tensors: dict[str, TensorInfo], vae: dict[str, TensorInfo]) -> int:
+def latent_patch(files: Files, tensors: dict[str, TensorInfo], vae: dict[str, TensorInfo]) -> int:
     """Side of a latent patch: vae2llm reads patch * patch * z numbers."""
-    try:
-        columns, channels = tensors["vae2llm.weight"].shape[1], vae["decoder.conv_in.weight"].shape[1]
-    except (KeyError, IndexError) as error:
-        raise CheckpointError(f"no tensor {error} with two dimensions: is this a BAGEL checkpoint?") from error
+    refuse(
+        form_faults(tensors, VAE2LLM, ", ".join(map(str, files.weights)))
+        + form_faults(vae, VAE_CONV_IN, str(files.vae))
+    )
+    columns, channels = tensors["vae2llm.weight"].shape[1], vae["decoder.conv_in.weight"].shape[1]
     patch = math.isqrt(columns // channels)
     if patch * patch * channels != columns:
         raise CheckpointError(
-            f"vae2llm.weight has {columns} columns, which is no square patch of {channels} latent channels"
+            f"vae2llm.weight has {columns} columns, which is no square patch of {channels} latent channels "
+            f"({tensors['vae2llm.weight'].file}, {files.vae})"
         )
     return patch
 
 
-def vae_levels(vae: dict[str, TensorInfo]) -> int:
+def vae_levels(files: Files, vae: dict[str, TensorInfo]) -> int:
     """How many resolutions the VAE has."""
-    levels = {int(n.split(".")[2]) for n in vae if n.startswith("encoder.down.")}
+    levels = {int(found[1]) for name in vae if (found := _VAE_LEVEL.match(name))}
     if not levels:
-        raise CheckpointError("the VAE file has no encoder.down.* tensors; ae.safetensors must be BAGEL's (FLUX form)")
+        raise CheckpointError(f"{files.vae} has no encoder.down.* tensors; ae.safetensors must be BAGEL's (FLUX form)")
     return max(levels) + 1
 
 

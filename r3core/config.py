@@ -13,7 +13,8 @@ class EngineConfig:
 
     `device` is "cuda", "cuda:1", "cpu" or None (CUDA where there is one); `dtype` None is bf16 on CUDA and fp32 on a
     CPU. `kv_cache_bytes` None plans the cache from `max_trajectories`. `max_batch_rows` bounds the tokens of one packed
-    forward and so its activations; a single trajectory may exceed it alone. `torch_threads` None is all cores but one.
+    forward and so its activations; a single trajectory may exceed it alone. `torch_threads` None is all usable
+    cores but one.
     """
 
     checkpoint: Path

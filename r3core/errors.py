@@ -56,6 +56,13 @@ class StepFailed(R3Error):
 
     code = "step_failed"
 
+    @classmethod
+    def because_of(cls, error: Exception) -> StepFailed:
+        """The failure that an unexpected exception comes to; the exception is its cause."""
+        failure = cls(f"{type(error).__name__}: {error}")
+        failure.__cause__ = error
+        return failure
+
 
 class OutOfMemory(StepFailed):
     """The device ran out of memory in a step of this request, alone and after memory was freed."""

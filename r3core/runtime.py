@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -19,11 +20,12 @@ from r3core.model.bagel import ModelConfig
 from r3core.model.image_processing import resize_to
 from r3core.model.tokenizer import Tokenizer
 from r3core.model.weights import Loaded, Prepared, prepare
-from r3core.types import Request, Trajectory
 
 _TYPICAL_TEXT = 1024  # tokens of prompt, question and system prompt that every planned trajectory may have
 _LONGEST_TEXT = 8192  # one trajectory alone may have this many
-_RESERVE = 2 * 2**30  # device memory left to the CUDA context, kernels and the VAE's convolutions
+_RESERVE = 2 * 2**30  # device memory left to the CUDA context and to kernels' workspaces
+_VAE_COPIES = 4  # of its widest activation: a block's input, normed, convolved, and summed
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,19 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
 
 def set_up_torch(config: EngineConfig) -> None:
     """Threads, and exact float32 on CUDA (no TF32)."""
-    torch.set_num_threads(config.torch_threads or max(1, (os.cpu_count() or 2) - 1))
+    torch.set_num_threads(config.torch_threads or max(1, usable_cores() - 1))
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: those of its affinity, no more than its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = _CPU_QUOTA.read_text(encoding="ascii").split()
+        return min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no cgroup of version 2, or "max": no quota
+        return cores
 
 
 def load_engine(config: EngineConfig, progress: Callable[[int, int], None] | None = None) -> Runtime:
@@ -141,7 +153,10 @@ def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made 
 ) -> MemoryPlan:
     """What the K/V cache and activations may take, before either is allocated.
 
-    `free_bytes` is what the device has left beside the weights, None where it is not bounded.
+    Activations are those of the largest packed forward of the transformer, the logits of every text that is being
+    written, and the VAE's decoding of the largest picture. The ViT's, one picture at a time, are smaller than the VAE's
+    and gone before it decodes. `free_bytes` is what the device has left beside the weights, None where it is not
+    bounded.
     """
     width = torch.finfo(dtype).bits // 8
     decoder = model.decoder
@@ -149,6 +164,8 @@ def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made 
     wanted = _rows_wanted(config, model, description)
     rows = config.kv_cache_bytes // row_bytes if config.kv_cache_bytes else wanted
     activations = config.max_batch_rows * (3 * decoder.intermediate + 8 * decoder.hidden) * width
+    activations += config.max_trajectories * decoder.vocab * (width + 4)  # computed in the model's dtype, read in fp32
+    activations += _vae_bytes(model, description)
     notes: tuple[str, ...] = ()
     if free_bytes is not None and (room := (free_bytes - activations - _RESERVE) // row_bytes) < rows:
         notes = (f"the cache was cut from {rows} rows to what is free; fewer trajectories run at once",)
@@ -162,10 +179,24 @@ def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made 
     return MemoryPlan(device, weights_bytes, rows * row_bytes, rows, activations, total_bytes, notes)
 
 
+def _largest(description: Description) -> tuple[int, int]:
+    """The largest picture of this checkpoint, (width, height)."""
+    side = description.latent_side * description.latent_stride
+    return resize_to((side, side), description.transforms["vae"])
+
+
+def _vae_bytes(model: ModelConfig, description: Description) -> int:
+    """What decoding the largest picture holds at once, in fp32."""
+    width, height = _largest(description)
+    channels = model.vae.channels
+    # Each resolution begins with what comes up from the one below, in its number of channels.
+    widest = max(max(channels[i : i + 2]) / 4**i for i in range(len(channels)))
+    return int(_VAE_COPIES * widest * width * height * 4)
+
+
 def _rows_of_one(model: ModelConfig, description: Description) -> int:
     """Cache rows of refining the largest picture of this checkpoint, which is seen as latents and as patches."""
-    side = description.latent_side * description.latent_stride
-    largest = resize_to((side, side), description.transforms["vae"])
+    largest = _largest(description)
     vit = resize_to(largest, description.transforms["vit"])
     latents = (largest[0] // description.latent_stride) * (largest[1] // description.latent_stride)
     patches = (vit[0] // model.vit.patch) * (vit[1] // model.vit.patch)
@@ -193,8 +224,3 @@ def _check_sizes(description: Description, model: ModelConfig) -> None:
             f"a picture of {width}x{height} has {patches} ViT patches on a side and the tables have "
             f"{min(model.vit.side, model.vit_side)}; mend transforms.vit in r3.json"
         )
-
-
-def trajectories(request: Request) -> list[Trajectory]:
-    """The n independent trajectories of a request."""
-    return [Trajectory(request, index) for index in range(request.n)]

@@ -107,7 +107,7 @@ class Engine:
         events = self._news + list(self._drop_aborted())
         self._news = []
         batch: Batch = self._scheduler.schedule()
-        events += [(key, Failed(_too_large(), self._remove(key))) for key in self._scheduler.refused()]
+        events += [(key, Failed(error, self._remove(key))) for key, error in self._scheduler.refused()]
         if batch:
             outputs = self._runner.run(batch)
             events += self._update(outputs)
@@ -184,12 +184,6 @@ class Engine:
             return TextDelta("reflect", running.step.round, text)
         assert isinstance(running.step, Reason)
         return TextDelta("reason", 0, text)
-
-
-def _too_large() -> OutOfCapacity:
-    return OutOfCapacity(
-        "the next step needs more cache rows than were planned at start; ask for shorter texts or a smaller size"
-    )
 
 
 def _check_size(picture: Picture, asked: Request) -> None:

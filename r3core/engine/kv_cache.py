@@ -1,7 +1,8 @@
 """Who holds which rows of the K/V cache: contiguous spans, first fit. Accounting only; the tensor is the runner's.
 
 A context's rows lie side by side, so a branch that begins with the same tokens is a view of the first rows (a fork,
-not a copy), and attention reads keys and values where they lie.
+not a copy), and `sdpa` reads keys and values where they lie. The variable-length kernels of CUDA want them end to end:
+there, until the speed work, the keys of a forward are gathered once a layer.
 """
 
 from __future__ import annotations

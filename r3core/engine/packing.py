@@ -2,19 +2,28 @@
 
 A feed is one segment of one context: a text (causal, positions rise), or a picture (seen whole, one position for all
 its rows, markers included). Packed rows lie as `model.layers.Rows` says: rows of text passes, then the markers around
-latents, then the latents, so that each expert's rows are one slice.
+latents, then the latents, so that each expert's rows are one slice. Row numbers are counted on the host and go
+to the device in one copy each.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from r3core.model.attention import Packing, PieceRows
 from r3core.model.layers import Rows
+from r3core.model.placing import to_device
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -72,22 +81,27 @@ def pack(feeds: Sequence[Feed]) -> Packed:
     rows = _rows(texts, drawn)
     firsts = _firsts(feeds, rows)
     gens = [f.gen for f in drawn if f.gen is not None]
-    positions = [_positions(f, f.und.shape[0], device) for f in (*texts, *drawn)]
-    positions += [_positions(f, g.shape[0], device) for f, g in zip(drawn, gens, strict=True)]
-    order = None if not drawn else _order(feeds, firsts, rows, device)
-    stored_from, stored_to = _stores(feeds, order, device)
+    positions = [_positions(f, f.und.shape[0]) for f in (*texts, *drawn)]
+    positions += [_positions(f, g.shape[0]) for f, g in zip(drawn, gens, strict=True)]
+    order = _order(feeds, firsts, rows) if drawn else None
+    stored_from, stored_to = _stores(feeds, order)
     return Packed(
         hidden=torch.cat([*(f.und for f in (*texts, *drawn)), *gens]),
         rows=rows,
-        positions=torch.cat(positions),
+        positions=to_device(np.concatenate(positions), device),
         packing=Packing(
             tuple(PieceRows(f.at.start, f.at.length, f.rows, f.causal, f.stored) for f in feeds),
-            order,
-            stored_from,
-            stored_to,
+            _placed(order, device),
+            _placed(stored_from, device),
+            _placed(stored_to, device),
+            device,
         ),
         firsts=firsts,
     )
+
+
+def _placed(numbers: Numbers | None, device: torch.device) -> Tensor | None:
+    return None if numbers is None else to_device(numbers, device)
 
 
 def _rows(texts: list[Feed], drawn: list[Feed]) -> Rows:
@@ -108,39 +122,34 @@ def _firsts(feeds: Sequence[Feed], rows: Rows) -> tuple[int, ...]:
     return tuple(firsts)
 
 
-def _positions(feed: Feed, count: int, device: torch.device) -> Tensor:
-    if feed.causal:
-        return torch.arange(feed.at.position, feed.at.position + count, device=device)
-    return torch.full((count,), feed.at.position, device=device)
+def _positions(feed: Feed, count: int) -> Numbers:
+    return feed.at.position + (np.arange(count) if feed.causal else np.zeros(count, dtype=np.int64))
 
 
-def _order(feeds: Sequence[Feed], firsts: tuple[int, ...], rows: Rows, device: torch.device) -> Tensor:
+def _order(feeds: Sequence[Feed], firsts: tuple[int, ...], rows: Rows) -> Numbers:
     """From sequence order (start marker, latents, end marker) to packed order."""
     parts, latent = [], rows.und
     for feed, first in zip(feeds, firsts, strict=True):
         if feed.gen is None:
-            parts.append(torch.arange(first, first + feed.rows, device=device))
+            parts.append(np.arange(first, first + feed.rows))
             continue
         count = feed.gen.shape[0]
-        parts.append(torch.tensor([first], device=device))
-        parts.append(torch.arange(latent, latent + count, device=device))
-        parts.append(torch.tensor([first + 1], device=device))
+        parts += [np.array([first]), np.arange(latent, latent + count), np.array([first + 1])]
         latent += count
-    return torch.cat(parts)
+    return np.concatenate(parts)
 
 
-def _stores(feeds: Sequence[Feed], order: Tensor | None, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
-    """Which packed rows are kept, and in which cache rows."""
+def _stores(feeds: Sequence[Feed], order: Numbers | None) -> tuple[Numbers | None, Numbers | None]:
+    """Which packed rows are kept (None where all are, in order), and in which cache rows (None where none are)."""
     if not any(f.stored for f in feeds):
         return None, None
-    places = [torch.arange(f.at.start + f.at.length, f.at.start + f.at.length + f.rows, device=device) for f in feeds]
-    if order is None and all(f.stored for f in feeds):
-        return None, torch.cat(places)
-    kept, first = [], 0
+    places, kept, first = [], [], 0
     for feed in feeds:
         if feed.stored:
-            kept.append(torch.arange(first, first + feed.rows, device=device))
+            places.append(feed.at.start + feed.at.length + np.arange(feed.rows))
+            kept.append(first + np.arange(feed.rows))
         first += feed.rows
-    sequence = torch.cat(kept)
-    source = sequence if order is None else order[sequence]
-    return source, torch.cat([p for p, f in zip(places, feeds, strict=True) if f.stored])
+    to = np.concatenate(places)
+    if order is None:
+        return (None if all(f.stored for f in feeds) else np.concatenate(kept)), to
+    return order[np.concatenate(kept)], to

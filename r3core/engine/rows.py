@@ -7,7 +7,7 @@ from typing import Final
 
 from r3core.checkpoint import Description
 from r3core.engine.batch import Need
-from r3core.errors import OutOfCapacity, PromptTooLong
+from r3core.errors import InvalidRequest, OutOfCapacity, PromptTooLong
 from r3core.loop import Generate, Reason, Refine, Reflect, Step
 from r3core.model.bagel import ModelConfig
 from r3core.model.image_processing import resize_to
@@ -36,8 +36,11 @@ class RowCounter:
         self._reflect_system = len(tokenizer.segment(strings.reflect_system))
 
     def check(self, trajectory: Trajectory) -> None:
-        """Raise PromptTooLong or OutOfCapacity where a step of this trajectory could never get its rows."""
+        """Raise InvalidRequest for a size beyond the position tables, and PromptTooLong or OutOfCapacity where a step
+        of this trajectory could never get its rows.
+        """
         request = trajectory.request
+        self._check_grids(request)
         most = min(self._description.max_context_tokens, self.cache_rows)
         for what, rows in self._contexts(request):
             if rows > most:
@@ -85,9 +88,29 @@ class RowCounter:
         if request.instruction is not None:
             yield "the instruction", sum(self._refine_rows(request.instruction, size))
 
-    def _grid_rows(self, size: tuple[int, int], which: str, cell: int) -> int:
+    def _check_grids(self, request: Request) -> None:
+        """Beyond its table a position would silently be another's, and then none at all."""
+        size, model = (request.width, request.height), self._model
+        stride, side = model.latent_stride, model.latent_side
+        grids = [("latent tokens to draw", (size[0] // stride, size[1] // stride), side)]
+        if request.max_rounds:
+            grids.append(("latent tokens to look at", self._grid(size, "vae", stride), side))
+            grids.append(("patches", self._grid(size, "vit", model.vit.patch), min(model.vit.side, model.vit_side)))
+        for what, (columns, rows), most in grids:
+            if not 1 <= min(columns, rows) <= max(columns, rows) <= most:
+                raise InvalidRequest(
+                    f"a picture of {size[0]}x{size[1]} has {columns} x {rows} {what}, and the model's table has "
+                    f"1 x 1 to {most} x {most}; ask for another size"
+                )
+
+    def _grid(self, size: tuple[int, int], which: str, cell: int) -> tuple[int, int]:
+        """(columns, rows) of a picture once it went through a transform."""
         width, height = resize_to(size, self._description.transforms[which])
-        return (width // cell) * (height // cell) + _MARKERS
+        return width // cell, height // cell
+
+    def _grid_rows(self, size: tuple[int, int], which: str, cell: int) -> int:
+        columns, rows = self._grid(size, which, cell)
+        return columns * rows + _MARKERS
 
     def _reflect_rows(self, prompt: str, size: tuple[int, int], sampling: TextSampling) -> int:
         question = len(self._tokenizer.segment(self._strings.reflect_question(prompt)))

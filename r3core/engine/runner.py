@@ -37,6 +37,7 @@ from r3core.model import flow, vae
 from r3core.model.attention import Attention, LayerCache
 from r3core.model.bagel import Model
 from r3core.model.image_processing import preprocess
+from r3core.model.placing import to_device
 from r3core.model.sampling import generator, noise, sample
 from r3core.model.tokenizer import TextStream, Tokenizer
 from r3core.model.vit import grid_ids, patchify
@@ -69,6 +70,7 @@ class _Drawing:
     grid: tuple[int, int]
     ids: Tensor
     times: list[float]
+    device_times: Tensor  # the same, where the model is
     settings: ImageSampling
     edit: bool
     views: tuple[Cursor, ...]  # conditional, without text, without picture (an edit's only)
@@ -135,7 +137,7 @@ class ModelRunner:
         return self._plan
 
     def check(self, trajectory: Trajectory) -> None:
-        """Raise PromptTooLong or OutOfCapacity where a step of this trajectory could never get its rows."""
+        """Raise InvalidRequest, PromptTooLong or OutOfCapacity where the trajectory could never be served."""
         self._counter.check(trajectory)
 
     def need(self, step: Step, trajectory: Trajectory, *, keeps: bool) -> Need:
@@ -170,6 +172,8 @@ class ModelRunner:
             return
         try:
             outputs.update(act(keys))
+        except DeviceError:
+            raise
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the others
             _raise_if_lost(error)
             self._free_memory(error)
@@ -179,6 +183,8 @@ class ModelRunner:
     def _alone(self, key: str, act: Callable[[], object], outputs: dict[str, Output]) -> None:
         try:
             act()
+        except DeviceError:
+            raise
         except R3Error as error:
             outputs[key] = Raised(error)
         except torch.OutOfMemoryError as error:
@@ -186,9 +192,7 @@ class ModelRunner:
             outputs[key] = Raised(OutOfMemory("the device has no memory left for this request; ask for a smaller size"))
         except Exception as error:  # noqa: BLE001 - reported as this trajectory's failure
             _raise_if_lost(error)
-            failure = StepFailed(f"{type(error).__name__}: {error}")
-            failure.__cause__ = error
-            outputs[key] = Raised(failure)
+            outputs[key] = Raised(StepFailed.because_of(error))
 
     def _free_memory(self, error: Exception) -> None:
         if isinstance(error, torch.OutOfMemoryError) and self._device.type == "cuda":
@@ -289,11 +293,13 @@ class ModelRunner:
         if begin.picture is not None:
             width, height = begin.picture.image.width, begin.picture.image.height
         grid = height // stride, width // stride
+        times = timesteps(settings.num_timesteps, settings.timestep_shift)
         return _Drawing(
             x=self._noise(begin, stage, round_, grid[0] * grid[1]).to(self._device),
             grid=grid,
             ids=grid_ids(*grid, self._config.latent_side, self._device),
-            times=timesteps(settings.num_timesteps, settings.timestep_shift),
+            times=times,
+            device_times=to_device(np.array(times, dtype=np.float32), self._device),
             settings=settings,
             edit=stage == "refine",
             views=views,
@@ -320,7 +326,7 @@ class ModelRunner:
         if writers:
             last = [packed.firsts[last_feed[k]] + feeds[last_feed[k]].und.shape[0] - 1 for k in writers]
             # One copy to the host a turn: the stop must be known.
-            logits = list(self._bagel.logits(hidden[torch.tensor(last, device=self._device)]).cpu())
+            logits = list(self._bagel.logits(hidden[self._ids(last)]).cpu())
         for key in keys:
             state = self._states[key]
             if state.writing is not None and not state.prefill:
@@ -362,7 +368,7 @@ class ModelRunner:
         drawings = {k: d for k in keys if (d := self._states[k].drawing) is not None}
         feeds: list[Feed] = []
         for drawing in drawings.values():
-            time = torch.tensor([drawing.times[drawing.step]], device=self._device)
+            time = drawing.device_times[drawing.step : drawing.step + 1]
             rows = self._bagel.embed_latents(drawing.x, time, drawing.ids)
             feeds += [Feed(view, self._markers, rows, stored=False) for view in drawing.views_now()]
         packed = pack(feeds)
@@ -429,7 +435,7 @@ class ModelRunner:
         return Feed(at, self._bagel.embed_text(self._ids(ids)), causal=True)
 
     def _ids(self, ids: Iterable[int]) -> Tensor:
-        return torch.tensor(list(ids), device=self._device)
+        return to_device(np.array(list(ids), dtype=np.int64), self._device)
 
     def _store_prefix(self, ids: list[int], row: int) -> Cursor:
         """Compute a constant prefix into the cache for good."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from r3core.engine.batch import Batch, Begin, Need, Picture, Runner, Span
 from r3core.engine.kv_cache import SpanAllocator
+from r3core.errors import DeviceError, OutOfCapacity, R3Error, StepFailed
 from r3core.loop import Generate, Reason, Refine, Reflect, Step, next_step
 from r3core.types import Trajectory
 
@@ -38,7 +39,7 @@ class Scheduler:
         self._running: dict[str, Running] = {}
         self._waiting: deque[str] = deque()  # keys whose next step has not begun, oldest first
         self._drawing: deque[str] = deque()  # keys that draw, in the order of their turns
-        self._refused: list[str] = []
+        self._refused: list[tuple[str, R3Error]] = []
 
     def __len__(self) -> int:
         return len(self._running)
@@ -83,8 +84,10 @@ class Scheduler:
         text = tuple(k for k, r in self._running.items() if k in begun or isinstance(r.step, Reason | Reflect))
         return Batch(begin=begin, text=text, draw=tuple(self._draw()))
 
-    def refused(self) -> list[str]:
-        """Trajectories whose next step needs more cache rows than there are; they will never begin."""
+    def refused(self) -> list[tuple[str, R3Error]]:
+        """Trajectories whose next step cannot be counted or needs more cache rows than there are, and why: they will
+        never begin.
+        """
         refused, self._refused = self._refused, []
         return refused
 
@@ -95,9 +98,9 @@ class Scheduler:
             running = self._running[self._waiting[0]]
             step = next_step(running.trajectory)
             assert step is not None, "a finished trajectory must be removed"
-            need = self._runner.need(step, running.trajectory, keeps=bool(running.spans))
-            if sum(need.spans) > self._spans.rows:
-                self._refused.append(self._waiting.popleft())
+            need = self._need(running, step)
+            if isinstance(need, R3Error):
+                self._refused.append((self._waiting.popleft(), need))
                 continue
             if begun and rows + need.prefill_rows > self._runner.max_batch_rows:
                 break
@@ -110,6 +113,23 @@ class Scheduler:
                 self._drawing.append(running.key)
             begun.append(Begin(running.key, step, running.trajectory, running.spans, running.picture))
         return begun
+
+    def _need(self, running: Running, step: Step) -> Need | R3Error:
+        """What a step takes, or why it will never begin: whatever is wrong with one must not end the others."""
+        try:
+            need = self._runner.need(step, running.trajectory, keeps=bool(running.spans))
+        except DeviceError:
+            raise
+        except R3Error as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - reported as this trajectory's failure
+            return StepFailed.because_of(error)
+        if sum(need.spans) > self._spans.rows:
+            return OutOfCapacity(
+                f"the next step needs {sum(need.spans)} cache rows and {self._spans.rows} were planned at start; "
+                "ask for shorter texts or a smaller size"
+            )
+        return need
 
     def _take(self, running: Running, need: Need) -> bool:
         if running.spans:

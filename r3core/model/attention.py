@@ -13,12 +13,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from itertools import accumulate
+from typing import Any, Final, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from r3core.errors import DeviceError
+from r3core.model.placing import to_device
+
+_CPU: Final = torch.device("cpu")
 
 AttentionName = Literal["xformers", "varlen", "sdpa"]
 
@@ -46,22 +51,73 @@ class PieceRows:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Pieces that have one kind of mask, causal or full, as variable-length kernels want them.
+
+    `index` holds their rows in sequence order; piece i of them has rows query_starts[i] to query_starts[i + 1] of that,
+    and sees keys key_starts[i] to key_starts[i + 1] of all that they see. The starts are int32, [pieces + 1].
+    """
+
+    causal: bool
+    pieces: tuple[tuple[int, PieceRows], ...]  # (first row in sequence order, piece)
+    index: Tensor
+    query_starts: Tensor
+    key_starts: Tensor
+
+    @property
+    def queries(self) -> list[int]:
+        """How many rows each piece has."""
+        return [piece.rows for _, piece in self.pieces]
+
+    @property
+    def keys(self) -> list[int]:
+        """How many keys each piece sees."""
+        return [piece.past + piece.rows for _, piece in self.pieces]
+
+    @cached_property
+    def bias(self) -> Any:
+        """The same in xformers' words."""
+        from xformers.ops import fmha
+
+        bias = fmha.attn_bias.BlockDiagonalMask.from_seqlens(self.queries, self.keys, device=self.index.device)
+        return bias.make_causal_from_bottomright() if self.causal else bias
+
+
+@dataclass(frozen=True)
 class Packing:
     """The pieces of a packed forward, and where their rows are.
 
     `order` maps sequence order to packed order (None where they are the same). `stored_from` are the packed rows whose
-    K/V are kept and `stored_to` the cache rows they go to (None where nothing is kept).
+    K/V are kept and `stored_to` the cache rows they go to (None where nothing is kept). Every layer sees the same
+    packing, so what follows from it is computed once and kept here.
     """
 
     pieces: tuple[PieceRows, ...]
     order: Tensor | None
     stored_from: Tensor | None
     stored_to: Tensor | None
+    device: torch.device = _CPU
 
     @cached_property
     def back(self) -> Tensor | None:
         """Packed order from sequence order."""
         return None if self.order is None else torch.argsort(self.order)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """A kernel call has one kind of mask, so full and causal pieces go in two calls (a single row is both)."""
+        kinds: dict[bool, list[tuple[int, PieceRows]]] = {False: [], True: []}
+        firsts = accumulate((piece.rows for piece in self.pieces), initial=0)
+        for first, piece in zip(firsts, self.pieces, strict=False):
+            kinds[piece.causal and piece.rows > 1].append((first, piece))
+        return tuple(_group(causal, pieces, self.device) for causal, pieces in kinds.items() if pieces)
+
+
+def _group(causal: bool, pieces: list[tuple[int, PieceRows]], device: torch.device) -> Group:
+    index = np.concatenate([np.arange(first, first + piece.rows) for first, piece in pieces])
+    queries = np.cumsum([0, *(piece.rows for _, piece in pieces)], dtype=np.int32)
+    keys = np.cumsum([0, *(piece.past + piece.rows for _, piece in pieces)], dtype=np.int32)
+    return Group(causal, tuple(pieces), *(to_device(numbers, device) for numbers in (index, queries, keys)))
 
 
 class Attention(Protocol):
@@ -135,30 +191,6 @@ class SdpaAttention:
         return out[0].transpose(0, 1)
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Pieces of one kind (causal or full) with their cumulative lengths, as variable-length kernels want them."""
-
-    index: Tensor  # rows of the group in sequence order
-    pieces: tuple[tuple[int, PieceRows], ...]  # (first row in sequence order, piece)
-    causal: bool
-
-
-def _groups(packing: Packing, device: torch.device) -> list[_Group]:
-    """A kernel call has one kind of mask, so causal and full pieces go in two calls (a single row is both)."""
-    firsts, first = [], 0
-    for piece in packing.pieces:
-        firsts.append((first, piece))
-        first += piece.rows
-    groups = []
-    for causal in (False, True):
-        chosen = tuple((f, p) for f, p in firsts if (p.causal and p.rows > 1) == causal)
-        if chosen:
-            index = torch.cat([torch.arange(f, f + p.rows, device=device) for f, p in chosen])
-            groups.append(_Group(index, chosen, causal))
-    return groups
-
-
 class _VariableLength:
     """What both CUDA implementations share: pieces packed end to end, a kernel call for each kind of mask."""
 
@@ -168,14 +200,13 @@ class _VariableLength:
         if packing.order is not None:
             q, k, v = q[packing.order], k[packing.order], v[packing.order]
         out = torch.empty_like(q)
-        for group in _groups(packing, q.device):
+        for group in packing.groups:
             seen = [keys_and_values(p, (k[f : f + p.rows], v[f : f + p.rows]), cache) for f, p in group.pieces]
             keys, values = torch.cat([s[0] for s in seen]), torch.cat([s[1] for s in seen])
-            lengths = [p.rows for _, p in group.pieces], [s[0].shape[0] for s in seen]
-            out[group.index] = self._attend(q[group.index], keys, values, lengths, causal=group.causal)
+            out[group.index] = self._attend(q[group.index], keys, values, group)
         return out if packing.back is None else out[packing.back]
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, lengths: tuple[list[int], list[int]], *, causal: bool) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
         raise NotImplementedError
 
 
@@ -184,18 +215,18 @@ class VarlenAttention(_VariableLength):
 
     name: AttentionName = "varlen"
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, lengths: tuple[list[int], list[int]], *, causal: bool) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
         out = varlen_attn(
             q,
             k,
             v,
-            _cumulative(lengths[0], q.device),
-            _cumulative(lengths[1], q.device),
-            max(lengths[0]),
-            max(lengths[1]),
-            window_size=(-1, 0) if causal else (-1, -1),
+            group.query_starts,
+            group.key_starts,
+            max(group.queries),
+            max(group.keys),
+            window_size=(-1, 0) if group.causal else (-1, -1),
             enable_gqa=q.shape[1] != k.shape[1],
         )
         assert isinstance(out, Tensor)
@@ -207,23 +238,19 @@ class XformersAttention(_VariableLength):
 
     name: AttentionName = "xformers"
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, lengths: tuple[list[int], list[int]], *, causal: bool) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
         from xformers.ops import fmha
 
-        bias = fmha.attn_bias.BlockDiagonalMask.from_seqlens(*lengths)
-        if causal:
-            bias = bias.make_causal_from_bottomright()
         groups = k.shape[1]
         shape = (1, q.shape[0], groups, q.shape[1] // groups, q.shape[2])
         spread = (1, k.shape[0], groups, q.shape[1] // groups, k.shape[2])
         out: Tensor = fmha.memory_efficient_attention_forward(
-            q.reshape(shape), k[None, :, :, None].expand(spread), v[None, :, :, None].expand(spread), attn_bias=bias
+            q.reshape(shape),
+            k[None, :, :, None].expand(spread),
+            v[None, :, :, None].expand(spread),
+            attn_bias=group.bias,
         )
         return out.reshape(q.shape)
-
-
-def _cumulative(lengths: list[int], device: torch.device) -> Tensor:
-    return torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(device)
 
 
 @dataclass(frozen=True)
@@ -264,7 +291,7 @@ def _probe(candidate: Attention, device: torch.device, dtype: torch.dtype) -> st
     torch.random.set_rng_state(torch_state)
     pieces = (PieceRows(0, 3, 4, causal=True, stored=True), PieceRows(7, 2, 5, causal=False, stored=False))
     to = torch.arange(3, 7, device=device)
-    packing = Packing(pieces, None, torch.arange(4, device=device), to)
+    packing = Packing(pieces, None, torch.arange(4, device=device), to, device)
     try:
         got = candidate(q, k, v, LayerCache(ck.clone(), cv.clone()), packing)
         expected = SdpaAttention()(q, k, v, LayerCache(ck.clone(), cv.clone()), packing)

@@ -105,27 +105,45 @@ def unpack(tokens: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
     return cells.permute(4, 0, 2, 1, 3).reshape(-1, rows * patch, columns * patch)
 
 
-_RENAMES: Final = (
-    (r"\.mid\.block_1\.", r".mid_block.resnets.0."),
-    (r"\.mid\.block_2\.", r".mid_block.resnets.1."),
-    (r"\.mid\.attn_1\.", r".mid_block.attentions.0."),
-    (r"\.(down|up)\.(\d+)\.block\.(\d+)\.", r".\1_blocks.\2.resnets.\3."),
-    (r"\.(down|up)\.(\d+)\.(down|up)sample\.conv\.", r".\1_blocks.\2.\3samplers.0.conv."),
-    (r"\.nin_shortcut\.", r".conv_shortcut."),
-    (r"\.norm_out\.", r".conv_norm_out."),
+# Names on disk and in diffusers' module; {} stands for a number.
+_NAMES: Final = (
+    (".mid.block_1.", ".mid_block.resnets.0."),
+    (".mid.block_2.", ".mid_block.resnets.1."),
+    (".mid.attn_1.norm.", ".mid_block.attentions.0.group_norm."),
+    (".mid.attn_1.q.", ".mid_block.attentions.0.to_q."),
+    (".mid.attn_1.k.", ".mid_block.attentions.0.to_k."),
+    (".mid.attn_1.v.", ".mid_block.attentions.0.to_v."),
+    (".mid.attn_1.proj_out.", ".mid_block.attentions.0.to_out.0."),
+    (".down.{}.block.{}.", ".down_blocks.{}.resnets.{}."),
+    (".up.{}.block.{}.", ".up_blocks.{}.resnets.{}."),
+    (".down.{}.downsample.conv.", ".down_blocks.{}.downsamplers.0.conv."),
+    (".up.{}.upsample.conv.", ".up_blocks.{}.upsamplers.0.conv."),
+    (".nin_shortcut.", ".conv_shortcut."),
+    (".norm_out.", ".conv_norm_out."),
 )
 _UP: Final = re.compile(r"\.up_blocks\.(\d+)\.")
-_ATTENTION: Final = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 
 
 def diffusers_name(name: str, levels: int) -> str:
     """The name in diffusers' module of a tensor in ae.safetensors."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    # The decoder counts resolutions from the finest on disk, from the coarsest in diffusers.
-    name = _UP.sub(lambda level: f".up_blocks.{levels - 1 - int(level[1])}.", name)
-    head, mark, tail = name.partition(".attentions.0.")
-    if mark:
-        part, _, leaf = tail.rpartition(".")
-        return f"{head}{mark}{_ATTENTION.get(part, part)}.{leaf}"
+    for ours, theirs in _NAMES:
+        name = _renamed(name, ours, theirs)
+    return _levels_reversed(name, levels)
+
+
+def name_on_disk(name: str, levels: int) -> str:
+    """The name in ae.safetensors of a tensor in diffusers' module."""
+    name = _levels_reversed(name, levels)
+    for ours, theirs in _NAMES:
+        name = _renamed(name, theirs, ours)
     return name
+
+
+def _renamed(name: str, old: str, new: str) -> str:
+    pattern = re.escape(old).replace(r"\{\}", r"(\d+)")
+    return re.sub(pattern, lambda found: new.format(*found.groups()), name)
+
+
+def _levels_reversed(name: str, levels: int) -> str:
+    """The decoder counts resolutions from the finest on disk, from the coarsest in diffusers."""
+    return _UP.sub(lambda level: f".up_blocks.{levels - 1 - int(level[1])}.", name)

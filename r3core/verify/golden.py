@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from r3core.checkpoint import Transform, read_json
+from r3core.checkpoint import Transform
 from r3core.errors import CheckpointError
+from r3core.headers import read_json
 from r3core.prompts import PromptStrings
 
 # The reference's notes on itself, its defects, and BAGEL's own inferencer: for reading, never a target.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +13,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from r3core.errors import DeviceError
-from r3core.model.attention import LayerCache, Packing, PieceRows, SdpaAttention, choose
+from r3core.model.attention import (
+    Attention,
+    AttentionName,
+    Group,
+    LayerCache,
+    Packing,
+    PieceRows,
+    SdpaAttention,
+    _VariableLength,
+    choose,
+)
 
 HEAD = 8
 ROOM = 16  # cache rows of each context
@@ -46,9 +57,30 @@ kinds = st.lists(
 )
 
 
+class ByStarts(_VariableLength):
+    """A variable-length kernel's work from its arguments alone, where there is no kernel."""
+
+    name: AttentionName = "varlen"
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
+        queries, keys = (list(pairwise(starts.tolist())) for starts in (group.query_starts, group.key_starts))
+        assert (queries[-1][1], keys[-1][1]) == (q.shape[0], k.shape[0])
+        assert [end - first for first, end in queries] == group.queries
+        assert [end - first for first, end in keys] == group.keys
+        out = torch.empty_like(q)
+        for (first, end), (first_key, end_key) in zip(queries, keys, strict=True):
+            seen = slice(first_key, end_key)
+            past = (end_key - first_key) - (end - first)  # bottom-right
+            out[first:end] = softmax_attention(q[first:end], k[seen], v[seen], causal=group.causal, past=past)
+        return out
+
+
+@pytest.mark.parametrize("attention", [SdpaAttention(), ByStarts()], ids=["sdpa", "variable length"])
 @settings(max_examples=50)
 @given(kinds, st.sampled_from([(2, 2), (4, 2), (4, 1)]))
-def test_every_piece_sees_its_past_and_its_own_rows(kinds: list[Kind], heads: tuple[int, int]) -> None:
+def test_every_piece_sees_its_past_and_its_own_rows(
+    attention: Attention, kinds: list[Kind], heads: tuple[int, int]
+) -> None:
     torch.manual_seed(0)
     total = sum(kind.rows for kind in kinds)
     q, (k, v) = torch.randn(total, heads[0], HEAD), torch.randn(2, total, heads[1], HEAD)
@@ -67,7 +99,7 @@ def test_every_piece_sees_its_past_and_its_own_rows(kinds: list[Kind], heads: tu
             stored_to.append(torch.arange(past.stop, past.stop + piece.rows))
         first += piece.rows
     stores = (torch.cat(stored_from), torch.cat(stored_to)) if stored_to else (None, None)
-    out = SdpaAttention()(q, k, v, cache, Packing(pieces, order, *stores))
+    out = attention(q, k, v, cache, Packing(pieces, order, *stores))
     assert torch.allclose(out, expected, atol=1e-5)
     kept = keys.clone(), values.clone()
     if stores[0] is not None and stores[1] is not None:
@@ -87,6 +119,19 @@ def test_pieces_of_one_context_may_share_a_forward() -> None:
     tail = SdpaAttention()(q[4:], k[4:], v[4:], apart, Packing((text,), None, None, torch.arange(4, 7)))
     assert torch.allclose(one, torch.cat((head, tail)), atol=1e-6)
     assert torch.equal(together.keys, apart.keys)
+
+
+def test_what_every_layer_needs_is_counted_once_a_forward() -> None:
+    text, picture = PieceRows(0, 4, 3, causal=True, stored=True), PieceRows(7, 0, 2, causal=False, stored=False)
+    pieces = (text, picture, PieceRows(9, 5, 1, causal=True, stored=True))
+    packing = Packing(pieces, torch.arange(6), torch.arange(4), torch.arange(4))
+    full, causal = packing.groups
+    assert packing.groups is packing.groups
+    assert packing.back is packing.back
+    assert (full.causal, full.index.tolist()) == (False, [3, 4, 5])  # a single row is both, and goes with the full ones
+    assert (full.query_starts.tolist(), full.key_starts.tolist()) == ([0, 2, 3], [0, 2, 8])
+    assert (causal.causal, causal.index.tolist(), causal.key_starts.tolist()) == (True, [0, 1, 2], [0, 7])
+    assert {starts.dtype for starts in (full.query_starts, causal.key_starts)} == {torch.int32}
 
 
 def test_what_is_not_stored_leaves_no_trace() -> None:

@@ -17,7 +17,7 @@ from r3core.engine.engine import Engine
 from r3core.errors import DeviceError, InvalidRequest, OutOfCapacity, PromptTooLong, StepFailed
 from r3core.events import TERMINAL, Cancelled, Failed, Finished, ImageReady, Reasoned
 from r3core.fake import FakeRunner
-from r3core.loop import Generate, Refine, Step
+from r3core.loop import Generate, Reason, Refine, Step
 from r3core.types import EarlyStop, Image, ImageSampling, Request, Trajectory
 from tests.core.walking import Log, alone, by_key, check_order, drive, end_of, nameless, pictures, plain_picture
 
@@ -291,8 +291,33 @@ def test_a_step_that_the_whole_cache_could_not_hold_ends_its_trajectory_and_no_o
     failed = events["a"][-1]
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, OutOfCapacity)
+    assert "needs 120 cache rows and 100 were planned" in str(failed.error)
     assert len(failed.trajectory.rounds) == 1
     assert isinstance(events["b"][-1], Finished)
+
+
+@pytest.mark.parametrize("fault", [KeyError("no such size"), PromptTooLong("too long")])
+@pytest.mark.parametrize("stage", [Reason, Refine])
+def test_a_step_that_cannot_be_counted_ends_its_trajectory_and_no_other(fault: Exception, stage: type[Step]) -> None:
+    class Uncountable(FakeRunner):
+        def need(self, step: Step, trajectory: Trajectory, *, keeps: bool) -> Need:
+            if "uncountable" in trajectory.request.prompt and isinstance(step, stage):
+                raise fault
+            return super().need(step, trajectory, keeps=keeps)
+
+    engine = Engine(Uncountable())
+    for key, prompt in {"a": "a cat", "b": "an uncountable cat", "c": "a bird"}.items():
+        engine.add(key, Trajectory(ask(prompt)))
+    events = by_key(drive(engine))
+    failed = events["b"][-1]
+    assert isinstance(failed, Failed)
+    if isinstance(fault, PromptTooLong):
+        assert failed.error is fault
+    else:
+        assert isinstance(failed.error, StepFailed)
+        assert failed.error.__cause__ is fault
+    assert [isinstance(events[key][-1], Finished) for key in "ac"] == [True, True]
+    assert engine.room == engine.max_trajectories
 
 
 def test_pictures_that_do_not_fit_one_forward_take_turns() -> None:

@@ -16,7 +16,7 @@ from r3core.engine.runner import ModelRunner
 from r3core.errors import DeviceError, InvalidRequest, OutOfCapacity, OutOfMemory, PromptTooLong, R3Error, StepFailed
 from r3core.events import Cancelled, Event, Failed, Finished, ImageReady, Preview, Progress
 from r3core.model.attention import Packing
-from r3core.runtime import Runtime, trajectories
+from r3core.runtime import Runtime
 from r3core.schedule import branches_per_step
 from r3core.types import EarlyStop, ImageSampling, Request, TextSampling, Trajectory
 from tests.core.conftest import MakeRuntime
@@ -254,9 +254,9 @@ def test_another_seed_gives_another_picture_and_another_sampled_text(make_runtim
 
 def test_trajectory_i_of_n_is_a_request_of_one_with_its_seed_raised_by_i(make_runtime: MakeRuntime) -> None:
     asked = ask(n=3, reason=WILD)
-    for trajectory in trajectories(asked)[1:]:
-        one = alone(make_runtime().engine, asked, index=trajectory.index)
-        other = alone(make_runtime().engine, replace(asked, n=1, seed=asked.seed + trajectory.index))
+    for index in range(1, asked.n):
+        one = alone(make_runtime().engine, asked, index=index)
+        other = alone(make_runtime().engine, replace(asked, n=1, seed=asked.seed + index))
         assert one.trajectory.reasoning == other.trajectory.reasoning
         assert all(np.array_equal(one.pictures[r], other.pictures[r]) for r in other.pictures)
 
@@ -425,6 +425,28 @@ def test_a_lost_device_is_raised_for_the_jobs_must_be_given_back(
         runtime.engine.step()
 
 
+def test_a_device_that_is_lost_in_a_retry_is_nobodys_failure(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = make_runtime()
+    attend = runtime.attention.attention
+
+    def cramped(q: Any, k: Any, v: Any, cache: Any, packing: Packing) -> Any:
+        if len(packing.pieces) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return attend(q, k, v, cache, packing)
+
+    def lost(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(runtime.runner, "_attention", cramped)
+    monkeypatch.setattr(runtime.runner, "_choose", lost)
+    for key in "ab":
+        runtime.engine.add(key, Trajectory(ask()))
+    with pytest.raises(DeviceError, match=r"^the device stopped answering: CUDA error"):
+        runtime.engine.step()
+
+
 @pytest.mark.parametrize("turns", [0, 5, 22, 30, 60])
 def test_a_cancelled_request_computes_nothing_more(make_runtime: MakeRuntime, forwards: Forwards, turns: int) -> None:
     runtime = make_runtime()
@@ -439,24 +461,31 @@ def test_a_cancelled_request_computes_nothing_more(make_runtime: MakeRuntime, fo
     assert not runtime.engine.has_work
 
 
-def test_no_row_is_written_that_was_not_lent(make_runtime: MakeRuntime, forwards: Forwards) -> None:
+def test_no_row_is_written_that_was_not_lent(
+    make_runtime: MakeRuntime, forwards: Forwards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of every forward lie in the spans that the trajectories of its own batch were lent."""
     runtime = make_runtime()
-    engine, scheduler = runtime.engine, runtime.engine._scheduler
-    for name, asked in MIX.items():
-        engine.add(name, Trajectory(asked), given_picture(asked))
-    forwards.packings.clear()
-    most = 0
-    while engine.has_work:
-        held = {row for r in scheduler._running.values() for s in r.spans for row in range(s.start, s.start + s.rows)}
-        engine.step()
-        held |= {row for r in scheduler._running.values() for s in r.spans for row in range(s.start, s.start + s.rows)}
-        most = max(most, len(held))
-        # What began and ended in this very step is not seen in `held`, so only rows of the plan's are asked for.
-        written = {int(row) for p in forwards.texts if p.stored_to is not None for row in p.stored_to}
-        assert written <= set(range(runtime.runner.cache_rows))
+    lent: dict[str, set[int]] = {}
+    run, checked = runtime.runner.run, 0
+
+    def watched(batch: Batch) -> Any:
+        nonlocal checked
+        for begin in batch.begin:
+            lent[begin.key] = {row for span in begin.spans for row in range(span.start, span.start + span.rows)}
+        allowed = {row for key in batch.text for row in lent[key]}
         forwards.packings.clear()
-    assert most <= runtime.engine.plan().kv_cache_rows
-    assert scheduler._spans.free_rows == runtime.runner.cache_rows
+        outputs = run(batch)
+        for packing in forwards.texts:
+            assert packing.stored_to is not None
+            assert set(packing.stored_to.tolist()) <= allowed
+            checked += 1
+        return outputs
+
+    monkeypatch.setattr(runtime.runner, "run", watched)
+    run_together(runtime, MIX)
+    assert checked > 50
+    assert runtime.engine._scheduler._spans.free_rows == runtime.runner.cache_rows
 
 
 def test_what_could_never_be_served_is_refused_with_its_size(make_runtime: MakeRuntime) -> None:
@@ -476,6 +505,30 @@ def test_what_could_never_be_served_is_refused_with_its_size(make_runtime: MakeR
         with pytest.raises(error, match=message):
             runtime.engine.add("a", Trajectory(request), given_picture(request))
     assert runtime.engine.step() == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "transforms", "message"),
+    [
+        (ask(width=1040), {}, "1040x64 has 65 x 4 latent tokens to draw, and the model's table has 1 x 1 to 64 x 64"),
+        (ask(height=10**6), {}, "64x1000000 has 4 x 62500 latent tokens to draw"),
+        (ask(width=8), {}, "8x64 has 0 x 4 latent tokens to draw"),
+        (ask(), {"vae": (2048, 1040, 16)}, "64x64 has 65 x 65 latent tokens to look at.*1 x 1 to 64 x 64"),
+        (ask(), {"vit": (1400, 994, 14)}, "64x64 has 71 x 71 patches, and the model's table has 1 x 1 to 70 x 70"),
+    ],
+)
+def test_a_picture_beyond_the_position_tables_is_refused_with_its_numbers(
+    make_runtime: MakeRuntime, asked: Request, transforms: dict[str, tuple[int, int, int]], message: str
+) -> None:
+    """On a GPU a position outside its table would end the process."""
+    runtime = make_runtime()
+    described = runtime.runner._counter._description
+    described = replace(described, transforms={**described.transforms, **transforms})
+    runtime.runner._counter._description = described
+    with pytest.raises(InvalidRequest, match=message):
+        runtime.engine.add("a", Trajectory(asked))
+    if transforms:  # a picture that nobody looks at goes through no transform
+        runtime.engine.check(Trajectory(replace(asked, max_rounds=0)))
 
 
 def test_only_what_will_be_done_counts_against_the_limits(make_runtime: MakeRuntime) -> None:

@@ -63,6 +63,19 @@ def test_every_size_becomes_multiples_of_the_stride_within_the_long_edge(
     assert width * height <= MAX_PIXELS
 
 
+@given(
+    st.tuples(st.integers(1, 10**6), st.integers(1, 10**6)),
+    st.sampled_from([((512, 256, 16), (504, 252, 14)), ((128, 32, 16), (112, 28, 14))]),
+)
+def test_no_size_however_long_leaves_the_position_tables(
+    size: tuple[int, int], both: tuple[tuple[int, int, int], tuple[int, int, int]]
+) -> None:
+    """R3's own transforms and the small checkpoint's, on tables of 64 latent tokens and 70 patches a side."""
+    for transform, cell, side in zip(both, (16, 14), (64, 70), strict=True):
+        width, height = resize_to(size, transform)
+        assert 1 <= min(width, height) // cell <= max(width, height) // cell <= side
+
+
 @given(sizes, transforms)
 def test_the_rule_knows_no_up_and_down(size: tuple[int, int], transform: tuple[int, int, int]) -> None:
     width, height = resize_to(size, transform)
