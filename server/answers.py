@@ -166,6 +166,13 @@ class JobList(View):
     next_cursor: str | None
 
 
+class ShareView(View):
+    """A read-only link to a job."""
+
+    url: str = Field(description="Relative; good for GET alone.")
+    expires_at: Time
+
+
 class Alive(View):
     """The process lives."""
 
@@ -221,11 +228,17 @@ def answer(status: int, model: type[BaseModel], description: str) -> dict[int | 
     return {status: {"description": description, "content": {"application/json": {"schema": ref(model)}}}}
 
 
+def text_header(about: str) -> Json:
+    """A header of an answer."""
+    return {"description": about, "schema": {"type": "string"}}
+
+
 def problems(*statuses: int) -> dict[int | str, Json]:
     """The errors of those statuses, for a route's `responses`; each names the codes it may carry."""
     return {
         status: {
             "description": "code: " + ", ".join(code for code, (answered, _) in CODES.items() if answered == status),
+            **({"headers": {"Retry-After": text_header("In seconds.")}} if status in (429, 503) else {}),
             "content": {PROBLEM_TYPE: {"schema": ref(Problem)}},
         }
         for status in statuses
@@ -234,12 +247,9 @@ def problems(*statuses: int) -> dict[int | str, Json]:
 
 _STREAM: Final[Json] = {"text/event-stream": {"schema": {"$ref": "#/components/schemas/EventStream"}}}
 _HEADERS: Final[Json] = {
-    "Location": {"description": "/jobs/{id}", "schema": {"type": "string"}},
-    "Preference-Applied": {"description": "What of Prefer was done.", "schema": {"type": "string"}},
-    "Idempotent-Replayed": {
-        "description": "true where the key had made this job before.",
-        "schema": {"type": "string"},
-    },
+    "Location": text_header("/jobs/{id}"),
+    "Preference-Applied": text_header("What of Prefer was done."),
+    "Idempotent-Replayed": text_header("true where the key had made this job before."),
 }
 
 _LINKS: Final[Json] = {

@@ -15,8 +15,8 @@ from typing import Any, Final, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
 
-from server.errors import ApiError, invalid_request
-from server.faults import MAX_FAULTS, Fault, pointer_to
+from server.errors import invalid_request
+from server.faults import MAX_FAULTS, ApiError, Fault, pointer_to
 
 MAX_MARKS: Final = 20_000
 MAX_DEPTH: Final = 64

@@ -13,8 +13,8 @@ import structlog
 
 from r3core.checkpoint import Description, describe
 from r3core.errors import CheckpointError
-from server.errors import ApiError, invalid_request
-from server.faults import Fault
+from server.errors import invalid_request
+from server.faults import ApiError, Fault
 from server.queue import Queue
 from server.settings import Settings
 

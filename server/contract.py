@@ -1,6 +1,6 @@
 """openapi.yaml from the app: FastAPI finds the routes and parameters, and here stands what it cannot know.
 
-That is the body that generate.py reads by itself, the shapes of answers and events, and the errors that every route
+That is the bodies that routes read by themselves, the shapes of answers and events, and the errors that every route
 may give.
 """
 
@@ -15,21 +15,23 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import server
-from server.answers import Alive, Info, JobList, JobView, Problem, Ready, problems, ref
+from server.answers import Alive, Info, JobList, JobView, Problem, Ready, ShareView, problems, ref, text_header
 from server.event_views import EVENTS, stream_schema
 from server.guard import HEALTH_PATHS
-from server.schemas import GenerationCreate
+from server.schemas import GenerationCreate, ShareCreate
 
 Json = dict[str, Any]
 
 _REF: Final = "#/components/schemas/{model}"
-_ANSWERED: Final = (Alive, Info, JobList, JobView, Problem, Ready)
+_ANSWERED: Final = (Alive, Info, JobList, JobView, Problem, Ready, ShareView)
+_BODIES: Final[dict[str, type[BaseModel]]] = {"/generate": GenerationCreate, "/jobs/{job_id}/share": ShareCreate}
 _ABOUT: Final = (
     "A prompt goes in; the model reasons, draws, looks at what it drew, says what is wrong, and edits, until it is "
     "satisfied "
     "or the rounds are used up. Everything can be streamed. Every error is `application/problem+json` in one shape. "
     "`X-Request-ID` is echoed, or made."
 )
+_FAILED_JOBS: Final = ("409", "422", "500", "503", "504")  # what a job that is waited for may end with
 _WITHOUT_QUEUE: Final = HEALTH_PATHS - {"/readyz"} | {"/metrics", "/openapi.json", "/openapi.yaml"}
 
 
@@ -71,10 +73,14 @@ def _contract(app: FastAPI) -> Json:
             operation["responses"] = _responses(path, operation["responses"])
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _parameter(parameter["schema"])
-    document["paths"]["/generate"]["post"]["requestBody"] = {
-        "required": True,
-        "content": {"application/json": {"schema": ref(GenerationCreate)}},
-    }
+    for path, model in _BODIES.items():
+        document["paths"][path]["post"]["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": ref(model)}},
+        }
+    for status in _FAILED_JOBS:
+        headers = document["paths"]["/generate"]["post"]["responses"][status].setdefault("headers", {})
+        headers["Location"] = text_header("/jobs/{id}, where the job was made and failed.")
     document["components"] = {"schemas": _schemas()}
     return document
 
@@ -98,7 +104,7 @@ def _parameter(schema: Json) -> Json:
 
 
 def _schemas() -> Json:
-    models: list[type[BaseModel]] = [GenerationCreate, *_ANSWERED, *EVENTS.values()]
+    models: list[type[BaseModel]] = [*_BODIES.values(), *_ANSWERED, *EVENTS.values()]
     _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     found: Json = definitions["$defs"]
     found["EventStream"] = stream_schema()

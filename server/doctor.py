@@ -70,7 +70,11 @@ def _packages(settings: Settings) -> Finding | str:
 def _device(settings: Settings) -> str:
     import torch
 
+    from r3core.runtime import set_up_torch
+    from server.engines import engine_config
+
     device, dtype = _place(settings)
+    set_up_torch(engine_config(settings, settings.max_trajectories))
     if device.type == "cpu":
         why = "no CUDA device is seen by torch" if settings.device is None else "asked for"
         return f"cpu ({why}), {torch.get_num_threads()} threads, {_short(dtype)}"

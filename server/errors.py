@@ -1,6 +1,6 @@
 """What the API answers when something is wrong: one shape for every error, whoever found it.
 
-ApiError                    carries a code of CODES below, the sentence for the client, headers, and a body's faults
+ApiError (faults.py)        carries a code of CODES below, the sentence for the client, headers, and a body's faults
 ├── from our own routes     raised where the fault is found
 ├── from Starlette          404, 405, … are turned into one by `starlette_error`
 ├── from pydantic           faults of query parameters, by `validation_error`
@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
@@ -26,7 +25,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
-from server.faults import Fault, faults_of_pydantic
+from server.faults import ApiError, Fault, faults_of_pydantic
 from server.queue_errors import IdempotencyMismatch, QueueError, QueueFull, QueueUnavailable, ServerTooOld
 
 log = structlog.get_logger("r3.api")
@@ -70,20 +69,6 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "out_of_memory": (503, "The device ran out of memory"),
     "deadline_exceeded": (504, "The job's deadline passed"),
 }
-
-
-@dataclass
-class ApiError(Exception):
-    """An answer that is not what the client hoped for. `detail` says what was wrong, with the value, and what to do."""
-
-    code: str
-    detail: str
-    faults: Sequence[Fault] = ()
-    headers: Mapping[str, str] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def __str__(self) -> str:
-        return f"{self.code}: {self.detail}"
 
 
 def invalid_request(faults: Sequence[Fault]) -> ApiError:

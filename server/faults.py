@@ -1,5 +1,7 @@
 """A fault of a request as the client is told it: a JSON pointer, and a sentence with the value and what to do.
 
+`ApiError` carries them to where they are answered (errors.py), or printed (`r3 generate`): no web framework here.
+
 Texts of people (prompts, instructions) are never repeated in an answer or a log: their length is.
 """
 
@@ -8,7 +10,8 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 MAX_FAULTS: Final = 100
@@ -18,7 +21,6 @@ _SENTENCE_OF: Final = {
     "dict_type": "must be an object",
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
-    "string_pattern_mismatch": "does not match {pattern}",
 }
 _PREFIXES: Final = ("Input should ", "String should ", "List should ", "Dictionary should ", "Data should ")
 
@@ -28,6 +30,20 @@ class Fault(NamedTuple):
 
     pointer: str
     detail: str
+
+
+@dataclass
+class ApiError(Exception):
+    """An answer that is not what the client hoped for. `detail` says what was wrong, with the value, and what to do."""
+
+    code: str
+    detail: str
+    faults: Sequence[Fault] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
 
 
 def pointer_to(place: Sequence[str | int]) -> str:

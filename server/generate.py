@@ -25,8 +25,9 @@ from r3core.events import ImageReady, Preview
 from r3core.offline import Run
 from r3core.types import Image, Request
 from server.engines import Ready, make_engine
-from server.faults import Fault
+from server.faults import ApiError, Fault
 from server.misconfigured import Misconfigured
+from server.pictures import start_picture
 from server.preflight import check_model
 from server.progress_bars import RunBars, console, loading_bar
 from server.resolve import SEEDS_DRAWN_BELOW, faults_against, read_generation, resolved, shown_params
@@ -82,9 +83,6 @@ def _read(fields: Mapping[str, Any], description: Description) -> Job:
 
 def _picture(path: Path, description: Description) -> Picture:
     """The caller's picture as round 0: judged as an upload is."""
-    from server.errors import ApiError  # the API's packages, which only an uploaded picture needs
-    from server.pictures import start_picture
-
     try:
         start = start_picture(path.read_bytes(), description)
     except OSError as error:

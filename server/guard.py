@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ApiError, problem_response
+from server.errors import problem_response
+from server.faults import ApiError
 from server.settings import LOOPBACK_HOSTS, Settings
 
 MAX_HEADERS: Final = 100

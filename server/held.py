@@ -30,11 +30,12 @@ DEADLINE_ERROR: Final[Json] = {
 
 
 class Leases:
-    """The leases in this worker's hands, for all of its threads."""
+    """The leases in this worker's hands, for all of its threads, and what was ordered of jobs still on their way."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: dict[str, Lease] = {}
+        self._early: dict[str, Turn] = {}
 
     def add(self, lease: Lease) -> None:
         """Begin to renew a lease."""
@@ -46,11 +47,23 @@ class Leases:
         with self._lock:
             if self._held.get(lease.id) is lease:
                 del self._held[lease.id]
+                self._early.pop(lease.id, None)
 
     def holds(self, lease: Lease) -> bool:
         """Whether that very lease is still held."""
         with self._lock:
             return self._held.get(lease.id) is lease
+
+    def order(self, job_id: str, turn: Turn) -> None:
+        """Remember an order for whoever begins the job; of no effect where its lease is not held."""
+        with self._lock:
+            if job_id in self._held:
+                self._early[job_id] = turn
+
+    def ordered(self, job_id: str) -> Turn | None:
+        """What was ordered of the job meanwhile; told once."""
+        with self._lock:
+            return self._early.pop(job_id, None)
 
     def all(self) -> list[Lease]:
         """Every lease that is held."""

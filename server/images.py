@@ -13,12 +13,19 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
+import structlog
+
+log = structlog.get_logger("r3.images")
+
+T = TypeVar("T")
+STORE_TRIES: Final = 5
 _SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9._@-]{0,127}")
 _TEMPORARY: Final = ".part-"
 _TRIES: Final = 20
@@ -26,6 +33,17 @@ _TRIES: Final = 20
 
 class ImageMissing(LookupError):
     """The store has no such object: it was deleted, or never written."""
+
+
+def tried_again(ask: Callable[[], T], job_id: str) -> T:
+    """What `ask` answers, asked again with back-off where the store fails for a moment. Raises OSError in the end."""
+    for attempt in range(STORE_TRIES - 1):
+        try:
+            return ask()
+        except OSError as error:
+            log.warning("the image store failed; once more", job_id=job_id, reason=str(error))
+            time.sleep(0.1 * 2**attempt)
+    return ask()
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import queue
-import threading
+from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,33 +25,33 @@ class Order:
 
 
 class Inbox:
-    """Jobs that are ready, orders, and being asked to leave."""
+    """Jobs that are ready, orders, and being asked to leave. One thread reads."""
 
     def __init__(self) -> None:
-        self._line: queue.SimpleQueue[Ready | Order] = queue.SimpleQueue()
-        self._wake = threading.Event()
+        # A SimpleQueue alone may be put to by a signal handler while this very thread waits on it.
+        self._line: queue.SimpleQueue[Ready | Order | None] = queue.SimpleQueue()
+        self._heard: deque[Ready | Order | None] = deque()
         self.asked_to_leave = 0
         """How often; the second time it is urgent."""
 
     def put(self, what: Ready | Order) -> None:
         """Say it; the loop wakes up where it was idle."""
         self._line.put(what)
-        self._wake.set()
 
     def leave(self) -> None:
         """Ask the worker to leave. May be called from a signal handler."""
         self.asked_to_leave += 1
-        self._wake.set()
+        self._line.put(None)
 
     def wait(self, timeout_s: float) -> None:
         """Until something is said, at most so long."""
-        self._wake.wait(timeout_s)
-        self._wake.clear()
+        with suppress(queue.Empty):
+            self._heard.append(self._line.get(timeout=timeout_s))
 
     def read(self) -> Iterator[Ready | Order]:
         """All that was said."""
-        while True:
-            try:
-                yield self._line.get_nowait()
-            except queue.Empty:
-                return
+        with suppress(queue.Empty):
+            while True:
+                said = self._heard.popleft() if self._heard else self._line.get_nowait()
+                if said is not None:
+                    yield said

@@ -12,19 +12,29 @@ from typing import Final
 import structlog
 
 from r3core.engine.batch import Picture
-from r3core.types import Image, Request, Trajectory, request_from_json
+from r3core.types import TRAJECTORY_VERSION, Image, Request, Trajectory, request_from_json
 from server.encoding import pixels_of
 from server.held import Leases, Ready
-from server.images import ImageMissing, ImageStore
-from server.publisher import End, Publisher
+from server.images import ImageMissing, ImageStore, tried_again
+from server.publisher import End, GiveBack, Publisher, Unpublished
 from server.queue_errors import QueueUnavailable
 from server.queue_records import Ending, Json, Lease
 from server.queue_worker import WorkerQueue
+from server.worker_thread import WorkerThread
 
 log = structlog.get_logger("r3.worker")
 
 LOOK_EVERY_S: Final = 1.0  # also how soon a dead worker's lease is taken after it has run out
 AFTER_TROUBLE_S: Final = 0.5
+REST_S: Final = 10.0  # the job that was given back stands at the queue's head, and would come again at once
+
+
+class NotHere(Exception):
+    """A job that cannot be begun here and now, but later, or by another worker. With `forgive` it costs no strike."""
+
+    def __init__(self, reason: str, *, forgive: bool) -> None:
+        super().__init__(reason)
+        self.forgive = forgive
 
 
 class Intake:
@@ -46,11 +56,11 @@ class Intake:
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._room, self._under_way = 0, 0
-        self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
+        self.thread = WorkerThread("intake", self._run)
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self.thread.start()
 
     def close(self) -> None:
         """Lease nothing more."""
@@ -60,7 +70,7 @@ class Intake:
     @property
     def is_over(self) -> bool:
         """Whether no call is under way, and all that was leased has arrived."""
-        return not self._thread.is_alive() and self._under_way == 0
+        return not self.thread.is_alive() and self._under_way == 0
 
     def offer(self, room: int) -> None:
         """Say how many trajectories may come. Ignored while jobs are on their way, which will take of that room."""
@@ -84,7 +94,8 @@ class Intake:
     def _run(self) -> None:
         while not self._closing.is_set():
             try:
-                self._take()
+                if not self._take():
+                    self._closing.wait(REST_S)
             except QueueUnavailable as error:
                 log.debug("no jobs: Redis is away", reason=str(error))
                 self._closing.wait(AFTER_TROUBLE_S)
@@ -94,11 +105,12 @@ class Intake:
             self._look.wait(LOOK_EVERY_S)
             self._look.clear()
 
-    def _take(self) -> None:
+    def _take(self) -> bool:
+        """Lease for the room there is; False where a job had to be given back."""
         with self._lock:
             room = self._room
             if room == 0:
-                return
+                return True
             self._room, self._under_way = 0, 1  # the call itself
         taken: list[Lease] = []
         try:
@@ -108,21 +120,40 @@ class Intake:
                 self._room, self._under_way = (0 if taken else room), len(taken)
         for lease in taken:
             self._leases.add(lease)
-        for lease in taken:
-            log.info("job leased", job_id=lease.id, attempt=lease.attempt, alone=lease.alone)
-            self._prepare(lease)
+        given_back = [lease for lease in taken if not self._prepare(lease)]
+        return not given_back
 
-    def _prepare(self, lease: Lease) -> None:
+    def _prepare(self, lease: Lease) -> bool:
+        """Hand a job over, fail it, or give it back; False for the last."""
+        log.info("job leased", **lease.named, attempt=lease.attempt, alone=lease.alone)
         try:
             ready = self._ready(lease)
+        except NotHere as fault:
+            log.warning(
+                "job given back, and no other taken for a while", **lease.named, reason=str(fault), rest_s=REST_S
+            )
+            self._put(GiveBack(lease, forgive=fault.forgive))
+            return False
         except Exception as error:  # whatever is wrong with it, the other jobs go on
-            log.exception("a job cannot be started", job_id=lease.id)
-            code = "storage_failed" if isinstance(error, OSError | ImageMissing | QueueUnavailable) else "step_failed"
+            log.exception("a job cannot be started", **lease.named)
+            code = "storage_failed" if isinstance(error, OSError | ImageMissing) else "step_failed"
             what = {"code": code, "message": f"it cannot be started: {error}"}
-            self._publisher.put(End(lease, None, {}, Ending("failed", what)))
-            self.received()
+            self._put(End(lease, None, {}, Ending("failed", what)))
         else:
             self._hand_over(ready)
+        return True
+
+    def _put(self, item: End | GiveBack) -> None:
+        """Have the publisher see to a job that is not handed over."""
+        try:
+            self._publisher.put(item, waiting=self._or_leave)
+        except Unpublished:
+            log.warning("job neither begun nor given back; its lease runs out", **item.lease.named)
+        self.received()
+
+    def _or_leave(self) -> None:
+        if self._closing.is_set():
+            raise Unpublished
 
     def _ready(self, lease: Lease) -> Ready:
         asked = request_from_json(lease.job.request["request"])
@@ -137,16 +168,32 @@ class Intake:
         if not trajectory.request.given_image:
             return None
         image_id = str(lease.job.request["start_image"])
-        record = lease.job.request.get("start_record") or self._work.image(image_id)
+        record = lease.job.request.get("start_record") or self._record(image_id)
         if record is None:
             raise ImageMissing(f"the picture {image_id} that it starts from is gone")
         return self._load(image_id, record)
 
+    def _record(self, image_id: str) -> Json | None:
+        try:
+            return self._work.image(image_id)
+        except QueueUnavailable as error:
+            raise NotHere(str(error), forgive=False) from error
+
     def _load(self, image_id: str, record: Json) -> Picture:
-        pixels = pixels_of(self._store.get(record["tenant"], record["job"], record["master_sha256"]))
+        tenant, job_id, sha256 = record["tenant"], record["job"], record["master_sha256"]
+        try:
+            master = tried_again(lambda: self._store.get(tenant, job_id, sha256), job_id)
+        except OSError as error:
+            raise NotHere(f"the image store failed: {error}", forgive=False) from error
+        pixels = pixels_of(master)
         height, width, _ = pixels.shape
         return Picture(Image(image_id, width, height), pixels)
 
 
 def _trajectory(asked: Request, index: int, kept: Json | None) -> Trajectory:
-    return Trajectory(asked, index) if kept is None else Trajectory.from_json(kept)
+    if kept is None:
+        return Trajectory(asked, index)
+    if (version := kept.get("version")) != TRAJECTORY_VERSION:
+        told = f"its trajectory has version {version}, this build reads {TRAJECTORY_VERSION}"
+        raise NotHere(f"{told}; keep a worker of the build that wrote it until the job is done", forgive=True)
+    return Trajectory.from_json(kept)

@@ -81,6 +81,16 @@ def with_bytes(value: Any, texts: Mapping[str, str]) -> Any:
     return {**shown, "b64_json": texts[value["id"]]} if _is_image(value) and value["id"] in texts else shown
 
 
+def with_token(value: Any, token: str) -> Any:
+    """The same with the token of a read-only link in every image's URL."""
+    if isinstance(value, list):
+        return [with_token(child, token) for child in value]
+    if not isinstance(value, dict):
+        return value
+    shown = {name: with_token(child, token) for name, child in value.items()}
+    return {**shown, "url": f"{value['url']}?token={token}"} if _is_image(value) and "url" in value else shown
+
+
 def _is_image(value: Json) -> bool:
     return "sha256" in value and str(value.get("id", "")).startswith("img_")
 

@@ -14,10 +14,12 @@ from server.queue_errors import QueueUnavailable
 from server.queue_records import Json
 from server.queue_worker import WorkerQueue
 from server.worker_health import Vitals
+from server.worker_thread import WorkerThread
 
 log = structlog.get_logger("r3.worker")
 
 AFTER_TROUBLE_S: Final = 1.0
+STOPPED_WITHIN_S: Final = 10.0  # longer than a call to a Redis that does not answer
 
 
 class Lifeline:
@@ -39,16 +41,16 @@ class Lifeline:
         self._closing = threading.Event()
         self._is_registered = False
         self._is_there = True
-        self._thread = threading.Thread(target=self._run, name="renewals", daemon=True)
+        self.thread = WorkerThread("renewals", self._run)
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self.thread.start()
 
-    def stop(self, timeout_s: float) -> None:
-        """End; what is still held runs out."""
+    def stop(self) -> None:
+        """End, with the beat that is under way; what is still held runs out."""
         self._closing.set()
-        self._thread.join(timeout_s)
+        self.thread.join(STOPPED_WITHIN_S)
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -87,11 +89,11 @@ class ControlFeed:
     def __init__(self, work: WorkerQueue, inbox: Inbox, *, model: str, look: Callable[[], None]) -> None:
         self._work, self._inbox, self._model, self._look = work, inbox, model, look
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="control", daemon=True)
+        self.thread = WorkerThread("control", self._run)
 
     def start(self) -> None:
         """Begin; it ends when the queue is closed."""
-        self._thread.start()
+        self.thread.start()
 
     def stop(self) -> None:
         """Hear nothing more; the thread ends with the queue's connection."""

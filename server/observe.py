@@ -16,7 +16,8 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import REQUEST_ID_KEY, ApiError, problem_response
+from server.errors import REQUEST_ID_KEY, problem_response
+from server.faults import ApiError
 from server.guard import HEALTH_PATHS
 from server.metrics import Metrics
 

@@ -19,8 +19,7 @@ from PIL import Image as PILImage
 
 from r3core.checkpoint import Description
 from r3core.model.image_processing import resized, to_rgb
-from server.errors import ApiError
-from server.faults import Fault
+from server.faults import ApiError, Fault
 from server.picture_headers import Header, NotAPicture, read_header
 from server.sizes import fits_grid
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
 from pydantic_settings import SettingsError
 
 from server.misconfigured import Misconfigured
 from server.settings import Settings
 
-OLDEST_REDIS: Final = (7, 0)
 _DEVICE: Final = re.compile(r"cpu|cuda(:\d+)?")
 
 
@@ -43,9 +43,20 @@ def check_serve(settings: Settings) -> str | None:
 
     The name of the model that will be served, None for the fake one.
     """
+    if settings.port == settings.worker_port != 0:
+        raise Misconfigured(
+            f"API and worker cannot both listen on port {settings.port}; "
+            "give one of them another with --port/R3_PORT or --worker-port/R3_WORKER_PORT"
+        )
     check_port(settings.host, settings.port, "port")
     check_port(settings.worker_host, settings.worker_port, "worker-port")
+    check_image_store(settings)
     model = check_model(settings)
+    if model is not None and settings.default_model not in (None, model):
+        raise Misconfigured(
+            f"R3_DEFAULT_MODEL={settings.default_model} is not what is served, {model}; "
+            "leave it out, or give that model's --checkpoint/R3_CHECKPOINT"
+        )
     if settings.redis_url is not None:
         check_redis_answers(check_redis_url(settings))
     return model
@@ -110,14 +121,17 @@ def check_redis_answers(url: str, timeout_s: float = 5.0) -> None:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
+    from server.queue_errors import ServerTooOld
+    from server.queue_scripts import refuse_old_server
+
     once = Retry(NoBackoff(), 0)
     try:
         with Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=once) as redis:
-            version = str(redis.info("server")["redis_version"])
+            refuse_old_server(redis.info("server"))
     except (RedisError, OSError) as error:
         raise Misconfigured(f"no answer from Redis at {_shown_url(url)} ({error}); {_REDIS_REMEDY}") from error
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_REDIS:
-        raise Misconfigured(f"Redis at {_shown_url(url)} is version {version}; 7.0 or newer, or Valkey, is needed")
+    except ServerTooOld as error:
+        raise Misconfigured(f"{_shown_url(url)}: {error}") from error
 
 
 def check_data_dir(data_dir: Path) -> None:
@@ -134,9 +148,19 @@ def check_data_dir(data_dir: Path) -> None:
 
 
 def check_image_store(settings: Settings) -> None:
-    """Where pictures go to the data directory, refuse one that cannot be written."""
+    """Refuse a place for pictures that cannot be opened; the data directory, where they go there, must be writable."""
     if settings.image_store is None:
         check_data_dir(settings.data_dir)
+        return
+    from server.images import ImageStore
+
+    try:
+        ImageStore(settings.image_store)
+    except (ValueError, OSError) as error:
+        raise Misconfigured(
+            f"R3_IMAGE_STORE={_shown_url(settings.image_store)} cannot be opened ({_shown_url(_reason(error))}); "
+            "install what its scheme needs, or give a folder"
+        ) from error
 
 
 def check_model(settings: Settings) -> str | None:
@@ -161,8 +185,10 @@ def _fault(fault: Any, given: dict[str, Any]) -> str:
     field = str(fault["loc"][0]) if fault["loc"] else "settings"
     name = f"--{field.replace('_', '-')}" if field in given else f"R3_{field.upper()}"
     known = Settings.model_fields.get(field)
-    default = "" if known is None or known.default_factory else f", or leave it out for {known.default}"
-    message = str(fault["msg"])
+    default = ""
+    if known is not None and known.default not in (None, (), PydanticUndefined, fault["input"]):
+        default = f", or leave it out for {known.default}"
+    message = str(fault["msg"]).removeprefix("Value error, ")
     return f"{name}={fault['input']} is refused: {message[:1].lower()}{message[1:]}{default}"
 
 
@@ -170,6 +196,10 @@ def _not_json(error: SettingsError) -> str:
     field = re.search(r'field "(\w+)"', str(error))
     name = f"R3_{field[1].upper()}" if field else "a list among the R3_ variables"
     return f'{name} is not JSON; give a list such as ["one.example", "two.example"]'
+
+
+def _reason(error: Exception) -> str:
+    return str(error.strerror if isinstance(error, OSError) and error.strerror else error.__cause__ or error)
 
 
 def _cannot_listen(error: OSError, host: str, port: int, option: str) -> str:

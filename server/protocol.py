@@ -1,24 +1,28 @@
-"""uvicorn's HTTP protocol and server, with the three things that it and ASGI have no word for.
+"""uvicorn's HTTP protocol and server, with what it and ASGI have no word for.
 
 A client that has stopped reading can be cut off: its connection's `abort` stands in the scope's extensions, since
 an orderly close would wait for it to read. A client that sends headers without end is refused, since the parser
-would keep them all. And streams are told of a shutdown before uvicorn begins to wait for them to end.
+would keep them all. What the parser cannot read is refused in the shape of every other error. And streams are told of
+a shutdown before uvicorn begins to wait for them to end.
 """
 
 from __future__ import annotations
 
+import secrets
 import socket
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Final
 
 from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from server.errors import PROBLEM_TYPE, REQUEST_ID_KEY, json_bytes, problem, status_of
+from server.faults import ApiError
 from server.sse import ABORT_EXTENSION
 
 # Far above what guard.py refuses in the one shape; one read may bring 256 KiB.
 MAX_UNPARSED_BYTES: Final = 1024 * 1024
-_TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class AbortableProtocol(HttpToolsProtocol):
@@ -32,8 +36,21 @@ class AbortableProtocol(HttpToolsProtocol):
         self._unparsed_bytes += len(data)
         super().data_received(data)
         if self._unparsed_bytes > MAX_UNPARSED_BYTES and not self.transport.is_closing():
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
+            self._refuse(ApiError("headers_too_large", f"the head has more than {MAX_UNPARSED_BYTES:,} bytes"))
+
+    def send_400_response(self, msg: str) -> None:
+        """What the parser cannot read is answered in the one shape; there is no request yet to pass to the app."""
+        self._refuse(ApiError("bad_request", f"{msg} Send HTTP/1.1, without TLS."))
+
+    def _refuse(self, error: ApiError) -> None:
+        status, request_id = HTTPStatus(status_of(error.code)), secrets.token_hex(16)
+        body = json_bytes(problem(error, {"path": "", REQUEST_ID_KEY: request_id}))
+        head = (
+            f"HTTP/1.1 {status} {status.phrase}\r\nContent-Type: {PROBLEM_TYPE}\r\nContent-Length: {len(body)}\r\n"
+            f"Cache-Control: no-store\r\nX-Request-ID: {request_id}\r\nConnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         """A request begins: uvicorn makes its scope."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import queue
 import secrets
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -19,11 +18,12 @@ import structlog
 from r3core.types import Image, StopReason, Trajectory
 from server import encoding
 from server.held import Leases
-from server.images import ImageStore
-from server.queue_errors import QueueError, QueueUnavailable
+from server.images import ImageStore, tried_again
+from server.queue_errors import QueueUnavailable
 from server.queue_records import Checkpoint, Ending, Event, Json, Lease, picture, rfc3339
 from server.queue_worker import WorkerQueue, Written
 from server.worker_metrics import WorkerMetrics
+from server.worker_thread import WorkerThread
 
 if TYPE_CHECKING:
     from r3core.events import Pixels
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger("r3.worker")
 
 LINE: Final = 256
-STORE_TRIES: Final = 5
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,18 @@ class GiveBack:
     forgive: bool = True
 
 
-Item = Say | Tell | Show | Keep | End | GiveBack
+@dataclass(frozen=True)
+class Forget:
+    """Nothing more will be written under the lease, which is lost."""
+
+    lease: Lease
+
+
+Item = Say | Tell | Show | Keep | End | GiveBack | Forget
+
+
+class Unpublished(Exception):
+    """Raised by who waits for room in the line where it is time to leave: Redis or the store is away for too long."""
 
 
 @dataclass
@@ -128,17 +138,22 @@ class Publisher:
         self._model_hash, self._drop = model_hash, drop
         self._line: queue.Queue[Item | None] = queue.Queue(LINE)
         self._written: dict[tuple[str, int], _Written] = {}
-        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self.thread = WorkerThread("publisher", self._run)
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self.thread.start()
 
-    def put(self, item: Item, waiting: Callable[[], None] = lambda: None) -> None:
-        """Have it published; while the line is full, `waiting` is called every second."""
+    def put(self, item: Item, waiting: Callable[[], None]) -> None:
+        """Have it published; while the line is full, `waiting` is called every second, and may raise Unpublished.
+
+        Raises RuntimeError where the thread has ended.
+        """
         if isinstance(item, Tell | Show) and self._line.qsize() > LINE // 2:
             return None
         while True:
+            if not self.thread.is_alive():
+                raise RuntimeError("the publisher has ended; nothing can be published any more")
             try:
                 return self._line.put(item, timeout=1.0)
             except queue.Full:
@@ -146,30 +161,37 @@ class Publisher:
 
     def finish(self, timeout_s: float) -> bool:
         """Publish what is in the line, then end; whether all was published in time."""
+        if not self.thread.is_alive():
+            return False
         until = time.monotonic() + timeout_s
         try:
             self._line.put(None, timeout=timeout_s)
         except queue.Full:
             return False
-        self._thread.join(max(0.0, until - time.monotonic()))
-        return not self._thread.is_alive()
+        self.thread.join(max(0.0, until - time.monotonic()))
+        return not (self.thread.is_alive() or self.thread.has_failed)
 
     def _run(self) -> None:
         while (item := self._line.get()) is not None:
             if self._leases.holds(item.lease):
                 self._publish(item)
+            else:
+                self._forget(item.lease)
 
     def _publish(self, item: Item) -> None:
         try:
             if self._write(item) == "lost":
-                log.warning("lease lost", job_id=item.lease.id)
+                log.warning("lease lost", **item.lease.named)
                 self._let_go(item.lease)
         except QueueUnavailable:
-            # Only when the worker ends while Redis is away; the lease runs out and another worker goes on.
-            log.warning("left unpublished: Redis is away", job_id=item.lease.id, item=type(item).__name__)
+            # The worker ends, or gives a job back, while Redis is away: another goes on when the lease has run out.
+            log.warning("left unpublished: Redis is away", **item.lease.named, item=type(item).__name__)
+            self._let_go(item.lease)
         except Exception as error:  # one job's trouble must not end the others
-            log.exception("a job cannot be published", job_id=item.lease.id, item=type(item).__name__)
-            if not isinstance(item, Tell | Show):  # what is not logged may be missing
+            log.exception("a job cannot be published", **item.lease.named, item=type(item).__name__)
+            if isinstance(item, GiveBack):
+                self._let_go(item.lease)
+            elif not isinstance(item, Tell | Show):  # what is not logged may be missing
                 self._fail(item.lease, error)
 
     def _write(self, item: Item) -> Written:
@@ -177,7 +199,7 @@ class Publisher:
             case Say(lease, events):
                 return self._work.publish(lease.id, lease.token, events)
             case Tell(lease, told):
-                self._work.live(lease.id, told)
+                self._work.live(lease.id, lease.token, told)
             case Show():
                 self._show(item)
             case Keep():
@@ -227,16 +249,7 @@ class Publisher:
         }
 
     def _put(self, lease: Lease, content: bytes) -> str:
-        """Store bytes, again with back-off where the store fails for a moment. Raises OSError."""
-        for attempt in range(STORE_TRIES):
-            try:
-                return self._store.put(lease.job.tenant, lease.id, content)
-            except OSError as error:
-                if attempt == STORE_TRIES - 1:
-                    raise
-                log.warning("the image store failed; once more", job_id=lease.id, reason=str(error))
-                time.sleep(0.1 * 2**attempt)
-        raise AssertionError("unreachable")
+        return tried_again(lambda: self._store.put(lease.job.tenant, lease.id, content), lease.id)
 
     def _show(self, item: Show) -> None:
         content, width, height = encoding.preview(item.pixels)
@@ -293,8 +306,8 @@ class Publisher:
         what = {"code": code, "message": f"a picture or event could not be stored ({type(error).__name__})"}
         try:
             self._checkpoint(lease, Checkpoint(0, ending=Ending("failed", what)))
-        except QueueError:
-            log.exception("nor can it be failed; its lease runs out", job_id=lease.id)
+        except Exception:  # whatever it is, the other jobs go on
+            log.exception("nor can it be failed; its lease runs out", **lease.named)
         self._let_go(lease)
 
     def _let_go(self, lease: Lease) -> None:

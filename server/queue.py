@@ -8,6 +8,8 @@
     {r3}:img:<id>         JSON, the record of one image: tenant, job, round, hashes, size
     {r3}:jobs:<tenant>    sorted set of the tenant's jobs by the time they were made, µs
     {r3}:idem:<tenant>:<key>   the job and the body hash that an idempotency key stands for
+    {r3}:share:<SHA-256 of a token>   JSON, what a read-only link reads: tenant, job; its expiry (ms) is the key's too
+    {r3}:shares:<id>      set of the digests of the job's links
     {r3}:due              sorted set of waiting jobs that have a deadline, ms
     {r3}:fair:<model>     sorted set of flows (`<priority>:<tenant>`) by the virtual finish time of their last job
     {r3}:flow:<priority>:<tenant>:<model>   set of a flow's waiting jobs
@@ -20,7 +22,6 @@
     {r3}:workers          sorted set of workers by last heartbeat, ms; {r3}:worker_info what each said of itself
     {r3}:models           hash: the description of each model that was ever loaded
     {r3}:leased:<worker>  hash: a worker's last lease call and what it was given, so that a lost answer can be repeated
-    {r3}:secret:<name>    a random secret that all processes share
     {r3}:wake, {r3}:live, {r3}:ctl   pub/sub: new work for a model; events; cancel and stop for leased jobs
 
 A job's hash: what was submitted (tenant, model, priority, weight, cost, n, request, params, metadata, parent, webhook,
@@ -32,7 +33,7 @@ checkpoint: how many were written; pictures), `last_event`, `t:<i>`, `i:<id>` im
 from __future__ import annotations
 
 import asyncio
-import secrets
+import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -177,6 +178,29 @@ class Queue:
         """Erases a finished job: hash, events, image records, idempotency key. The files are the caller's to erase."""
         return cast(DeleteAnswer, await self._run("delete", job_id))
 
+    # read-only links
+
+    async def share(self, job: StoredJob, token: str, ttl_s: float) -> int | None:
+        """Lets `token` read the job for `ttl_s`, at most as long as it is kept; only its digest is stored.
+
+        Returns when that ends, in ms since 1970; None where the job is gone.
+        """
+        ttl_ms = max(1, int(ttl_s * 1000))
+        answer = await self._run("share", job.id, job.tenant, _digest(token), ttl_ms)
+        return None if answer == "not_found" else int(answer)
+
+    async def shared(self, token: str) -> tuple[str, str] | None:
+        """The tenant and the job whose link has this token; None where it is unknown, expired or revoked."""
+        key = f"{ROOT}share:{_digest(token)}"
+        record = json_or_none(await self._do(lambda: self._redis.get(key)))
+        return None if record is None else (record["tenant"], record["job"])
+
+    async def unshare(self, job_id: str) -> None:
+        """Revokes every link to the job."""
+        await self._run("unshare", job_id)
+
+    # upkeep
+
     async def sweep(self) -> int:
         """Ends waiting jobs whose deadline has passed and takes back expired leases, as a living worker's `lease` does.
 
@@ -191,16 +215,6 @@ class Queue:
         key, start = f"{ROOT}ev:{job_id}", f"({after}-0"
         entries = await self._do(lambda: self._redis.xrange(key, start, "+", count=limit))
         return [logged_event(entry_id, fields) for entry_id, fields in entries]
-
-    async def oldest_event(self, job_id: str) -> int | None:
-        """The number of the first event still kept.
-
-        Where it is None, or above `after` + 1, the history was trimmed (unless the job's `last_event` is `after`): a
-        resume then begins with `stream.reset`.
-        """
-        key = f"{ROOT}ev:{job_id}"
-        entries = await self._do(lambda: self._redis.xrange(key, "-", "+", count=1))
-        return logged_event(*entries[0]).number if entries else None
 
     async def follow(self) -> AsyncGenerator[Live, None]:
         """The live feed of all jobs: ONE subscription for the process, for ever.
@@ -253,12 +267,6 @@ class Queue:
         """For metrics: `waiting`, `running`, `cost`, `oldest_s`, `reclaimed`, `poisoned`; by model in `models`."""
         return cast(Json, json_or_none(await self._run("depth")))
 
-    async def shared_secret(self, name: str) -> str:
-        """A secret of 256 bits, the same in every process; made by the first that asks."""
-        key, fresh = f"{ROOT}secret:{name}", secrets.token_hex(32)
-        await self._do(lambda: self._redis.set(key, fresh, nx=True))
-        return cast(str, await self._do(lambda: self._redis.get(key)))
-
     # the wire
 
     async def _index_page(self, index: str, before: str) -> list[tuple[str, float]]:
@@ -289,9 +297,13 @@ async def _messages(feed: Any) -> AsyncIterator[str]:
             yield message["data"]
 
 
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "backslashreplace")).hexdigest()
+
+
 def _cursor(text: str | None) -> str:
     if text is None:
         return "+inf"
     if not text.isdecimal():
-        raise ValueError(f"cursor {text!r} is not one of ours; begin without a cursor, then pass next_cursor back")
+        raise ValueError(f"{text!r} is not one of ours; begin without a cursor, then pass next_cursor back")
     return f"({text}"

@@ -240,6 +240,11 @@ class Lease:
     job: StoredJob
 
     @property
+    def named(self) -> Json:
+        """What every log line about it says."""
+        return {"job_id": self.id, "request_id": self.job.request.get("request_id")}
+
+    @property
     def resumed(self) -> bool:
         """Whether another attempt was made before."""
         return self.attempt > 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,13 +11,26 @@ from importlib import resources
 from typing import Any, Final
 
 import redis
-from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, ResponseError, TryAgainError
+from redis.exceptions import (
+    BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
 
 from server.queue_errors import OutOfOrder, QueueError, QueueUnavailable, ServerTooOld
 
 OLDEST_REDIS: Final = (7, 0)
 # A client's own retries would run a command twice: ours repeat idempotent scripts only.
-TRANSIENT: Final = (redis.ConnectionError, redis.TimeoutError, BusyLoadingError, ReadOnlyError, TryAgainError, OSError)
+TRANSIENT: Final = (
+    *(redis.ConnectionError, redis.TimeoutError, OSError),
+    *(BusyLoadingError, ReadOnlyError, TryAgainError, MasterDownError, ClusterDownError),
+)
+# The same by the first word of what Redis says, where redis-py has no class for it.
+TRANSIENT_CODES: Final = ("MISCONF", "NOREPLICAS", "LOADING", "READONLY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN")
 
 
 @dataclass(frozen=True)
@@ -47,6 +61,8 @@ def translated(error: Exception) -> QueueError | None:
         return QueueUnavailable("Redis is at its memory limit and takes no new work; running jobs go on", 10.0)
     if isinstance(error, TRANSIENT):
         return QueueUnavailable(f"Redis is not reachable: {str(error) or 'it did not answer in time'}")
+    if isinstance(error, ResponseError) and str(error).startswith(TRANSIENT_CODES):
+        return QueueUnavailable(f"Redis cannot take this now: {error}")
     if isinstance(error, ResponseError) and "OUT_OF_ORDER" in str(error):
         return OutOfOrder(str(error))
     return None
@@ -63,6 +79,10 @@ def backoff_s() -> Iterator[float]:
 def refuse_old_server(info: Mapping[str, Any]) -> None:
     """Raises ServerTooOld where INFO shows one older than Redis 7.0; a Valkey names the Redis it is compatible with."""
     version = str(info.get("redis_version", "0"))
-    parts = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-    if parts < OLDEST_REDIS:
+    if is_too_old(version):
         raise ServerTooOld(version)
+
+
+def is_too_old(version: str) -> bool:
+    """Whether a server of that version, such as "7.2.4", lacks what the scripts need."""
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_REDIS

@@ -69,9 +69,10 @@ class WorkerQueue:
         """Asks whether Redis answers; raises ServerTooOld before 7.0."""
         refuse_old_server(self._do(lambda: self._redis.info("server"), 0))
 
-    def image(self, image_id: str) -> Json | None:
-        """The record of an image, None where there is none."""
-        return cast(Json | None, json_or_none(self._do(lambda: self._redis.get(f"{ROOT}img:{image_id}"), 0)))
+    def image(self, image_id: str, patience_s: float = 5.0) -> Json | None:
+        """The record of an image, None where there is none; tried for `patience_s`."""
+        record = self._do(lambda: self._redis.get(f"{ROOT}img:{image_id}"), patience_s)
+        return cast(Json | None, json_or_none(record))
 
     # the worker itself
 
@@ -127,10 +128,10 @@ class WorkerQueue:
         """Stores what was finished, announces it and, with an ending, ends the job. Raises OutOfOrder."""
         return self._write("checkpoint", job_id, token, checkpoint_args(checkpoint))
 
-    def live(self, job_id: str, event: tuple[str, Json]) -> None:
-        """Announces an event that is not logged, if Redis is there."""
+    def live(self, job_id: str, token: int, event: tuple[str, Json]) -> None:
+        """Announces an event that is not logged, if Redis is there and the lease is still held."""
         with suppress(QueueUnavailable):
-            self._do(lambda: self._redis.publish(f"{ROOT}live", live_payload(job_id, event)), 0)
+            self._run("live", job_id, token, live_payload(job_id, event))
 
     def preview(self, job_id: str, token: int, image: tuple[str, Mapping[str, Any]], event: tuple[str, Json]) -> None:
         """Keeps a preview's record for as long as the job's events and announces it, if Redis is there."""

@@ -6,6 +6,7 @@ together.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ from r3core.checkpoint import Description
 from r3core.model.image_processing import Size
 from r3core.types import EarlyStop, ImageSampling, Request, TextSampling
 from server.faults import Fault, faults_of_pydantic
-from server.schemas import GenerationCreate
+from server.schemas import GenerateSamplingCreate, GenerationCreate
 from server.sizes import is_legal, nearest_legal, parse_size
 
 SEEDS_DRAWN_BELOW = 2**32
@@ -26,12 +27,13 @@ Sampling = TypeVar("Sampling", TextSampling, ImageSampling)
 @dataclass(frozen=True)
 class Asked:
     """A body as far as it can be read: `wrong` names the fields that have faults, which stand in `body` as if left
-    out.
+    out; `size_text` is what was given as size, whatever it is.
     """
 
     body: GenerationCreate
     faults: list[Fault]
     wrong: frozenset[str]
+    size_text: str = ""
 
 
 def read_generation(value: Any) -> Asked:
@@ -42,12 +44,14 @@ def read_generation(value: Any) -> Asked:
         faults = faults_of_pydantic(error.errors(include_url=False), known=GenerationCreate.model_fields)
         wrong = frozenset(str(fault["loc"][0]) for fault in error.errors(include_url=False) if fault["loc"])
         rest = {k: v for k, v in value.items() if k not in wrong} if isinstance(value, dict) else {}
-        return Asked(GenerationCreate.model_validate({"prompt": "-", **rest}), faults, wrong)
+        size_text = str(value.get("size", ""))[:100] if isinstance(value, dict) else ""
+        return Asked(GenerationCreate.model_validate({"prompt": "-", **rest}), faults, wrong, size_text)
 
 
 def faults_against(asked: Asked, description: Description) -> list[Fault]:
     """Every fault of a body: those of single fields, and those that only show beside other fields or the model."""
-    return [*asked.faults, *(fault for field, fault in _together(asked.body, description) if not field & asked.wrong)]
+    own = [_with_a_size(fault, asked, description) if fault.pointer == "/size" else fault for fault in asked.faults]
+    return [*own, *(fault for field, fault in _together(asked.body, description) if not field & asked.wrong)]
 
 
 def resolved(body: GenerationCreate, description: Description, seed: int, given: Size | None = None) -> Request:
@@ -75,15 +79,24 @@ def resolved(body: GenerationCreate, description: Description, seed: int, given:
 
 
 def shown_params(request: Request, body: GenerationCreate, start_image: str | None) -> dict[str, Any]:
-    """What a job shows under `params`: every setting as it was resolved. The prompt stands beside it."""
-    settings = asdict(request)
+    """What a job shows under `params`: every setting as it was resolved, so that posting them again with the prompt,
+    which stands beside them, asks for the same. A given picture has its own size.
+    """
+    settings = postable(asdict(request))
     size = f"{settings.pop('width')}x{settings.pop('height')}"
     for name in ("prompt", "given_image"):
         del settings[name]
     asked = body.model_dump(
         include={"response_format", "output_format", "output_compression", "priority", "deadline_s"}
     )
-    return {"size": size, **settings, **asked, "image": start_image, "cancel_on_disconnect": body.cancel_on_disconnect}
+    drawn = {"size": size} if start_image is None else {}
+    return {**drawn, **settings, **asked, "image": start_image, "cancel_on_disconnect": body.cancel_on_disconnect}
+
+
+def postable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the model's as POST /generate takes them: for a first picture there is none to be guided by."""
+    taken = {name: v for name, v in settings["generate"].items() if name in GenerateSamplingCreate.model_fields}
+    return {**settings, "generate": taken}
 
 
 def _together(body: GenerationCreate, description: Description) -> Iterator[tuple[frozenset[str], Fault]]:
@@ -123,6 +136,16 @@ def _together(body: GenerationCreate, description: Description) -> Iterator[tupl
     if body.output_compression is not None and body.output_format == "png":
         detail = f"is {body.output_compression}, but PNG is lossless; remove it or ask for webp or jpeg"
         yield _of("output_compression", "output_format"), Fault("/output_compression", detail)
+
+
+def _with_a_size(fault: Fault, asked: Asked, description: Description) -> Fault:
+    """A malformed size with one that would do: the nearest where two numbers can be read, else the default."""
+    numbers = re.findall(r"(?<![0-9])[0-9]{1,5}(?![0-9])", asked.size_text)
+    if len(numbers) == 2:
+        width, height = nearest_legal((int(numbers[0]), int(numbers[1])), description)
+        return Fault(fault.pointer, f"{fault.detail}; the nearest is {width}x{height}")
+    width, height = description.default_size
+    return Fault(fault.pointer, f"{fault.detail}; the default is {width}x{height}")
 
 
 def _size_faults(body: GenerationCreate, description: Description) -> Iterator[tuple[frozenset[str], Fault]]:

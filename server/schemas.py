@@ -6,9 +6,10 @@ depends on the model (sizes, defaults) or on several fields together is judged i
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from r3core.types import SEED_LIMIT, RenormType
 
@@ -73,7 +74,20 @@ class EarlyStopCreate(_Strict):
 
 
 def _from_bool(value: Any) -> Any:
-    return {"on_satisfied": value} if isinstance(value, bool) else value
+    if isinstance(value, bool):
+        return {"on_satisfied": value}
+    if not isinstance(value, dict | EarlyStopCreate):
+        raise ValueError("must be true, false, or an object with on_satisfied and confirmations")
+    return value
+
+
+_SIZE = re.compile(r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")
+
+
+def _size(value: str) -> str:
+    if not _SIZE.fullmatch(value):
+        raise ValueError("must be WIDTHxHEIGHT, two whole numbers of pixels with an x between them")
+    return value
 
 
 class WebhookCreate(_Strict):
@@ -124,8 +138,8 @@ class GenerationCreate(_Strict):
         EarlyStopCreate, BeforeValidator(_from_bool, json_schema_input_type=bool | EarlyStopCreate)
     ] = Field(EarlyStopCreate(), description="Whether a satisfied model ends the trajectory.")
     think: bool = Field(True, description="Write a reasoning text before the first picture.")
-    size: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")] | None = Field(
-        None, description="Width and height; /info says the checkpoint's default.", examples=["512x512"]
+    size: Annotated[str, AfterValidator(_size), Field(json_schema_extra={"pattern": _SIZE.pattern})] | None = Field(
+        None, description="WIDTHxHEIGHT in pixels; /info says the checkpoint's default."
     )
     n: Annotated[int, Field(ge=1, le=4)] = Field(1, description="Independent trajectories of one prompt.")
     seed: Annotated[int, Field(ge=0, le=SEED_LIMIT - 1)] | None = Field(
@@ -158,6 +172,12 @@ class GenerationCreate(_Strict):
         return {k: v for k, v in value.items() if v is not None or k == "prompt"} if isinstance(value, dict) else value
 
 
+class ShareCreate(_Strict):
+    """How long a read-only link is good."""
+
+    expires_s: Annotated[float, Field(gt=0)] = Field(description="Seconds; at most as long as the job is kept.")
+
+
 class _Query(BaseModel):
     """Parameters arrive as text, so they are not strict; unknown ones are refused all the same."""
 
@@ -172,13 +192,21 @@ class JobsQuery(_Query):
     cursor: str | None = Field(None, max_length=512, description="next_cursor of the page before.")
 
 
-class EventsQuery(_Query):
+class _SharedQuery(_Query):
+    token: str | None = Field(None, description="What a read-only link carries, in place of a key.")
+
+
+class JobQuery(_SharedQuery):
+    """By what right a job is read."""
+
+
+class EventsQuery(_SharedQuery):
     """Where a stream begins."""
 
     after: int | None = Field(None, ge=0, le=2**53, description="Resume after this event; Last-Event-ID wins over it.")
 
 
-class ImageQuery(_Query):
+class ImageQuery(_SharedQuery):
     """How an image is sent."""
 
     download: Literal["0", "1"] | None = Field(None, description="1: as an attachment to save.")

@@ -51,7 +51,9 @@ def run_serve(settings: Settings) -> int:
         settings = settings.model_copy(update={**_free_ports(settings), **_keeping(settings), **default})
         if settings.redis_url is not None:
             return _Household(settings, None, asked).run()
-        with EmbeddedServer(directory) as queue:
+        with EmbeddedServer(directory, hurry=lambda: asked.times > 0) as queue:
+            if asked.times:  # it may not have read its data yet
+                return 0
             say(f"queue: {queue.binary.name}, its data in {directory.path}")
             return _Household(settings.model_copy(update={"redis_url": queue.url}), queue, asked).run()
 
@@ -202,7 +204,7 @@ class _Household:
         enough = 2 if self._asked.times else 1
         drain_s = self._settings.drain_s
         if self._is_loaded and self._asked.times:
-            say(f"stopping: the step in hand is finished first, {drain_s:.0f} s at most; Ctrl-C again to stop at once")
+            say(f"stopping: the rounds in hand are finished first, {drain_s:.0f} s at most; Ctrl-C again stops at once")
 
         def hurry() -> bool:
             return self._asked.times >= enough
@@ -221,7 +223,9 @@ def child_environment(settings: Settings) -> dict[str, str]:
     if "log_format" not in settings.model_fields_set and sys.stdout.isatty():
         values["log_format"] = "console"
     as_text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
-    return {**os.environ, **{f"R3_{name.upper()}": text for name, text in as_text.items()}}
+    # What is under our prefix and no setting was told once, and is not handed on.
+    others = {name: text for name, text in os.environ.items() if not name.startswith("R3_")}
+    return {**others, **{f"R3_{name.upper()}": text for name, text in as_text.items()}}
 
 
 def address(settings: Settings) -> str:

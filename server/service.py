@@ -9,7 +9,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from server.catalogue import Catalogue
-from server.errors import ApiError
+from server.errors import invalid_request
+from server.faults import ApiError, Fault
 from server.hub import Hub
 from server.images import ImageStore
 from server.metrics import Metrics
@@ -39,14 +40,22 @@ class Service:
         """A job of the tenant's. Raises ApiError job_not_found, also where it is someone else's."""
         job = await self.queue.job(job_id) if is_id(job_id, "job_") else None
         if job is None or job.tenant != tenant:
-            raise ApiError(
-                "job_not_found", f"there is no job {job_id[:100]!r}; it may have been deleted, or have expired"
-            )
+            raise job_not_found(job_id)
         return job
 
-    async def open_stream(self, job: StoredJob, after: int) -> JobStream:
+    async def job_to_read(self, job_id: str, token: str | None) -> StoredJob:
+        """A job for who may at least read it: a token is good for its own job alone. Raises ApiError job_not_found."""
+        if token is None:
+            return await self.job_of(TENANT, job_id)
+        shared = await self.queue.shared(token)
+        if shared is None or shared[1] != job_id:
+            raise job_not_found(job_id)
+        return await self.job_of(*shared)
+
+    async def open_stream(self, job: StoredJob, after: int, token: str | None = None) -> JobStream:
         """The job's events after number `after`. Raises QueueUnavailable."""
-        stream = JobStream(self.queue, self.hub, self.presenter, self.metrics, job, after)
+        presenter = self.presenter.for_link(token)
+        stream = JobStream(self.queue, self.hub, presenter, self.metrics, job, after)
         await stream.open()
         return stream
 
@@ -58,6 +67,17 @@ def service(request: Request) -> Service:
 
 
 Parts = Annotated[Service, Depends(service)]
+
+
+def job_not_found(job_id: str) -> ApiError:
+    """404, the same whatever the reason is."""
+    return ApiError("job_not_found", f"there is no job {job_id[:100]!r}; it may have been deleted, or have expired")
+
+
+def refuse_token(request: Request) -> None:
+    """For routes that write: a read-only link gives no right to, nor does it seem to. Raises ApiError."""
+    if "token" in request.query_params:
+        raise invalid_request([Fault("/token", "is a read-only link's, which can only be used with GET; remove it")])
 
 
 def is_id(text: str, prefix: str) -> bool:

@@ -6,16 +6,19 @@ Command-line options win over the environment, the environment over the defaults
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 NONE = "none"  # says in the environment that a setting has no value
 _OTHER_VARIABLES = frozenset({"R3_TEST_ALL", "R3_TEST_TIMES"})
+_HOST = re.compile(r"[\w.-]+|\[?(?=.*:.*:)[0-9a-fA-F:.]+\]?")
+_ORIGIN = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 
 
@@ -36,7 +39,9 @@ Names = Annotated[tuple[str, ...], NoDecode]  # in the environment: a list with 
 class Settings(BaseSettings):
     """The service's settings; times in seconds, sizes in bytes, as the names say."""
 
-    model_config = SettingsConfigDict(env_prefix="R3_", frozen=True, extra="forbid", env_parse_none_str=NONE)
+    model_config = SettingsConfigDict(
+        env_prefix="R3_", frozen=True, extra="forbid", env_parse_none_str=NONE, env_ignore_empty=True
+    )
 
     # where to listen
     host: str = "127.0.0.1"
@@ -98,10 +103,43 @@ class Settings(BaseSettings):
     def _listed(cls, value: object) -> object:
         return tuple(name for part in value.split(",") if (name := part.strip())) if isinstance(value, str) else value
 
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _bare(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not _HOST.fullmatch(host):
+                raise ValueError(
+                    f"{host!r} is no bare host name; write each as it stands in Host, such as r3.example, "
+                    "without scheme, port or path"
+                )
+        return hosts
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin of a page; name each one that may call, such as https://app.example: "
+                    "no caller is asked for a key, so that not every page may"
+                )
+        return tuple(origin.rstrip("/").lower() for origin in origins)
+
     @field_validator("data_dir", "checkpoint", "base_checkpoint")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
+
+    @field_validator("renew_s")
+    @classmethod
+    def _often_enough(cls, renew_s: float, info: ValidationInfo) -> float:
+        lease_s = info.data.get("lease_s")
+        if lease_s is not None and lease_s < 3 * renew_s:
+            raise ValueError(
+                f"a lease of {lease_s:g} s (R3_LEASE_S) must last at least three times as long as the {renew_s:g} s "
+                f"between two renewals (R3_RENEW_S), or one late renewal loses it; raise the one or lower the other"
+            )
+        return renew_s
 
     @classmethod
     def unknown_variables(cls, environment: Mapping[str, str]) -> list[str]:

@@ -78,7 +78,12 @@ class EventStreamResponse(Response):
         self._on_hang_up = on_hang_up
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream."""
+        """Send the stream, or its headers alone to who asks for no more."""
+        if scope["method"] == "HEAD":
+            self._frames.close()
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            return
         follower = self._frames.follower
         follower.abort = scope.get("extensions", {}).get(ABORT_EXTENSION, {}).get("abort")
         listener = asyncio.create_task(until_hang_up(receive))

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from r3core.checkpoint import Description
-from server.errors import ApiError
-from server.faults import Fault
+from server.faults import ApiError, Fault
 from server.images import ImageMissing
 from server.pictures import StartPicture, from_base64, start_picture
 from server.service import is_id

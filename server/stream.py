@@ -112,12 +112,20 @@ class JobStream:
         while reread and not self._is_over and follower.closing is None:
             try:
                 page = await self._queue.events(self._job.id, self._last, PAGE)
+                is_gone = not page and await self._log_is_gone()
             except QueueUnavailable:
                 asyncio.get_running_loop().call_later(_TRY_AGAIN_S, follower.reread)
                 return
-            async for chunk in self._replayed(page):
+            async for chunk in self._reset() if is_gone else self._replayed(page):
                 yield chunk
             reread = len(page) == PAGE
+
+    async def _log_is_gone(self) -> bool:
+        """Whether the job has had events that its log, in which nothing is new, lacks. Raises QueueUnavailable."""
+        job = await self._queue.job(self._job.id)
+        if job is not None and job.last_event == self._last:
+            return False
+        return not await self._queue.events(self._job.id, self._last, 1)  # else it came between the two questions
 
     async def _replayed(self, page: list[LoggedEvent]) -> AsyncIterator[bytes]:
         if page and page[0].number > self._last + 1:  # the log was trimmed

@@ -34,7 +34,7 @@ from server.intake import Intake
 from server.lifeline import ControlFeed, Lifeline
 from server.logs import configure_logging
 from server.misconfigured import Misconfigured
-from server.publisher import Publisher
+from server.publisher import Publisher, Unpublished
 from server.queue_errors import QueueError, QueueUnavailable, ServerTooOld
 from server.queue_records import Json, QueuePolicy
 from server.queue_worker import WorkerQueue
@@ -48,7 +48,7 @@ ASK_AGAIN_S: Final = 1.0
 
 
 def run_worker(settings: Settings) -> int:
-    """Work until SIGTERM or Ctrl-C; the exit code of the process: 0, or 1 where the device or the engine failed.
+    """Work until SIGTERM or Ctrl-C; the exit code of the process: 0, or 1 where device, engine or a thread failed.
 
     Raises Misconfigured, CheckpointError or DeviceError where it cannot begin.
     """
@@ -104,27 +104,42 @@ class Worker:
         )
         self._control = ControlFeed(work, inbox, model=description.name, look=self._intake.look)
         self._loop = EngineLoop(engine, inbox, self._intake, self._publisher, self._leases, vitals, settings.drain_s)
+        self._parts = (self._lifeline, self._control, self._publisher, self._intake)
 
     def run(self) -> int:
-        """The exit code, once asked to leave and all is given back, or the engine has failed."""
-        for thread in (self._lifeline, self._control, self._publisher, self._intake):
-            thread.start()
+        """The exit code, once asked to leave and all is given back, or the engine or a thread has failed."""
+        for part in self._parts:
+            part.start()
         code = 0
         try:
-            self._loop.run()
+            self._loop.run(self._look_at_threads)
+        except Unpublished:
+            log.warning("leaving with results unpublished: Redis or the image store has been away too long")
         except Exception:  # the device is lost, or we have a fault: others must go on with the jobs
-            log.exception("the engine failed; its jobs are given back")
-            self._intake.close()
-            self._loop.abandon()
+            log.exception("the worker cannot go on; its jobs are given back")
+            self._give_back()
             code = 1
         if not self._publisher.finish(PUBLISHED_WITHIN_S):
             log.warning("not all was published in time; other workers go on from what was")
-        self._lifeline.stop(0.1)
+        self._lifeline.stop()  # with the beat under way, which would undo the farewell
         self._control.stop()
         with suppress(QueueError):
             self._work.farewell()
         log.info("worker ends", code=code)
         return code
+
+    def _look_at_threads(self) -> None:
+        """Raises RuntimeError where one has failed: the worker would wait for it for ever."""
+        for part in self._parts:
+            if part.thread.has_failed:
+                raise RuntimeError(f"the {part.thread.name} thread has failed")
+
+    def _give_back(self) -> None:
+        self._intake.close()
+        try:
+            self._loop.abandon()
+        except (Unpublished, RuntimeError) as error:
+            log.warning("not all could be given back; those leases run out", reason=str(error))
 
     def _info(self) -> Json:
         return {

@@ -121,12 +121,25 @@ def _handler(vitals: Vitals) -> type[BaseHTTPRequestHandler]:
             else:
                 self._answer(HTTPStatus.NOT_FOUND, "application/json", b'{"status": "not found"}')
 
+        def do_HEAD(self) -> None:
+            self.do_GET()  # _answer leaves the body out
+
+        def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+            """What http.server would say in HTML; a method that we lack is a wrong one."""
+            status = HTTPStatus.METHOD_NOT_ALLOWED if code == HTTPStatus.NOT_IMPLEMENTED else HTTPStatus(code)
+            self.close_connection = True
+            said = {"status": status.phrase.lower(), "detail": explain or message or status.description}
+            self._answer(status, "application/json", json.dumps(said).encode())
+
         def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
+            if status == HTTPStatus.METHOD_NOT_ALLOWED:
+                self.send_header("Allow", "GET, HEAD")
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name that it is called with
             """Probes are no news."""

@@ -1,1 +1,14 @@
 """The paths of the API, a file a subject."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+
+
+def allow_head(router: APIRouter) -> None:
+    """HEAD wherever the router takes GET; the server leaves the body out."""
+    for route in list(router.routes):
+        if isinstance(route, APIRoute) and route.methods == {"GET"}:
+            path = route.path.removeprefix(router.prefix)
+            router.add_api_route(path, route.endpoint, methods=["HEAD"], include_in_schema=False)

@@ -9,7 +9,8 @@ from typing import Final
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from server.errors import ApiError
+from server.faults import ApiError
+from server.routes import allow_head
 
 router = APIRouter(include_in_schema=False)
 
@@ -55,6 +56,9 @@ async def asset(name: str) -> Response:
     if name not in _ASSETS:
         raise ApiError("not_found", f"/docs has no file {name[:100]!r}")
     return Response(_read(name), media_type=_ASSETS[name], headers={"Cache-Control": "public, max-age=3600"})
+
+
+allow_head(router)
 
 
 @cache

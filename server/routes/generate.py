@@ -9,7 +9,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -21,8 +21,8 @@ from starlette.responses import Response
 from r3core.checkpoint import Description
 from server.answers import GENERATE_RESPONSES
 from server.body import read_json
-from server.errors import ApiError, invalid_request, json_response, status_of
-from server.faults import Fault
+from server.errors import invalid_request, json_response, status_of
+from server.faults import ApiError, Fault
 from server.negotiation import Mode, mode_of
 from server.queue import NewJob, QueueError, StoredJob, Submitted
 from server.queue_records import job_cost, new_job_id
@@ -61,7 +61,7 @@ async def generate(
     value = await read_json(request)
     body, description = await _judged(parts, value)
     mode = mode_of(body.stream, request.headers.getlist("accept"), prefer or [], parts.settings.wait_s)
-    _check_key(idempotency_key)
+    _check_key(request.headers.getlist("idempotency-key"))
     submitted = await _submit(parts, body, description, idempotency_key, _hash_of(value))
     job = await parts.job_of(TENANT, submitted.id)
     headers = {"Location": f"/jobs/{job.id}"}
@@ -129,6 +129,7 @@ def _new_job(
             "start_record": None if start is None else start.record,
             "output_format": body.output_format,
             "output_compression": body.output_compression,
+            "request_id": structlog.contextvars.get_contextvars().get("request_id"),
         },
         params=shown_params(asked, body, start_id),
         cost=job_cost(asked),
@@ -211,10 +212,13 @@ def _canceller(parts: Service, job: StoredJob) -> Callable[[], Awaitable[None]]:
     return cancel
 
 
-def _check_key(key: str | None) -> None:
-    if key is not None and not (1 <= len(key) <= MAX_KEY_CHARS and key.isprintable()):
-        detail = f"has {len(key)} characters; it must have 1 to {MAX_KEY_CHARS}, all printable"
-        raise invalid_request([Fault("/Idempotency-Key", detail)])
+def _check_key(keys: Sequence[str]) -> None:
+    if len(keys) > 1:
+        raise invalid_request([Fault("/Idempotency-Key", f"is there {len(keys)} times; send one")])
+    for key in keys:
+        if not (1 <= len(key) <= MAX_KEY_CHARS and key.isprintable()):
+            detail = f"has {len(key)} characters; it must have 1 to {MAX_KEY_CHARS}, all printable"
+            raise invalid_request([Fault("/Idempotency-Key", detail)])
 
 
 def _hash_of(value: Any) -> str:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
 from server.answers import IMAGE_RESPONSES
-from server.errors import ApiError
+from server.faults import ApiError
 from server.images import ImageMissing
+from server.routes import allow_head
 from server.schemas import ImageQuery
-from server.service import TENANT, Parts, is_id
+from server.service import TENANT, Parts, Service, is_id
 
 router = APIRouter(tags=["images"])
 
 
 @router.get("/images/{image_id}", operation_id="getImage", summary="Fetch a picture", responses=IMAGE_RESPONSES)
-@router.head("/images/{image_id}", include_in_schema=False)
 async def get_image(
     parts: Parts,
     image_id: str,
@@ -29,19 +29,30 @@ async def get_image(
 ) -> Response:
     """The picture as it was asked for (`output_format`); previews are WebP."""
     record = await parts.queue.image(image_id) if is_id(image_id, "img_") else None
-    if record is None or record["tenant"] != TENANT:
+    if record is None or not await _may_read(parts, record, query.token):
         raise _not_found(image_id)
     etag = f'"{record["sha256"]}"'
     headers = {"ETag": etag, "Cache-Control": "private, max-age=86400, immutable"}
+    if parts.settings.cors_origins:  # pages of other origins show it
+        headers["Cross-Origin-Resource-Policy"] = "cross-origin"
     if _names(if_none_match or "", etag):
         return Response(status_code=304, headers=headers)
     try:
-        content = await asyncio.to_thread(parts.images.get, TENANT, record["job"], record["sha256"])
+        content = await asyncio.to_thread(parts.images.get, record["tenant"], record["job"], record["sha256"])
     except ImageMissing as error:
         raise _not_found(image_id) from error
     if query.download == "1":
         headers["Content-Disposition"] = f'attachment; filename="{image_id}.{_suffix(record["format"])}"'
     return Response(content, media_type=f"image/{record['format']}", headers=headers)
+
+
+allow_head(router)
+
+
+async def _may_read(parts: Service, record: dict[str, Any], token: str | None) -> bool:
+    if token is None:
+        return bool(record["tenant"] == TENANT)
+    return await parts.queue.shared(token) == (record["tenant"], record["job"])
 
 
 def _names(if_none_match: str, etag: str) -> bool:

@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response
 
 from server.answers import EVENTS_RESPONSES, JobList, JobView, answer, problems
-from server.errors import ApiError, invalid_request, json_response
-from server.faults import Fault
+from server.errors import invalid_request, json_response
+from server.faults import ApiError, Fault
 from server.job_view import job_json
 from server.queue import StoredJob
-from server.schemas import EventsQuery, JobsQuery
-from server.service import TENANT, Parts, Service
+from server.routes import allow_head
+from server.schemas import EventsQuery, JobQuery, JobsQuery
+from server.service import TENANT, Parts, Service, refuse_token
 from server.sse import EventStreamResponse
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
-_JOB = {**answer(200, JobView, "The job as it stands"), **problems(404)}
-_ACCEPTED = {**answer(202, JobView, "Accepted; the job as it stands"), **problems(404, 409)}
+_JOB = {**answer(200, JobView, "The job as it stands"), **problems(404, 422)}
+_ACCEPTED = {**answer(202, JobView, "Accepted; the job as it stands"), **problems(404, 409, 422)}
 
 
 @router.get(
@@ -38,10 +39,10 @@ async def list_jobs(parts: Parts, query: Annotated[JobsQuery, Query()]) -> Respo
 
 
 @router.get("/{job_id}", operation_id="getJob", summary="Read a job", responses=_JOB)
-@router.head("/{job_id}", include_in_schema=False)
-async def get_job(parts: Parts, job_id: str) -> Response:
+async def get_job(parts: Parts, job_id: str, query: Annotated[JobQuery, Query()]) -> Response:
     """The job with all that is finished of it."""
-    return json_response(await parts.presenter.job(await parts.job_of(TENANT, job_id)))
+    job = await parts.job_to_read(job_id, query.token)
+    return json_response(await parts.presenter.for_link(query.token).job(job))
 
 
 @router.get("/{job_id}/events", operation_id="followJob", summary="Follow a job", responses=EVENTS_RESPONSES)
@@ -59,13 +60,20 @@ async def follow_job(
     204 where a reconnect finds nothing left.
     """
     after = _resume_after(last_event_id, query.after)
-    job = await parts.job_of(TENANT, job_id)
+    job = await parts.job_to_read(job_id, query.token)
     if after is not None and job.is_finished and after >= job.last_event:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
-    return EventStreamResponse(await parts.open_stream(job, after or 0), parts.metrics, {})
+    return EventStreamResponse(await parts.open_stream(job, after or 0, query.token), parts.metrics, {})
 
 
-@router.post("/{job_id}/cancel", operation_id="cancelJob", summary="Cancel a job", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{job_id}/cancel",
+    operation_id="cancelJob",
+    summary="Cancel a job",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[Depends(refuse_token)],
+)
 async def cancel_job(parts: Parts, job_id: str) -> Response:
     """Stop computing within one step; the job ends `cancelled`, and what is finished stays."""
     job = await parts.job_of(TENANT, job_id)
@@ -73,7 +81,14 @@ async def cancel_job(parts: Parts, job_id: str) -> Response:
     return await _accepted(parts, job, outcome)
 
 
-@router.post("/{job_id}/stop", operation_id="stopJob", summary="Good enough", status_code=202, responses=_ACCEPTED)
+@router.post(
+    "/{job_id}/stop",
+    operation_id="stopJob",
+    summary="Good enough",
+    status_code=202,
+    responses=_ACCEPTED,
+    dependencies=[Depends(refuse_token)],
+)
 async def stop_job(parts: Parts, job_id: str) -> Response:
     """End after the step in hand, with the newest finished picture of every trajectory."""
     job = await parts.job_of(TENANT, job_id)
@@ -85,8 +100,9 @@ async def stop_job(parts: Parts, job_id: str) -> Response:
     "/{job_id}",
     operation_id="deleteJob",
     summary="Delete a job",
+    dependencies=[Depends(refuse_token)],
     status_code=204,
-    responses={204: {"description": "Erased"}, **problems(404, 409)},
+    responses={204: {"description": "Erased"}, **problems(404, 409, 422)},
 )
 async def delete_job(parts: Parts, job_id: str) -> Response:
     """Erase a finished job with its events and pictures."""
@@ -95,6 +111,9 @@ async def delete_job(parts: Parts, job_id: str) -> Response:
         raise ApiError("not_finished", f"{job.id} is {job.status}; cancel it first, or wait for its end")
     await asyncio.to_thread(parts.images.delete_job, TENANT, job.id)
     return Response(status_code=204, headers={"Cache-Control": "no-store"})
+
+
+allow_head(router)
 
 
 async def _accepted(parts: Service, job: StoredJob, outcome: str) -> Response:

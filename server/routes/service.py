@@ -14,10 +14,13 @@ import server
 from r3core.checkpoint import Description
 from server.answers import Alive, Info, Ready, answer, problems
 from server.contract import openapi_yaml
-from server.errors import ApiError, json_response
+from server.errors import json_response
+from server.faults import ApiError
 from server.metrics import CONTENT_TYPE
 from server.pictures import MAX_BYTES, MAX_PIXELS
 from server.queue import QueueUnavailable
+from server.resolve import postable
+from server.routes import allow_head
 from server.schemas import MAX_PROMPT_CHARS, ReadyQuery
 from server.service import Parts, Service
 
@@ -36,11 +39,8 @@ _JSON: Responses = {
 
 
 @router.get("/livez", operation_id="livez", summary="Is the process alive?", responses=_ALIVE)
-@router.head("/livez", include_in_schema=False)
 @router.get("/healthz", operation_id="healthz", summary="The same as /livez", responses=_ALIVE)
-@router.head("/healthz", include_in_schema=False)
 @router.get("/startupz", operation_id="startupz", summary="Has the process started?", responses=_ALIVE)
-@router.head("/startupz", include_in_schema=False)
 async def alive() -> Response:
     """200 while the event loop turns; the queue is never asked."""
     return json_response({"status": "ok"})
@@ -52,7 +52,6 @@ async def alive() -> Response:
     summary="Can jobs be taken?",
     responses={**answer(200, Ready, "Redis answers"), **problems(422)},
 )
-@router.head("/readyz", include_in_schema=False)
 async def ready(parts: Parts, query: Annotated[ReadyQuery, Query()]) -> Response:
     """200 once Redis answers; with `workers=1`, once a worker with a loaded model is heard from, too."""
     await parts.queue.ping()
@@ -115,6 +114,9 @@ async def root() -> Response:
     return RedirectResponse("/docs", 307)
 
 
+allow_head(router)
+
+
 def _model(description: Description) -> dict[str, Any]:
     vae = description.transforms["vae"]
     plain = description.to_json()
@@ -131,7 +133,7 @@ def _model(description: Description) -> dict[str, Any]:
             "shortest_edge": vae[1],
         },
         "max_context_tokens": description.max_context_tokens,
-        "defaults": plain["defaults"],
+        "defaults": postable(plain["defaults"]),
         "example_prompts": list(description.example_prompts),
     }
 

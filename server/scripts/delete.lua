@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Erases a finished job with its events, image records and idempotency key: id
+-- Erases a finished job with its events, image records, idempotency key and links: id
 -- Returns 'deleted', 'not_finished' or 'not_found'.
 local id = ARGV[2]
 local job = read(id)
@@ -15,6 +15,7 @@ if job.idem and job.idem ~= '' then
   local known = call('GET', idem)
   if known and known:sub(-#id) == id then call('DEL', idem) end
 end
+forget_shares(id)
 call('DEL', job_key(id), ROOT .. 'ev:' .. id, previews)
 call('ZREM', ROOT .. 'jobs:' .. job.tenant, id)
 call('ZREM', ROOT .. 'dead', id)

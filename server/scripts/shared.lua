@@ -186,11 +186,23 @@ local function keep_for(ttl, ...)
   for _, key in ipairs({...}) do call('PEXPIRE', key, ttl) end
 end
 
+-- Links to a job end with it.
+local function shares(id) return call('SMEMBERS', ROOT .. 'shares:' .. id) end
+
+local function forget_shares(id)
+  for _, digest in ipairs(shares(id)) do call('DEL', ROOT .. 'share:' .. digest) end
+  call('DEL', ROOT .. 'shares:' .. id)
+end
+
 local function begin_lifetimes(id, job)
   local previews = ROOT .. 'pv:' .. id
   keep_for(POLICY.event_ttl_ms, ROOT .. 'ev:' .. id, previews)
   for _, preview in ipairs(call('SMEMBERS', previews)) do keep_for(POLICY.event_ttl_ms, ROOT .. 'img:' .. preview) end
   keep_for(POLICY.job_ttl_ms, job_key(id))
+  if POLICY.job_ttl_ms ~= cjson.null then
+    for _, digest in ipairs(shares(id)) do call('PEXPIRE', ROOT .. 'share:' .. digest, POLICY.job_ttl_ms, 'LT') end
+    call('PEXPIRE', ROOT .. 'shares:' .. id, POLICY.job_ttl_ms, 'LT')
+  end
   for _, field in ipairs(call('HKEYS', job_key(id))) do
     if field:sub(1, 2) == 'i:' then keep_for(POLICY.job_ttl_ms, ROOT .. 'img:' .. field:sub(3)) end
   end

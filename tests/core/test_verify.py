@@ -45,6 +45,12 @@ def failed(report: Report) -> set[str]:
     return {row.case.removesuffix(" (free)") for row in report.failures}
 
 
+def test_no_table_is_begun_for_a_set_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CheckpointError):
+        main(tmp_path, tmp_path / "nowhere", device="cpu")
+    assert capsys.readouterr().out == ""
+
+
 # --- what was recorded holds
 
 

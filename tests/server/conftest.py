@@ -7,15 +7,33 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
+import structlog
 
+from r3core.fake import FakeRunner
 from server.embedded import EmbeddedServer, find_binary, locked
+from server.images import ImageStore
 from server.queue import Queue, QueuePolicy
 from server.queue_worker import WorkerQueue
+from server.settings import Settings
+from tests.server.working import RunningWorker, Start
 
 POLICY = QueuePolicy(lease_s=5.0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_logs() -> None:
+    """Log lines that cost little: a traceback for people takes seconds to draw."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(),
+        ]
+    )
 
 
 def oldest_redis() -> Path:
@@ -35,6 +53,14 @@ def queue_server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
     with tempfile.TemporaryDirectory(prefix="r3-") as folder:  # short: a socket's path is bounded
         Path(folder).chmod(0o700)
         with locked(Path(folder)) as directory, EmbeddedServer(directory, binary) as server:
+            yield server
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedServer]:
+    """A server that a test may harm and start again; its data is kept."""
+    with tempfile.TemporaryDirectory(prefix="r3-") as folder, locked(Path(folder)) as directory:
+        with EmbeddedServer(directory) as server:
             yield server
 
 
@@ -73,3 +99,31 @@ def new_worker(queue_server: EmbeddedServer, db: redis.Redis) -> Iterator[Callab
 def worker(new_worker: Callable[..., WorkerQueue]) -> WorkerQueue:
     """One worker's queue."""
     return new_worker()
+
+
+@pytest.fixture
+def settings(queue_server: EmbeddedServer, tmp_path: Path) -> Settings:
+    """What the workers in this process are given."""
+    return Settings(
+        redis_url=queue_server.url, data_dir=tmp_path, lease_s=5.0, renew_s=0.2, drain_s=10.0, max_trajectories=4
+    )
+
+
+@pytest.fixture
+def store(settings: Settings) -> ImageStore:
+    """Where they keep pictures."""
+    return ImageStore(settings.image_store_url)
+
+
+@pytest.fixture
+def start(settings: Settings, queue: Queue) -> Iterator[Start]:
+    """Starts workers in this process."""
+    started: list[RunningWorker] = []
+
+    def begin(step_s: float = 0.0, **changes: Any) -> RunningWorker:
+        started.append(RunningWorker(settings.model_copy(update=changes), FakeRunner(step_s=step_s)))
+        return started[-1]
+
+    yield begin
+    for worker in started:
+        worker.leave(times=2)

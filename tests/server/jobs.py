@@ -6,8 +6,10 @@ import json
 from dataclasses import asdict, replace
 from typing import Any, cast
 
+import redis
+
 from r3core.types import Image, Request, Round, StopReason, Trajectory
-from server.queue import NewJob, Queue, QueuePolicy, StoredJob
+from server.queue import NewJob, Queue, StoredJob
 from server.queue_records import Checkpoint, Json, Lease, new_job_id
 from server.queue_worker import WorkerQueue
 
@@ -82,6 +84,6 @@ async def stored(queue: Queue, job_id: str) -> StoredJob:
     return found
 
 
-def short(lease_s: float = 0.1, **fields: Any) -> QueuePolicy:
-    """A policy with leases that tests can wait for."""
-    return QueuePolicy(lease_s=lease_s, **fields)
+def lapse(db: redis.Redis, *job_ids: str) -> None:
+    """The leases of these jobs have run out, as of now: what a test need not wait for."""
+    db.zadd(f"{{r3}}:lease:{MODEL}", dict.fromkeys(job_ids, 1.0), xx=True)

@@ -4,6 +4,7 @@ server.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from r3core.model.image_processing import resize_to
 from r3core.types import EarlyStop
 from server.body import parse
-from server.errors import ApiError, json_bytes
+from server.errors import json_bytes
+from server.faults import ApiError
 from server.negotiation import Mode, mode_of
 from server.resolve import faults_against, read_generation, resolved, shown_params
 from server.schemas import GenerationCreate
@@ -205,6 +207,43 @@ def test_params_show_every_setting_but_the_prompt() -> None:
     left_out = {"prompt", "model", "metadata", "webhook", "stream"}
     assert set(params) == set(GenerationCreate.model_fields) - left_out
     assert (params["seed"], params["size"]) == (5, "256x256")
+
+
+@pytest.mark.parametrize("start", [None, "img_x"])
+def test_params_can_be_posted_again(start: str | None) -> None:
+    body = read_generation({"prompt": "a", "seed": 5, "early_stop": False, **({"image": start} if start else {})}).body
+    params = shown_params(resolved(body, TINY, 5, given=(512, 304) if start else None), body, start)
+    again = json.loads(json.dumps({"prompt": "a", **params}))
+    asked = read_generation(again)
+    assert faults_against(asked, TINY) == []
+    assert ("size" in params, params["image"]) == (start is None, start)
+    assert shown_params(resolved(asked.body, TINY, 5, (512, 304) if start else None), asked.body, start) == params
+
+
+@pytest.mark.parametrize("value", [1, "yes", [True]])
+def test_early_stop_of_a_wrong_type_is_told_all_that_it_may_be(value: Any) -> None:
+    [detail] = faults(early_stop=value).values()
+    assert detail.startswith("must be true, false, or an object with on_satisfied and confirmations; it is ")
+
+
+@pytest.mark.parametrize(
+    ("size", "help_"),
+    [
+        ("500X300", "the nearest is 496x304"),
+        ("512*512", "the nearest is 512x512"),
+        ([300, 300], "the nearest is 304x304"),
+        ("512", "the default is 256x256"),
+        ("", "the default is 256x256"),
+        ("9" * 50, "the default is 256x256"),
+        (7, "the default is 256x256"),
+    ],
+)
+def test_a_malformed_size_is_told_a_size_that_would_do(size: Any, help_: str) -> None:
+    [detail] = faults(size=size).values()
+    assert help_ in detail
+    assert "^" not in detail
+    if isinstance(size, str):
+        assert "must be WIDTHxHEIGHT" in detail
 
 
 @given(st.integers(1, 2000), st.integers(1, 2000))

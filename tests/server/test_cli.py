@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from r3core.checkpoint import describe
+from server.settings import Settings, default_checkpoint
+
 Environment = dict[str, str]
 
 
@@ -50,6 +53,7 @@ def refusal(*arguments: str, environment: Environment) -> str:
         ("server.cli", ["torch", "transformers", "diffusers", "fastapi", "redis", "PIL", "numpy", "structlog"]),
         ("server.api", ["torch", "transformers", "diffusers", "xformers", "accelerate"]),
         ("server.serve", ["torch", "transformers", "diffusers", "fastapi", "PIL", "numpy"]),
+        ("server.pictures", ["torch", "fastapi", "starlette", "structlog", "redis"]),
     ],
 )
 def test_a_process_loads_nothing_heavy_that_it_does_not_use(module: str, heavy: list[str]) -> None:
@@ -85,6 +89,14 @@ def test_a_variable_out_of_range_says_its_default(environment: Environment) -> N
     assert "15.0" in line
 
 
+@pytest.mark.parametrize("given", [{"R3_LEASE_S": "2"}, {"R3_RENEW_S": "6"}, {"R3_LEASE_S": "2.9", "R3_RENEW_S": "1"}])
+def test_a_lease_that_one_late_renewal_would_lose_is_refused(given: Environment, environment: Environment) -> None:
+    line = refusal("serve", environment={**environment, **given})
+    assert "at least three times as long" in line
+    assert "R3_LEASE_S" in line
+    assert "R3_RENEW_S" in line
+
+
 @pytest.mark.parametrize("command", ["serve", "api"])
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
 def test_an_address_that_others_reach_is_refused(command: str, host: str, environment: Environment) -> None:
@@ -103,6 +115,62 @@ def test_a_port_in_use_is_refused(option: str, taken_port: int, environment: Env
     line = refusal("serve", f"--{option}", str(taken_port), environment=environment)
     assert f"port {taken_port} of 127.0.0.1 is in use" in line
     assert f"--{option}/R3_" in line
+
+
+def test_one_port_for_api_and_worker_is_refused(environment: Environment) -> None:
+    line = refusal("serve", "--port", "8765", "--worker-port", "8765", environment=environment)
+    assert "cannot both listen on port 8765" in line
+    assert "--worker-port/R3_WORKER_PORT" in line
+
+
+@pytest.mark.parametrize("command", ["serve", "api", "worker"])
+@pytest.mark.parametrize("store", ["s4://me:secret@bucket", "/dev/null/images"])
+def test_an_image_store_that_cannot_be_opened_is_refused(command: str, store: str, environment: Environment) -> None:
+    asked = {**environment, "R3_IMAGE_STORE": store}
+    if command != "serve":
+        asked["R3_REDIS_URL"] = "redis://127.0.0.1:1"
+    line = refusal(command, environment=asked)
+    assert "R3_IMAGE_STORE=" in line
+    assert "cannot be opened" in line
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("R3_CORS_ORIGINS", "*", "such as https://app.example"),
+        ("R3_CORS_ORIGINS", "https://app.example/page", "such as https://app.example"),
+        ("R3_ALLOWED_HOSTS", "r3.example,https://r3.example", "without scheme"),
+        ("R3_ALLOWED_HOSTS", "r3.example/api", "without scheme, port or path"),
+        ("R3_ALLOWED_HOSTS", "r3.example:8000", "port"),
+    ],
+)
+def test_hosts_and_origins_that_would_never_match_or_always_are_refused(
+    name: str, value: str, remedy: str, environment: Environment
+) -> None:
+    line = refusal("api", environment={**environment, name: value})
+    assert f"{name}={value} is refused" in line
+    assert remedy in line
+    assert "leave it out for" not in line
+
+
+def test_a_refusal_does_not_offer_a_default_that_is_none(environment: Environment) -> None:
+    assert "None" not in refusal("serve", environment={**environment, "R3_DTYPE": "fp8"})
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "base_checkpoint", "data_dir", "port", "redis_url"])
+def test_an_empty_variable_is_an_unset_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(f"R3_{name.upper()}", raising=False)
+    plain = getattr(Settings(), name)
+    monkeypatch.setenv(f"R3_{name.upper()}", "")
+    assert getattr(Settings(), name) == plain
+
+
+def test_a_default_model_that_serve_does_not_serve_is_refused_by_both_names(environment: Environment) -> None:
+    asked = {**environment, "R3_RUNNER": "model", "R3_DEFAULT_MODEL": "another"}
+    line = refusal("serve", environment=asked)
+    served = describe(default_checkpoint()).name
+    assert f"R3_DEFAULT_MODEL=another is not what is served, {served}" in line
 
 
 def test_a_missing_checkpoint_is_refused(environment: Environment, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
+import torch
 
 from server.doctor import run_doctor
 from server.settings import Settings, default_checkpoint
@@ -58,6 +59,15 @@ def test_a_missing_tensor_is_named(settings: Settings, tmp_path: Path, capsys: p
     code, found = report(settings.model_copy(update={"checkpoint": checkpoint}), capsys)
     assert code == 1
     assert "1 missing: llm2vae.bias" in found["checkpoint"][1]
+
+
+def test_the_threads_are_those_that_a_worker_takes(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.get_num_threads()
+    try:
+        _, found = report(settings.model_copy(update={"torch_threads": before + 1}), capsys)
+        assert f"{before + 1} threads" in found["device"][1]
+    finally:
+        torch.set_num_threads(before)
 
 
 def forget(path: Path, name: str) -> None:

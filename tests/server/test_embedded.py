@@ -78,6 +78,22 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
             pass
 
 
+def test_nobody_in_a_hurry_waits_for_a_server_that_still_reads_its_data(tmp_path: Path) -> None:
+    slow = tmp_path / "slow-server"
+    slow.write_text("#!/bin/sh\nexec sleep 3600\n")
+    slow.chmod(0o755)
+    asked: list[bool] = []
+
+    def hurry() -> bool:
+        asked.append(True)
+        return len(asked) > 3
+
+    with locked(tmp_path) as directory, EmbeddedServer(directory, slow, hurry) as server:
+        assert server.pid is not None
+        assert server.is_running()
+    assert not is_alive(server.pid)
+
+
 def test_a_server_on_path_serves_where_the_wheel_has_none(tmp_path: Path) -> None:
     on_path = needed("redis-server", "valkey-server")
     with locked(tmp_path) as directory, EmbeddedServer(directory, on_path) as server:

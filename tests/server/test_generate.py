@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 from pydantic import BaseModel
 
 from server.cli_generate import fields_of
@@ -103,10 +103,16 @@ def test_previews_and_the_form_of_delivery_stand_beside_the_lossless_pictures(tm
     ]
 
 
-def test_a_given_picture_is_resized_once_and_becomes_round_0(tmp_path: Path, photo: Path) -> None:
+def test_a_given_picture_is_resized_once_and_becomes_round_0(
+    tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, *more: written.append(text))
     _, story = generate(tmp_path / "out", image=str(photo), instruction="Make it blue.", max_rounds=1)
     assert story["reasoning"] is None
     assert story["params"]["image"] == str(photo)
+    assert not {"size", "cfg_img_scale"} & {*story["params"], *story["params"]["generate"]}
+    assert [line for line in written if line.startswith("Round")] == ["Round 0 · the given picture", "Round 1"]
     assert [r["instruction"] for r in story["rounds"]] == [None, "Make it blue."]
     with Image.open(tmp_path / "out" / "t0_round0.png") as picture:
         assert picture.size == (80, 128)
@@ -183,7 +189,7 @@ def test_a_failed_trajectory_is_told_and_what_was_finished_is_kept(
 def test_a_deadline_fails_a_run_without_a_picture_and_ends_one_with(tmp_path: Path) -> None:
     code, story = generate(tmp_path / "none", deadline_s=0.01, step_s=0.02)
     assert (code, story["error"]["code"], story["rounds"]) == (EXIT_FAILED, "deadline_exceeded", [])
-    code, story = generate(tmp_path / "one", prompt="a cat words=300", think=False, deadline_s=0.5, step_s=0.01)
+    code, story = generate(tmp_path / "one", prompt="a cat words=300", think=False, deadline_s=2.0, step_s=0.05)
     assert (code, story["status"], story["stop_reason"]) == (0, "succeeded", "deadline")
 
 

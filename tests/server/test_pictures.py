@@ -21,7 +21,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 
 from r3core.model.image_processing import resize_to
-from server.errors import ApiError
+from server.faults import ApiError
 from server.pictures import MAX_BYTES, StartPicture, from_base64, start_picture
 from tests.server.api.by_hand import TINY
 
@@ -108,7 +108,7 @@ def test_a_bomb_is_refused_without_being_decoded() -> None:
     """17 KB that would decode to 432 MB, in a process of its own whose memory is looked at."""
     program = """
 import resource, struct, zlib
-from server.errors import ApiError
+from server.faults import ApiError
 from server.pictures import start_picture
 from tests.server.api.by_hand import TINY
 from tests.server.test_pictures import png_claiming

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,14 +13,15 @@ from server.queue import OutOfOrder, Queue
 from server.queue_errors import QueueUnavailable
 from server.queue_records import Checkpoint, Ending
 from server.queue_worker import WorkerQueue
-from tests.server.jobs import MODEL, leased, leased_ids, names, picture_done, short, stored, submitted, trajectory
+from tests.server.jobs import MODEL, lapse, leased, leased_ids, names, picture_done, stored, submitted, trajectory
 
 NewWorker = Callable[..., WorkerQueue]
+IN_AN_HOUR_MS = int(time.time() * 1000) + 3600_000
 
 
-async def expired() -> None:
-    """Waits until a lease of `short()` has run out."""
-    await asyncio.sleep(0.12)
+def is_overdue(db: redis.Redis, job_id: str) -> None:
+    """The deadline of a waiting job has passed, as of now."""
+    db.zadd("{r3}:due", {job_id: 1.0}, xx=True)
 
 
 async def test_a_leased_job_is_running_and_says_so(queue: Queue, worker: WorkerQueue) -> None:
@@ -37,25 +37,25 @@ async def test_a_leased_job_is_running_and_says_so(queue: Queue, worker: WorkerQ
     assert events[1].data["resumed_from_round"] is None
 
 
-async def test_a_renewed_lease_stays(queue: Queue, new_worker: NewWorker) -> None:
-    worker, other = new_worker(short(0.3)), new_worker(short(0.3))
+async def test_a_renewed_lease_stays(queue: Queue, new_worker: NewWorker, db: redis.Redis) -> None:
+    worker, other = new_worker(), new_worker()
     await submitted(queue)
     lease = leased(worker)
     for _ in range(4):
-        await asyncio.sleep(0.1)
+        lapse(db, lease.id)
         assert worker.renew([(lease.id, lease.token)]) == {lease.id: "ok"}
         assert other.lease(MODEL, 1, 0) == []
     assert worker.renew([]) == {}
 
 
 async def test_a_dead_workers_job_is_taken_by_another_with_what_was_finished(
-    queue: Queue, new_worker: NewWorker
+    queue: Queue, new_worker: NewWorker, db: redis.Redis
 ) -> None:
-    dead, heir = new_worker(short()), new_worker(short())
+    dead, heir = new_worker(), new_worker()
     sent = await submitted(queue, n=2)
     lease = leased(dead, 2)
     dead.checkpoint(sent, lease.token, picture_done(lease, 1, 0, index=1))
-    await expired()
+    lapse(db, sent)
     taken = leased(heir, 2)
     assert (taken.id, taken.attempt, taken.resumed, taken.checkpoint) == (sent, 2, True, 1)
     assert taken.token > lease.token
@@ -67,11 +67,11 @@ async def test_a_dead_workers_job_is_taken_by_another_with_what_was_finished(
     assert (await queue.depth())["reclaimed"] == 1
 
 
-async def test_a_zombies_writes_are_refused(queue: Queue, new_worker: NewWorker) -> None:
-    zombie, heir = new_worker(short()), new_worker()
+async def test_a_zombies_writes_are_refused(queue: Queue, new_worker: NewWorker, db: redis.Redis) -> None:
+    zombie, heir = new_worker(), new_worker()
     sent = await submitted(queue)
     old = leased(zombie)
-    await expired()
+    lapse(db, sent)
     new = leased(heir)
     assert zombie.renew([(sent, old.token)]) == {sent: "lost"}
     assert zombie.publish(sent, old.token, [("reason.delta", {"job_id": sent})]) == "lost"
@@ -83,22 +83,36 @@ async def test_a_zombies_writes_are_refused(queue: Queue, new_worker: NewWorker)
     assert heir.checkpoint(sent, new.token, picture_done(new, 1)) == "ok"
 
 
-async def test_a_lease_that_has_expired_but_was_not_taken_may_be_renewed(queue: Queue, new_worker: NewWorker) -> None:
-    worker = new_worker(short())
+async def test_what_a_zombie_says_live_is_not_heard(queue: Queue, new_worker: NewWorker, db: redis.Redis) -> None:
+    zombie, heir = new_worker(), new_worker()
+    sent = await submitted(queue)
+    old = leased(zombie)
+    lapse(db, sent)
+    new = leased(heir)
+    feed = queue.follow()
+    assert (await anext(feed)).resync
+    zombie.live(sent, old.token, ("image.progress", {"job_id": sent, "step": 1}))
+    heir.live(sent, new.token, ("image.progress", {"job_id": sent, "step": 2}))
+    heard = (await anext(feed)).event
+    assert heard is not None
+    assert heard.data["step"] == 2
+    await feed.aclose()
+
+
+async def test_a_lease_that_has_expired_but_was_not_taken_may_be_renewed(
+    queue: Queue, worker: WorkerQueue, db: redis.Redis
+) -> None:
     await submitted(queue)
     lease = leased(worker)
-    await expired()
+    lapse(db, lease.id)
     assert worker.renew([(lease.id, lease.token)]) == {lease.id: "ok"}
 
 
-async def test_three_starts_without_a_checkpoint_are_poison(
-    queue: Queue, new_worker: NewWorker, db: redis.Redis
-) -> None:
-    worker = new_worker(short())
+async def test_three_starts_without_a_checkpoint_are_poison(queue: Queue, worker: WorkerQueue, db: redis.Redis) -> None:
     sent = await submitted(queue)
     for attempt in (1, 2, 3):
         assert leased(worker).attempt == attempt
-        await expired()
+        lapse(db, sent)
     assert worker.lease(MODEL, 1, 0) == []
     found = await stored(queue, sent)
     assert found.status == "failed"
@@ -110,23 +124,21 @@ async def test_three_starts_without_a_checkpoint_are_poison(
     assert (await queue.depth())["poisoned"] == 1
 
 
-async def test_a_checkpoint_clears_the_strikes(queue: Queue, new_worker: NewWorker) -> None:
-    worker = new_worker(short())
+async def test_a_checkpoint_clears_the_strikes(queue: Queue, worker: WorkerQueue, db: redis.Redis) -> None:
     sent = await submitted(queue)
     for number in range(1, 5):
         lease = leased(worker)
         assert worker.checkpoint(sent, lease.token, picture_done(lease, number, number - 1)) == "ok"
-        await expired()
+        lapse(db, sent)
     assert leased(worker).attempt == 5
     assert (await stored(queue, sent)).status == "running"
 
 
-async def test_a_job_with_two_strikes_goes_alone(queue: Queue, new_worker: NewWorker) -> None:
-    worker = new_worker(short(0.15))
+async def test_a_job_with_two_strikes_goes_alone(queue: Queue, worker: WorkerQueue, db: redis.Redis) -> None:
     killer = await submitted(queue)
     for _ in range(2):
         assert leased(worker).id == killer
-        await asyncio.sleep(0.16)
+        lapse(db, killer)
     innocent = await submitted(queue)
     assert worker.lease(MODEL, 8, holding=1) == []  # it waits at the head for a worker that holds nothing
     lease = leased(worker, 8)
@@ -134,12 +146,12 @@ async def test_a_job_with_two_strikes_goes_alone(queue: Queue, new_worker: NewWo
     assert leased(worker, 8, holding=0).id == innocent
 
 
-async def test_what_is_before_a_job_with_two_strikes_is_given_without_it(queue: Queue, new_worker: NewWorker) -> None:
-    worker = new_worker(short(0.15))
+async def test_what_is_before_a_job_with_two_strikes_is_given_without_it(
+    queue: Queue, worker: WorkerQueue, db: redis.Redis
+) -> None:
     await submitted(queue, cost=100.0)
     for _ in range(2):
-        leased(worker)
-        await asyncio.sleep(0.16)
+        lapse(db, leased(worker).id)
     first = await submitted(queue, "other", cost=0.01, priority="high")
     # The clock stands at the killer's place, so the new job comes after it; without the killer it is given at once.
     killer = leased(worker, 8)
@@ -247,25 +259,27 @@ async def test_a_waiting_job_whose_deadline_passed_fails(queue: Queue, worker: W
     assert (found.status, found.error["code"]) == ("failed", "deadline_exceeded")
 
 
-async def test_the_sweep_does_what_a_worker_would(queue: Queue, new_worker: NewWorker) -> None:
-    worker = new_worker(short())
+async def test_the_sweep_does_what_a_worker_would(queue: Queue, worker: WorkerQueue, db: redis.Redis) -> None:
     worker.register({"name": MODEL})
-    late = await submitted(queue, deadline_at_ms=int(time.time() * 1000) + 50)
+    late = await submitted(queue, deadline_at_ms=IN_AN_HOUR_MS)
     orphan = await submitted(queue, "other", priority="high")
     assert leased(worker).id == orphan
-    await expired()
+    lapse(db, orphan)
+    is_overdue(db, late)
     assert await queue.sweep() == 2
     assert (await stored(queue, late)).status == "failed"
     assert (await stored(queue, orphan)).status == "queued"
     assert await queue.sweep() == 0
 
 
-async def test_a_deadline_passed_while_waiting_keeps_what_was_finished(queue: Queue, worker: WorkerQueue) -> None:
-    sent = await submitted(queue, n=2, deadline_at_ms=int(time.time() * 1000) + 100)
+async def test_a_deadline_passed_while_waiting_keeps_what_was_finished(
+    queue: Queue, worker: WorkerQueue, db: redis.Redis
+) -> None:
+    sent = await submitted(queue, n=2, deadline_at_ms=IN_AN_HOUR_MS)
     lease = leased(worker, 2)
     worker.checkpoint(sent, lease.token, picture_done(lease, 1))
     worker.release(sent, lease.token)
-    await asyncio.sleep(0.11)
+    is_overdue(db, sent)
     await queue.sweep()
     found = await stored(queue, sent)
     assert (found.status, found.stop_reason) == ("succeeded", "deadline")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
@@ -21,15 +20,15 @@ from hypothesis.stateful import (
 )
 
 from server.embedded import EmbeddedServer
-from server.queue import Queue
+from server.queue import Queue, QueuePolicy
 from server.queue_records import TERMINAL_EVENTS, Checkpoint, Ending, Lease
 from server.queue_worker import WorkerQueue
-from tests.server.jobs import MODEL, job, picture_done, short
+from tests.server.jobs import MODEL, job, lapse, picture_done
 
 T = TypeVar("T")
 MAX_STRIKES = 3
 PICK = st.integers(0, 5)
-POLICY = short(60.0, max_strikes=MAX_STRIKES)  # leases expire when the walk says so, not by the clock
+POLICY = QueuePolicy(lease_s=60.0, max_strikes=MAX_STRIKES)  # leases expire when the walk says so, not by the clock
 
 
 @dataclass
@@ -145,7 +144,7 @@ class LeaseProtocol(RuleBasedStateMachine):
     @rule(pick=PICK)
     def lose_the_worker(self, pick: int) -> None:
         one, known, _ = self.picked(pick)
-        self.db.zadd(f"{{r3}}:lease:{MODEL}", {one: time.time() * 1000 - 1000})
+        lapse(self.db, one)
         assert self.do(self.queue.sweep()) == 1
         if known.strikes >= MAX_STRIKES and not known.cancel and not (known.stop and known.pictures):
             known.status = "failed"

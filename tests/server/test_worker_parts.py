@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from PIL import Image as PILImage
 from r3core.types import Image, Request, Round, Trajectory, Usage
 from server import encoding
 from server.held import DEADLINE_ERROR, HeldJob, Leases, Ready, Turn
+from server.inbox import Inbox, Order
 from server.pace import Pace
 from server.queue_records import Ending, Lease, StoredJob, job_cost
 from server.worker_health import HealthPort, Vitals
@@ -160,6 +162,46 @@ def test_the_cost_of_a_job_counts_pictures_of_512_pixels_and_49_steps() -> None:
     assert job_cost(replace(asked, given_image=True)) == pytest.approx(3.0)
 
 
+@pytest.mark.timeout(30)
+def test_signals_at_any_moment_never_block_the_thread_that_reads_the_inbox() -> None:
+    """Hundreds of them, for the moments that matter are short: that thread may hold a lock of the inbox just then."""
+    inbox = Inbox()
+    before = signal.signal(signal.SIGVTALRM, lambda _number, _frame: inbox.leave())
+    signal.setitimer(signal.ITIMER_VIRTUAL, 0.0001, 0.0001)
+    try:
+        while inbox.asked_to_leave < 200:
+            inbox.wait(0.0)
+            assert not list(inbox.read())
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def test_an_inbox_gives_all_that_was_said_in_order() -> None:
+    inbox, said = Inbox(), [Order("cancel", f"job_{number}") for number in range(3)]
+    inbox.wait(0.0)
+    inbox.put(said[0])
+    inbox.wait(10)
+    inbox.put(said[1])
+    inbox.leave()
+    inbox.put(said[2])
+    assert list(inbox.read()) == said
+    assert list(inbox.read()) == []
+
+
+def test_what_is_ordered_of_a_job_on_its_way_is_told_once_and_forgotten_with_its_lease() -> None:
+    leases = Leases()
+    leases.order("job_1", "cancelled")
+    assert leases.ordered("job_1") is None  # not ours
+    leases.add(LEASE)
+    leases.order("job_1", "stopped")
+    assert (leases.ordered("job_1"), leases.ordered("job_1")) == ("stopped", None)
+    leases.order("job_1", "cancelled")
+    leases.drop(LEASE)
+    leases.add(LEASE)
+    assert leases.ordered("job_1") is None
+
+
 def test_a_lease_that_was_taken_anew_is_another() -> None:
     leases, again = Leases(), replace(LEASE, token=2)
     leases.add(LEASE)
@@ -182,9 +224,10 @@ def port(vitals: Vitals) -> Iterator[int]:
         yield health.port
 
 
-def probe(port: int, path: str) -> tuple[int, dict[str, object]]:
+def probe(port: int, path: str, method: str = "GET") -> tuple[int, dict[str, object]]:
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method)
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(asked, timeout=5) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -214,6 +257,16 @@ def test_a_worker_whose_loop_has_hung_is_not_alive(vitals: Vitals, port: int) ->
     assert probe(port, "/livez")[0] == 503
     vitals.beat()
     assert probe(port, "/livez")[0] == 200
+
+
+def test_what_the_port_does_not_do_is_said_in_json(port: int) -> None:
+    assert probe(port, "/jobs") == (404, {"status": "not found"})
+    for method in ("POST", "PUT", "DELETE"):
+        status, said = probe(port, "/livez", method)
+        assert (status, said["status"]) == (405, "method not allowed")
+    head = urllib.request.Request(f"http://127.0.0.1:{port}/livez", method="HEAD")
+    with urllib.request.urlopen(head, timeout=5) as answer:
+        assert (answer.status, answer.read()) == (200, b"")
 
 
 def test_metrics_are_in_prometheus_form(vitals: Vitals, port: int) -> None:

@@ -61,7 +61,7 @@ class Hand:
 
     def shows(self, name: str, index: int = 0, **fields: Any) -> None:
         """Send a live event."""
-        self.queue.live(self.lease.id, self._event(name, index, **fields))
+        self.queue.live(self.lease.id, self.lease.token, self._event(name, index, **fields))
 
     def reasons(self, text: str = "<think>A plan.</think>", index: int = 0) -> None:
         """Write the reasoning text."""

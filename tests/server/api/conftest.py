@@ -8,25 +8,12 @@ from pathlib import Path
 
 import pytest
 import redis
-import structlog
 
 from server.embedded import EmbeddedServer, find_binary, locked
 from server.images import ImageStore
 from server.queue_worker import WorkerQueue
 from tests.server.api.by_hand import HandWorker
 from tests.server.api.running import RunningApi, running_api
-
-
-@pytest.fixture(scope="session", autouse=True)
-def plain_logs() -> None:
-    """Log lines that cost little: a traceback for people takes seconds to draw."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.format_exc_info,
-            structlog.processors.KeyValueRenderer(),
-        ]
-    )
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,21 @@ def test_the_contract_is_valid_openapi(contract: dict[str, Any]) -> None:
     validate(contract)
 
 
+def test_the_contract_states_the_headers_that_say_where_and_when(contract: dict[str, Any]) -> None:
+    answers = contract["paths"]["/generate"]["post"]["responses"]
+    assert {status for status, answer in answers.items() if "Retry-After" in answer.get("headers", {})} == {
+        "429",
+        "503",
+    }
+    where = {status for status, answer in answers.items() if "Location" in answer.get("headers", {})}
+    assert where == {"200", "202", "409", "422", "500", "503", "504"}
+    assert "Retry-After" in contract["paths"]["/jobs"]["get"]["responses"]["503"]["headers"]
+
+
+def test_the_contract_gives_no_size_as_an_example_for_it_may_not_be_legal(contract: dict[str, Any]) -> None:
+    assert "example" not in str(contract["components"]["schemas"]["GenerationCreate"]["properties"]["size"])
+
+
 def test_the_contract_is_the_same_each_time_and_as_yaml_json_or_served(
     api: RunningApi, contract: dict[str, Any]
 ) -> None:

@@ -189,6 +189,32 @@ def test_a_number_of_another_life_of_the_queue_begins_with_the_job_as_it_stands(
         assert [event.id for event in events][:2] == [2, 3]
 
 
+def test_a_follower_whose_job_was_deleted_while_the_feed_was_away_is_told_so(
+    api: RunningApi, worker: HandWorker, database: redis.Redis
+) -> None:
+    job = api.submit()
+    with following(api, job["id"]) as events:
+        assert next(events).name == "job.queued"
+        database.delete(f"{ROOT}ev:{job['id']}", f"{ROOT}job:{job['id']}")
+        database.client_kill_filter(_type="pubsub")
+        [end] = list(events)
+    assert (end.name, end.data["reason"]) == ("stream.closing", "job_deleted")
+
+
+def test_a_follower_whose_log_went_while_the_feed_was_away_gets_the_job_as_it_stands(
+    api: RunningApi, worker: HandWorker, database: redis.Redis
+) -> None:
+    job = api.submit()
+    with following(api, job["id"]) as events:
+        assert next(events).name == "job.queued"
+        database.hincrby(f"{ROOT}job:{job['id']}", "last_event", 2)  # which the log does not have
+        database.client_kill_filter(_type="pubsub")
+        reset = next(events)
+        assert (reset.name, reset.id) == ("stream.reset", 3)
+        worker.takes()
+        assert next(events).id == 4
+
+
 def test_a_waiting_job_tells_its_place_while_it_changes(api: RunningApi, worker: HandWorker) -> None:
     jobs = [api.submit() for _ in range(3)]
     with following(api, jobs[2]["id"]) as events:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from contextlib import suppress
@@ -11,8 +12,9 @@ import httpx
 import pytest
 import redis
 
-from server.answers import Info, Ready
+from server.answers import Info, Problem, Ready
 from server.embedded import EmbeddedServer
+from server.images import ImageStore
 from server.queue_worker import WorkerQueue
 from tests.server.api.by_hand import TINY, HandWorker
 from tests.server.api.running import RunningApi, running_api
@@ -47,6 +49,23 @@ def test_info_says_what_is_served(api: RunningApi) -> None:
     assert model["sizes"] == {"default": "256x256", "multiple_of": 16, "longest_edge": 512, "shortest_edge": 256}
     assert model["defaults"]["refine"]["cfg_img_scale"] == 1.5
     assert info["versions"]["server"]
+
+
+def test_what_info_says_of_defaults_can_be_posted(api: RunningApi) -> None:
+    defaults = api.client.get("/info").json()["models"][0]["defaults"]
+    assert "cfg_img_scale" not in defaults["generate"]
+    assert api.submit(**defaults)["params"]["generate"] == defaults["generate"]
+
+
+def test_head_works_wherever_get_does(api: RunningApi, worker: HandWorker) -> None:
+    job = api.submit()
+    image = worker.takes().draws()
+    fixed = ["/livez", "/readyz", "/metrics", "/info", "/jobs", "/openapi.json", "/openapi.yaml", "/docs", "/"]
+    for path in (*fixed, f"/jobs/{job['id']}", f"/jobs/{job['id']}/events", f"/images/{image}"):
+        answer = api.client.head(path)
+        assert (answer.status_code, answer.content) == (307 if path == "/" else 200, b""), path
+    assert api.client.head(f"/jobs/{job['id']}/events").headers["content-type"].startswith("text/event-stream")
+    assert "r3_sse_streams 0.0" in api.client.get("/metrics").text
 
 
 def test_metrics_count_requests_by_route_and_say_how_deep_the_queue_is(api: RunningApi) -> None:
@@ -107,6 +126,18 @@ def test_origins_and_hosts_that_the_operator_names_are_let_in(valkey: EmbeddedSe
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
         assert "Location" in answer.headers["access-control-expose-headers"]
         assert api.client.get("/jobs", headers={"Origin": "https://other.example"}).status_code == 403
+
+
+def test_pages_of_named_origins_may_show_pictures(valkey: EmbeddedServer, worker: HandWorker, tmp_path: Path) -> None:
+    policy = "cross-origin-resource-policy"
+    for origins, expected in (((), "same-origin"), (("https://app.example",), "cross-origin")):
+        with running_api(valkey.url, tmp_path, cors_origins=origins) as api:
+            api.submit()
+            hand = HandWorker(worker.queue, ImageStore(api.settings.image_store_url)).takes()
+            picture = api.client.get(f"/images/{hand.draws()}")
+            unchanged = api.client.get(picture.request.url, headers={"If-None-Match": picture.headers["etag"]})
+            assert (picture.headers[policy], unchanged.headers[policy]) == (expected, expected)
+            assert api.client.get("/jobs").headers[policy] == "same-origin"
 
 
 def test_preflights_are_not_answered_unless_origins_are_named(api: RunningApi) -> None:
@@ -201,7 +232,12 @@ def test_an_unforeseen_error_is_a_500_in_the_one_shape_without_its_reason(
 
 def test_nonsense_on_the_wire_is_refused(api: RunningApi) -> None:
     for request in (b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET /x y HTTP/1.1\r\n\r\n"):
-        assert raw(api, request).startswith(b"HTTP/1.1 4")
+        head, _, body = raw(api, request).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert b"Content-Type: application/problem+json" in head
+        said = json.loads(body)
+        Problem.model_validate(said)
+        assert (said["status"], said["code"]) == (400, "bad_request")
 
 
 def test_the_root_leads_to_the_docs(api: RunningApi) -> None:

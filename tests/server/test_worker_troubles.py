@@ -1,0 +1,261 @@
+"""A worker whose threads, image store or Redis fail under it: what is lost, what waits, and that it never hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from r3core.types import TRAJECTORY_VERSION, Trajectory
+from server.embedded import EmbeddedServer
+from server.engines import FAKE
+from server.images import ImageStore
+from server.queue import Queue, QueueUnavailable
+from server.queue_records import Json, dumps
+from server.queue_worker import WorkerQueue
+from tests.server.working import (
+    ASKED,
+    FOR_EVER,
+    LONG,
+    Start,
+    ended,
+    new_job,
+    read,
+    run,
+    until,
+    until_event,
+    with_a_picture,
+)
+
+GREY = np.full((48, 64, 3), 99, dtype=np.uint8)
+FROM_A_PICTURE = replace(ASKED, given_image=True, think=False, max_rounds=1)
+Raising = Callable[..., Any]
+
+
+def raising(error: BaseException, times: int = 10**9, then: Raising | None = None) -> Raising:
+    """A function that raises so often, and then does what it should."""
+    left = iter(range(times))
+
+    def ask(*args: Any, **fields: Any) -> Any:
+        if next(left, None) is not None:
+            raise error
+        assert then is not None
+        return then(*args, **fields)
+
+    return ask
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Little patience with the image store, and short rests."""
+    monkeypatch.setattr("server.images.STORE_TRIES", 2)
+    monkeypatch.setattr("server.intake.REST_S", 0.05)
+
+
+@pytest.fixture
+def own_redis(own_server: EmbeddedServer) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(own_server.url, decode_responses=True, protocol=2) as client:
+        yield client
+
+
+# threads
+
+
+@pytest.mark.parametrize("broken", ["heartbeat", "lease", "control", "publish"])
+async def test_a_worker_whose_thread_dies_ends_with_one(
+    queue: Queue, start: Start, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """So that it is started again: without that thread it would wait for ever."""
+    monkeypatch.setattr(WorkerQueue, broken, raising(SystemExit("the thread is gone")))
+    worker = start(step_s=0.001)
+    await queue.submit(new_job())
+
+    async def over() -> bool:
+        return worker.code == 1
+
+    await until(over)
+
+
+async def test_what_redis_refuses_for_one_job_ends_no_thread(queue: Queue, start: Start, db: redis.Redis) -> None:
+    """Neither its events nor its failure can be written: the others go on."""
+    worker = start(step_s=0.01, lease_s=600.0)
+    bad = new_job(replace(ASKED, generate=LONG))
+    await queue.submit(bad)
+    await until_event(queue, bad.id, "job.started")
+    db.set(f"{{r3}}:ev:{bad.id}", "no stream")
+
+    async def let_go() -> bool:
+        return len(worker.worker._leases) == 0
+
+    await until(let_go)
+    assert (await run(queue))[0].status == "succeeded"
+    assert worker.leave() == 0
+
+
+# Redis
+
+
+async def test_a_redis_that_cannot_write_to_its_disk_is_waited_for(
+    own_server: EmbeddedServer, own_redis: redis.Redis, start: Start
+) -> None:
+    queue = Queue(own_server.url)
+    worker = start(step_s=0.01, redis_url=own_server.url, lease_s=60.0)
+    new = new_job()
+    await queue.submit(new)
+    await until_event(queue, new.id, "job.started")
+    in_the_way = Path(str(own_redis.config_get("dir")["dir"])) / "dump.rdb" / "file"
+    in_the_way.mkdir(parents=True)
+    own_redis.config_set("save", "3600 1")
+    own_redis.bgsave()
+
+    async def refuses() -> bool:
+        return bool(own_redis.info("persistence")["rdb_last_bgsave_status"] == "err")
+
+    async def away() -> bool:
+        return worker.vitals.redis_at_s < 0
+
+    await until(refuses)
+    with pytest.raises(QueueUnavailable, match="MISCONF"):
+        await queue.submit(new_job())
+    await until(away)
+    own_redis.config_set("save", "")
+    assert (await ended(queue, new.id)).status == "succeeded"
+    await queue.close()
+
+
+async def test_a_worker_leaves_while_redis_is_away_and_nothing_more_can_be_published(
+    own_server: EmbeddedServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.publisher.LINE", 1)
+    monkeypatch.setattr("server.worker.PUBLISHED_WITHIN_S", 0.1)
+    queue = Queue(own_server.url)
+    worker = start(step_s=0.02, redis_url=own_server.url, drain_s=0.1)
+    new = new_job()
+    await queue.submit(new)
+    await until_event(queue, new.id, "job.started")
+    assert own_server.pid is not None
+    os.kill(own_server.pid, signal.SIGKILL)
+
+    async def full() -> bool:
+        return worker.worker._publisher._line.full()
+
+    await until(full)
+    assert worker.leave() == 0
+    await queue.close()
+
+
+async def test_a_lost_lease_leaves_nothing_behind(
+    queue: Queue, start: Start, db: redis.Redis, new_worker: Callable[..., WorkerQueue]
+) -> None:
+    worker = start(step_s=0.01, max_trajectories=1)
+    new = new_job(replace(ASKED, refine=FOR_EVER))
+    await queue.submit(new)
+    await until_event(queue, new.id, "reflect.done")  # from here on nothing is written that would be refused
+    publisher = worker.worker._publisher
+    assert publisher._written
+    assert worker.work._calls
+    db.zadd(f"{{r3}}:lease:{FAKE.name}", {new.id: 1.0}, xx=True)
+    assert len(new_worker().lease(FAKE.name, 1, 0)) == 1
+
+    async def forgotten() -> bool:
+        return not (publisher._written or worker.work._calls or worker.worker._loop._jobs)
+
+    await until(forgotten)
+
+
+async def test_a_heartbeat_under_way_does_not_undo_the_farewell(
+    queue: Queue, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, heartbeat, under_way = start(), WorkerQueue.heartbeat, threading.Event()
+
+    def slow(self: WorkerQueue, info: Json) -> None:
+        under_way.set()
+        time.sleep(0.5)
+        heartbeat(self, info)
+
+    monkeypatch.setattr(WorkerQueue, "heartbeat", slow)
+    under_way.wait(10)
+    assert worker.leave() == 0
+    worker.worker._lifeline.thread.join(10)
+    assert await queue.workers() == []
+
+
+# the engine and the image store
+
+
+async def test_a_trajectory_that_the_engine_chokes_on_fails_alone(
+    queue: Queue, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = start()
+    check = worker.runner.check
+
+    def choking(trajectory: Trajectory) -> None:
+        if trajectory.request.prompt == "a bone":
+            raise RuntimeError("something nobody thought of")
+        check(trajectory)
+
+    monkeypatch.setattr(worker.runner, "check", choking)
+    job, _ = await run(queue, replace(ASKED, prompt="a bone"))
+    assert job.error is not None
+    assert (job.status, job.error["code"]) == ("failed", "step_failed")
+    assert "RuntimeError" in job.error["message"]
+    assert (await run(queue))[0].status == "succeeded"
+
+
+@pytest.mark.usefixtures("soon")
+@pytest.mark.parametrize(("times", "attempts"), [(1, 1), (2, 2)])
+async def test_a_picture_that_cannot_be_read_for_a_while_delays_its_job_only(
+    queue: Queue, start: Start, store: ImageStore, monkeypatch: pytest.MonkeyPatch, times: int, attempts: int
+) -> None:
+    """It is read again, and where that is of no use the job is given back."""
+    monkeypatch.setattr(ImageStore, "get", raising(OSError(5, "Input/output error"), times, ImageStore.get))
+    start()
+    new, _ = await with_a_picture(queue, store, GREY, FROM_A_PICTURE)
+    await queue.submit(new)
+    job = await ended(queue, new.id)
+    assert (job.status, job.attempt) == ("succeeded", attempts)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_hiccup_of_redis_while_a_picture_is_looked_up_delays_its_job_only(
+    queue: Queue, start: Start, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WorkerQueue, "image", raising(QueueUnavailable("away"), 1, WorkerQueue.image))
+    start()
+    new, _ = await with_a_picture(queue, store, GREY, FROM_A_PICTURE)
+    await queue.submit(new)
+    job = await ended(queue, new.id)
+    assert (job.status, job.attempt) == ("succeeded", 2)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_trajectory_of_another_version_is_left_to_a_worker_that_reads_it(
+    queue: Queue, start: Start, db: redis.Redis
+) -> None:
+    """More often than strikes allow, and without one."""
+    new = new_job()
+    stored = Trajectory(ASKED, 0).to_json()
+    await queue.submit(new)
+    put_trajectory(db, new.id, {**stored, "version": TRAJECTORY_VERSION + 1})
+    start()
+
+    async def tried() -> bool:
+        return (await read(queue, new.id)).attempt > 3
+
+    await until(tried)
+    assert (await read(queue, new.id)).error is None
+    put_trajectory(db, new.id, stored)
+    assert (await ended(queue, new.id)).status == "succeeded"
+
+
+def put_trajectory(db: redis.Redis, job_id: str, stored: Json) -> None:
+    db.hset(f"{{r3}}:job:{job_id}", "t:0", dumps(stored))
