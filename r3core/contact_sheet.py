@@ -132,12 +132,14 @@ def _cells(trajectory: Trajectory, pictures: Pictures) -> list[_Cell]:
         pixels = pictures.get((trajectory.index, round_.index))
         if pixels is not None:
             picture = _shown(PILImage.fromarray(pixels))
-            cells.append(_Cell(picture, tuple(_about(round_, max(picture.width, _COLUMN)))))
+            is_given = round_.index == 0 and trajectory.request.given_image
+            lines = _about(round_, max(picture.width, _COLUMN), is_given=is_given)
+            cells.append(_Cell(picture, tuple(lines)))
     return cells
 
 
-def _about(round_: Round, width: int) -> Iterator[_Line]:
-    yield _Line(f"Round {round_.index}", _TEXT, _INK)
+def _about(round_: Round, width: int, *, is_given: bool) -> Iterator[_Line]:
+    yield _Line("Round 0 · the given picture" if is_given else f"Round {round_.index}", _TEXT, _INK)
     if round_.instruction is not None:
         yield from _wrapped(f"Edit: {round_.instruction or '(empty)'}", width, _SMALL, _INK, most=6)
     for number, said in enumerate(round_.reflections, 1):
