@@ -213,8 +213,8 @@ def describe_files(files: Files, tensors: dict[str, TensorInfo]) -> Description:
         hash=fingerprint(files),
         transforms={**DEFAULT_TRANSFORMS, **{k: _triple(v) for k, v in own.get("transforms", {}).items()}},
         latent_stride=_latent_stride(files, tensors),
-        latent_side=_side(tensors, "latent_pos_embed.pos_embed", DEFAULT_LATENT_SIDE),
-        vit_side=_side(tensors, "vit_pos_embed.pos_embed", DEFAULT_VIT_SIDE),
+        latent_side=latent_side(tensors),
+        vit_side=vit_side(tensors),
         default_size=_size(size) if (size := own.get("size", {}).get("default")) else DEFAULT_SIZE,
         defaults=_own_defaults(own.get("defaults", {})),
         example_prompts=tuple(own.get("example_prompts", ())),
@@ -292,6 +292,16 @@ def _dcp_note(checkpoint: Path) -> str:
 def max_positions(llm: dict[str, Any], path: Path) -> int:
     """How many positions a context may have, by llm_config.json."""
     return whole_number(llm, "max_position_embeddings", path, default=32768)
+
+
+def latent_side(tensors: dict[str, TensorInfo]) -> int:
+    """Side in tokens of the latent position table; 64 where the file has none."""
+    return _side(tensors, "latent_pos_embed.pos_embed", DEFAULT_LATENT_SIDE)
+
+
+def vit_side(tensors: dict[str, TensorInfo]) -> int:
+    """Side in patches of the decoder's ViT position table; 70 where the file has none."""
+    return _side(tensors, "vit_pos_embed.pos_embed", DEFAULT_VIT_SIDE)
 
 
 def _side(tensors: dict[str, TensorInfo], name: str, default: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from r3core.checkpoint import Description, describe
+from r3core.checkpoint import Description
 from r3core.config import EngineConfig
 from r3core.engine.batch import MemoryPlan
 from r3core.engine.engine import Engine
@@ -93,16 +93,14 @@ def load_engine(config: EngineConfig, progress: Callable[[int, int], None] | Non
     set_up_torch(config)
     attention = choose(device, dtype, config.attention)
     prepared = prepare(config.checkpoint, config.base_checkpoint, dtype=dtype, allow_unexpected=config.allow_unexpected)
-    description = describe(config.checkpoint, config.base_checkpoint)
     # What cannot be served is refused before the first of 29 GB is read.
-    plan = plan_prepared(config, prepared, description, device)
-    return _running(config, prepared.fill(device, progress), description, attention, plan)
+    plan = plan_prepared(config, prepared, device)
+    return _running(config, prepared.fill(device, progress), prepared.description, attention, plan)
 
 
-def plan_prepared(
-    config: EngineConfig, prepared: Prepared, description: Description, device: torch.device
-) -> MemoryPlan:
+def plan_prepared(config: EngineConfig, prepared: Prepared, device: torch.device) -> MemoryPlan:
     """The memory plan of a checkpoint that is not read yet; CheckpointError or DeviceError where it cannot be."""
+    description = prepared.description
     _check_sizes(description, prepared.model.config)
     free, total = _memory(device)
     room = None if free is None else free - prepared.weights_bytes

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
+from server.cli_options import AllowUnexpected, Base, Checkpoint, Device, Dtype
+
 Fields = dict[str, Any]
 Text = str | None
 _STAGES = ("reason", "reflect", "generate", "refine")
@@ -80,18 +82,11 @@ def generate(
     output_compression: Annotated[Text, _number("Quality of webp and jpeg, 0-100, 100 the best")] = None,
     deadline_s: Annotated[Text, _number("End after so many seconds with what is finished", _FLOAT)] = None,
     metadata: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Kept in trajectory.json")] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Folder or file of the weights [R3_CHECKPOINT; the small one]")
-    ] = None,
-    base_checkpoint: Annotated[
-        Path | None, typer.Option(help="BAGEL folder for weights that come without one [R3_BASE_CHECKPOINT]")
-    ] = None,
-    device: Annotated[Text, typer.Option(help="cpu, cuda or cuda:N [R3_DEVICE; cuda where there is one]")] = None,
-    dtype: Annotated[Text, typer.Option(help="bf16 or fp32 [R3_DTYPE; bf16 on CUDA, fp32 on CPU]")] = None,
-    allow_unexpected: Annotated[
-        bool | None,
-        typer.Option("--allow-unexpected", help="Load weights with tensors of unknown names [R3_ALLOW_UNEXPECTED]"),
-    ] = None,
+    checkpoint: Checkpoint = None,
+    base_checkpoint: Base = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    allow_unexpected: AllowUnexpected = None,
 ) -> None:
     """Run one request here, without a service, and write what comes of it to a folder.
 

@@ -91,24 +91,20 @@ def _attention(settings: Settings) -> str:
 
 def _memory(settings: Settings) -> str:
     """The plan that a worker would make, from the headers of the files; nothing is loaded."""
-    from r3core.checkpoint import describe
     from r3core.runtime import plan_prepared
     from server.engines import engine_config
 
     device, dtype = _place(settings)
     config = engine_config(settings, settings.max_trajectories)
-    description = describe(settings.checkpoint, settings.base_checkpoint)
-    return str(plan_prepared(config, _prepared(settings, dtype), description, device))
+    return str(plan_prepared(config, _prepared(settings, dtype), device))
 
 
 def _checkpoint(settings: Settings) -> str:
     """Files, names and shapes: all that the worker looks at before it loads."""
     import torch
 
-    from r3core.checkpoint import describe
-
     prepared = _prepared(settings, torch.float32)  # names and shapes are the same in any
-    told = describe(settings.checkpoint, settings.base_checkpoint)
+    told = prepared.description
     size = sum(path.stat().st_size for path in (*prepared.files.weights, prepared.files.vae))
     said = f"{told.name} ({told.hash}): {prepared.files.choice} in {settings.checkpoint}, {size / 1e9:.2f} GB"
     return "; ".join((said, *prepared.warnings))

@@ -6,7 +6,16 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from r3core.checkpoint import VAE2LLM, VAE_CONV_IN, Files, describe_files, latent_patch, max_positions, vae_levels
+from r3core.checkpoint import (
+    VAE2LLM,
+    VAE_CONV_IN,
+    Files,
+    latent_patch,
+    latent_side,
+    max_positions,
+    vae_levels,
+    vit_side,
+)
 from r3core.errors import CheckpointError
 from r3core.headers import TensorInfo, form_faults, positive_number, read_json, refuse, whole_number
 from r3core.model.bagel import ModelConfig
@@ -37,7 +46,6 @@ def model_config(files: Files, main: dict[str, TensorInfo], vae: dict[str, Tenso
     blocks = {f"encoder.down.{i}.block.0.conv2.weight": ("channels", "channels", "3", "3") for i in range(levels)}
     faults = form_faults(main, _FORMS, ", ".join(map(str, files.weights)))
     refuse(faults + form_faults(vae, {**blocks, **VAE_CONV_IN}, str(files.vae)))
-    described = describe_files(files, main)
     return ModelConfig(
         decoder=_decoder_config(files, main),
         vit=_vit_config(files, main),
@@ -47,8 +55,8 @@ def model_config(files: Files, main: dict[str, TensorInfo], vae: dict[str, Tenso
             latent_channels=vae["decoder.conv_in.weight"].shape[1],
         ),
         latent_patch=latent_patch(files, main, vae),
-        latent_side=described.latent_side,
-        vit_side=described.vit_side,
+        latent_side=latent_side(main),
+        vit_side=vit_side(main),
     )
 
 

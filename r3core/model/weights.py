@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from r3core.checkpoint import Files, find_files
+from r3core.checkpoint import Description, Files, describe_files, find_files
 from r3core.errors import CheckpointError
 from r3core.headers import TensorInfo, read_header, read_tensors
 from r3core.model.bagel import Bagel, Model, ModelConfig
@@ -48,6 +48,7 @@ class Prepared:
     """A checkpoint that was looked at and not yet read: an empty model, and what goes where."""
 
     files: Files
+    description: Description
     model: Model
     warnings: tuple[str, ...]
     plans: tuple[_Plan, ...]
@@ -88,7 +89,7 @@ def prepare(
         _Plan(vae.model, vae_header, lambda name: name_on_disk(name, levels), _SPARE_VAE.match, torch.float32),
     )
     warnings = [w for plan in plans for w in plan.check(allow_unexpected=allow_unexpected)]
-    return Prepared(files, Model(bagel, vae, config), tuple(warnings), plans)
+    return Prepared(files, describe_files(files, main), Model(bagel, vae, config), tuple(warnings), plans)
 
 
 def _empty(

@@ -19,7 +19,7 @@ from training.batches import Clean, Eye, Noise, Sample, Text, collate, embed
 from training.net import forward
 from training.small import VIT_PATCHES, config, untrained
 
-TOKENIZER = Path(__file__).parents[1] / "golden" / "checkpoint" / "tokenizer.json"
+TOKENIZER = Path(__file__).parents[2] / "checkpoints" / "golden" / "tokenizer.json"
 TIME = 0.7
 
 
@@ -32,8 +32,7 @@ def bagel() -> Bagel:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    path = TOKENIZER if TOKENIZER.is_file() else Path(__file__).parents[2] / "checkpoints" / "golden" / "tokenizer.json"
-    return Tokenizer(path)
+    return Tokenizer(TOKENIZER)
 
 
 def samples(tokenizer: Tokenizer) -> list[list[Text | Eye | Clean | Noise]]:
