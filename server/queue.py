@@ -16,6 +16,13 @@
     {r3}:clock:<model>    the model's virtual time; it and `fair` go when nothing waits or runs
     {r3}:rate:<model>     hash: cost, time (s), mark (µs): the measured rate, old work fading out
     {r3}:load             hash: jobs and cost waiting, in all, by tenant (`:t:`) and by model (`:m:`); `active:<tenant>`
+                          unfinished, and `running:<tenant>`, how many of them may be leased at a time
+    {r3}:auth             hash: since when keys are asked for (ms), and when who may come in last changed (µs)
+    {r3}:keys             hash: the record of each API key by its id: name, tenant, scopes, SHA-256; never the key
+    {r3}:tenants          hash: the limits of tenants that have any
+    {r3}:token_secret     what signed links are signed with, unless R3_TOKEN_SECRET says it
+    {r3}:bucket:<what>    hash: tokens and when they were counted (µs): requests of `key:<id>` or by the links of
+                          `link:<job>`, submissions of `jobs:<tenant>`
     {r3}:hooks            sorted set of jobs whose webhook is due, ms
     {r3}:dead             sorted set of poisoned jobs by time, kept 7 days
     {r3}:stats            hash: jobs reclaimed and poisoned since the database was made
@@ -47,9 +54,10 @@ from server.queue_errors import (
     QueueError,
     QueueFull,
     QueueUnavailable,
-    Scope,
+    RateLimited,
     ServerTooOld,
 )
+from server.queue_keys import QueueKeys
 from server.queue_link import Link
 from server.queue_records import (
     ROOT,
@@ -65,7 +73,7 @@ from server.queue_records import (
     json_or_none,
 )
 from server.queue_scripts import backoff_s, refuse_old_server, translated
-from server.queue_wire import enqueue_args, live_message, logged_event
+from server.queue_wire import enqueue_args, live_message, logged_event, submitted
 from server.settings import Settings
 
 __all__ = [
@@ -80,6 +88,7 @@ __all__ = [
     "QueueFull",
     "QueuePolicy",
     "QueueUnavailable",
+    "RateLimited",
     "ServerTooOld",
     "StoredJob",
     "Submitted",
@@ -102,6 +111,7 @@ class Queue:
     def __init__(self, url: str, policy: QueuePolicy | None = None) -> None:
         self._link = Link(url, policy or QueuePolicy())
         self._redis, self._do, self._run = self._link.redis, self._link.do, self._link.run
+        self.keys = QueueKeys(self._link)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -121,15 +131,8 @@ class Queue:
     # jobs
 
     async def submit(self, job: NewJob) -> Submitted:
-        """Puts a job into its queue. Raises QueueFull, IdempotencyMismatch."""
-        answer = await self._run("enqueue", *enqueue_args(job))
-        match answer[0]:
-            case "full":
-                raise QueueFull(cast(Scope, answer[1]), float(answer[2]))
-            case "mismatch":
-                raise IdempotencyMismatch(job.idempotency_key or "")
-            case outcome:
-                return Submitted(answer[1], replayed=outcome == "replayed")
+        """Puts a job into its queue. Raises QueueFull, RateLimited, IdempotencyMismatch."""
+        return submitted(job, await self._run("enqueue", *enqueue_args(job)))
 
     async def job(self, job_id: str) -> StoredJob | None:
         """The job as it stands, None where it is unknown or its time is over."""

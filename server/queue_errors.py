@@ -3,6 +3,7 @@
 QueueError
 ├── QueueUnavailable      Redis is away, loading, read-only or full: try again after `retry_after_s`
 ├── QueueFull             a bound of the queue is reached: try again after `retry_after_s`
+├── RateLimited           a tenant submits faster than its quota: try again after `retry_after_s`
 ├── IdempotencyMismatch   the caller's: the key was used with another body
 ├── ServerTooOld          the operator's: names the version found and the remedy
 └── OutOfOrder            ours: a checkpoint that is not the next one of its job
@@ -11,6 +12,8 @@ QueueError
 from __future__ import annotations
 
 from typing import Literal
+
+from server.rate_limits import WINDOW_S, Limit
 
 Scope = Literal["server", "tenant"]
 
@@ -28,13 +31,29 @@ class QueueUnavailable(QueueError):
 
 
 class QueueFull(QueueError):
-    """The queue holds as much as it may, for the whole server or for one tenant. `retry_after_s` in seconds."""
+    """The queue holds as much as it may, for the whole server or for one tenant. `retry_after_s` in seconds.
 
-    def __init__(self, scope: Scope, retry_after_s: float) -> None:
+    `limit` is the tenant's own quota, where that is what is used up.
+    """
+
+    def __init__(self, scope: Scope, retry_after_s: float, limit: Limit | None = None) -> None:
         whose = "the queue is full" if scope == "server" else "this tenant's share of the queue is full"
         super().__init__(f"{whose}; try again in {retry_after_s:.0f} s")
         self.scope: Scope = scope
         self.retry_after_s = retry_after_s
+        self.limit = limit
+
+
+class RateLimited(QueueError):
+    """There were as many as there may be in a minute. `retry_after_s` in seconds."""
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self.retry_after_s = max(1, limit.reset_s or 1)
+        super().__init__(
+            f"{limit.quota} {limit.policy} in {WINDOW_S} s are allowed, and were made; "
+            f"try again in {self.retry_after_s} s"
+        )
 
 
 class IdempotencyMismatch(QueueError):

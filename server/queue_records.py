@@ -6,7 +6,6 @@ Every key, and every field of a job's hash, is described in `server/queue.py`.
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, NamedTuple, Self, cast
 
 from r3core.types import Request
+from server.keys import NO_LIMITS, TenantLimits, tenant_name
+from server.rate_limits import Limit
 from server.settings import Settings
 
 ROOT: Final = "{r3}:"  # one hash tag, so that a cluster keeps all keys together
@@ -25,7 +26,6 @@ USAGE_FIELDS: Final = ("text_tokens", "denoise_steps", "forwards", "compute_s")
 Priority = Literal["high", "normal", "low"]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Json = dict[str, Any]
-_TENANT = re.compile(r"[A-Za-z0-9._@-]{1,128}")
 
 
 class Event(NamedTuple):
@@ -94,7 +94,8 @@ class NewJob:
     """A job as it is submitted. Raises ValueError for what the queue cannot hold.
 
     `request` is what the worker needs: {"request": asdict(Request), "start_image": id or None, "output_format": …,
-    "output_compression": …}; `params` is what the job shows; `cost` see `job_cost`; `trajectories` is n.
+    "output_compression": …}; `params` is what the job shows; `cost` see `job_cost`; `trajectories` is n; `quotas` are
+    the tenant's.
     """
 
     id: str
@@ -110,10 +111,10 @@ class NewJob:
     metadata: dict[str, str] = field(default_factory=dict)
     parent: Json | None = None
     webhook: Json | None = None
+    quotas: TenantLimits = NO_LIMITS
 
     def __post_init__(self) -> None:
-        if not _TENANT.fullmatch(self.tenant):
-            raise ValueError(f"tenant {self.tenant!r} must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -")
+        tenant_name(self.tenant)
         if not self.cost > 0:
             raise ValueError(f"cost {self.cost} of job {self.id} must be positive")
 
@@ -125,10 +126,14 @@ class NewJob:
 
 @dataclass(frozen=True)
 class Submitted:
-    """The job that a submission came to; `replayed` where its idempotency key had made it before."""
+    """The job that a submission came to; `replayed` where its idempotency key had made it before.
+
+    `limits` say what is left of the tenant's quotas.
+    """
 
     id: str
     replayed: bool
+    limits: tuple[Limit, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from server.queue_errors import IdempotencyMismatch, QueueFull, RateLimited
 from server.queue_records import (
     WEIGHT_OF,
     Checkpoint,
@@ -16,8 +17,10 @@ from server.queue_records import (
     LoggedEvent,
     NewJob,
     StoredJob,
+    Submitted,
     dumps,
 )
+from server.rate_limits import JOBS, QUEUED, Limit
 
 
 def enqueue_args(job: NewJob) -> list[str | float]:
@@ -27,7 +30,7 @@ def enqueue_args(job: NewJob) -> list[str | float]:
         job.tenant,
         job.model,
         job.priority,
-        WEIGHT_OF[job.priority],
+        WEIGHT_OF[job.priority] * job.quotas.weight,
         job.cost,
         job.trajectories,
         job.idempotency_key or "",
@@ -38,7 +41,33 @@ def enqueue_args(job: NewJob) -> list[str | float]:
         dumps(job.metadata),
         "" if job.parent is None else dumps(job.parent),
         "" if job.webhook is None else dumps(job.webhook),
+        *("" if quota is None else quota for quota in (job.quotas.queued, job.quotas.running, job.quotas.jobs_per_min)),
     ]
+
+
+def submitted(job: NewJob, answer: Sequence[Any]) -> Submitted:
+    """What the `enqueue` script says of a job. Raises QueueFull, RateLimited, IdempotencyMismatch."""
+    quotas = job.quotas
+    match answer:
+        case ["full", scope, seconds]:
+            is_quota = scope == "tenant" and quotas.queued is not None
+            raise QueueFull(scope, float(seconds), Limit(QUEUED, quotas.queued or 0, 0) if is_quota else None)
+        case ["limited", seconds]:
+            raise RateLimited(Limit(JOBS, quotas.jobs_per_min or 0, 0, int(seconds)))
+        case ["mismatch"]:
+            raise IdempotencyMismatch(job.idempotency_key or "")
+        case ["new", job_id, queued, jobs, seconds]:
+            return Submitted(job_id, replayed=False, limits=tuple(_left(job, queued, jobs, seconds)))
+        case [outcome, job_id]:
+            return Submitted(job_id, replayed=outcome == "replayed")
+    raise AssertionError(f"enqueue answered {answer}")
+
+
+def _left(job: NewJob, queued: str, jobs: str, seconds: str) -> Iterator[Limit]:
+    if jobs != "" and job.quotas.jobs_per_min is not None:
+        yield Limit(JOBS, job.quotas.jobs_per_min, int(jobs), int(seconds))
+    if queued != "" and job.quotas.queued is not None:
+        yield Limit(QUEUED, job.quotas.queued, int(queued))
 
 
 def checkpoint_args(checkpoint: Checkpoint) -> list[str | float]:

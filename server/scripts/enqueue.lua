@@ -1,10 +1,13 @@
 #!lua
 -- Puts a job into its queue. No allow-oom: at the memory limit nothing new is taken.
 -- id tenant model priority weight cost n idempotency_key body_hash deadline request params metadata parent webhook
--- Returns {'new' or 'replayed', id}, {'mismatch'}, or {'full', 'server' or 'tenant', seconds}.
+-- queued running jobs_per_min: the tenant's quotas, '' where it has none.
+-- Returns {'new', id, and of each quota that there is what is left: queued, jobs, seconds until another},
+-- {'replayed', id}, {'mismatch'}, {'full', 'server' or 'tenant', seconds}, or {'limited', seconds}.
 local id, idem_name, body_hash = ARGV[2], ARGV[9], ARGV[10]
 local job = {tenant = ARGV[3], model = ARGV[4], priority = ARGV[5], weight = tonumber(ARGV[6]), cost = tonumber(ARGV[7]),
   deadline = ARGV[11]}
+local queued_limit, running_limit, per_min = tonumber(ARGV[17]), ARGV[18], tonumber(ARGV[19])
 
 if call('EXISTS', job_key(id)) == 1 then return {'new', id} end -- this very call, after a lost answer
 
@@ -30,8 +33,15 @@ local function refused(scope, whose, jobs_limit, cost_limit)
   return {'full', whose, whole(math.min(math.max(math.ceil(seconds), 1), 120))}
 end
 local full = refused('', 'server', POLICY.jobs, POLICY.cost)
-  or refused(':t:' .. job.tenant, 'tenant', POLICY.tenant_jobs, POLICY.tenant_cost)
+  or refused(':t:' .. job.tenant, 'tenant', queued_limit or POLICY.tenant_jobs, POLICY.tenant_cost)
 if full then return full end
+
+local jobs_left, jobs_in = '', ''
+if per_min then
+  local taken, left, seconds = take_token('jobs:' .. job.tenant, per_min)
+  if taken == 0 then return {'limited', seconds} end
+  jobs_left, jobs_in = left, seconds
+end
 
 local place = next_place(job)
 call('HSET', job_key(id), 'tenant', job.tenant, 'model', job.model, 'priority', job.priority, 'weight', ARGV[6],
@@ -53,10 +63,13 @@ while call('ZCOUNT', index, whole(made), whole(made)) > 0 do made = made + 1 end
 call('ZADD', index, whole(made), id)
 call('PERSIST', index)
 call('HINCRBY', ROOT .. 'load', 'active:' .. job.tenant, 1)
+bound_running(job.tenant, running_limit)
 
 local position = call('ZRANK', wait_key(job), id) + 1
 local seconds = eta(job.model, position)
 say(id, 'job.queued', 'null', ',"position":' .. whole(position)
   .. ',"eta_s":' .. (seconds and string.format('%.1f', seconds) or 'null'))
 call('PUBLISH', ROOT .. 'wake', job.model)
-return {'new', id}
+local queued_left = ''
+if queued_limit then queued_left = math.max(0, queued_limit - call('HGET', ROOT .. 'load', 'jobs:t:' .. job.tenant)) end
+return {'new', id, queued_left, jobs_left, jobs_in}

@@ -37,6 +37,19 @@ local function take(id, job)
   return whole(token)
 end
 
+-- The first that waits and whose tenant may have another leased; those that are passed over keep their places.
+local passed, held = 0, {}
+local function next_id()
+  while true do
+    local id = call('ZRANGE', wait, passed, passed)[1]
+    local tenant = id and call('HGET', job_key(id), 'tenant')
+    if not tenant then return id end
+    held[tenant] = held[tenant] or is_at_bound(tenant)
+    if not held[tenant] then return id end
+    passed = passed + 1
+  end
+end
+
 if call('HGET', memo, 'call') == ARGV[4] then
   local rows = {}
   for _, given in ipairs(cjson.decode(call('HGET', memo, 'jobs'))) do
@@ -49,7 +62,7 @@ reap(model)
 end_overdue()
 local rows, given = {}, {}
 while room > 0 do
-  local id = call('ZRANGE', wait, 0, 0)[1]
+  local id = next_id()
   if not id then break end
   local job = read(id)
   if not job then

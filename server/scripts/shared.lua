@@ -36,6 +36,38 @@ local function rfc3339(ms)
     floor(rest / 3600000), floor(rest / 60000) % 60, floor(rest / 1000) % 60, rest % 1000)
 end
 
+-- limits
+
+-- Takes a token of a bucket that holds a minute's worth and fills evenly. Returns 1 or 0 (there was none), how many are
+-- left, and the seconds until there is another (0: it is full).
+local function take_token(name, per_min)
+  local key = ROOT .. 'bucket:' .. name
+  local seen = call('HMGET', key, 'tokens', 'at')
+  local tokens, us = per_min, 60000000 / per_min
+  if seen[1] then tokens = math.min(per_min, tonumber(seen[1]) + math.max(0, NOW_US - seen[2]) / us) end
+  local taken = tokens >= 1 and 1 or 0
+  tokens = tokens - taken
+  call('HSET', key, 'tokens', exact(tokens), 'at', whole(NOW_US))
+  call('PEXPIRE', key, 60000) -- by then it is full, as one that is not there
+  local left = math.floor(tokens)
+  return taken, left, tokens >= per_min and 0 or math.ceil((left + 1 - tokens) * us / 1000000)
+end
+
+-- How many of a tenant's jobs may be leased at a time; '' is no bound. It is forgotten with its last job.
+local function bound_running(tenant, bound)
+  if bound == '' then
+    call('HDEL', ROOT .. 'load', 'running:' .. tenant)
+  else
+    call('HSET', ROOT .. 'load', 'running:' .. tenant, bound)
+  end
+end
+
+-- Whether a tenant has as many leased as it may have.
+local function is_at_bound(tenant)
+  local seen = call('HMGET', ROOT .. 'load', 'running:' .. tenant, 'active:' .. tenant, 'jobs:t:' .. tenant)
+  return seen[1] and tonumber(seen[2] or 0) - tonumber(seen[3] or 0) >= tonumber(seen[1])
+end
+
 -- events
 
 -- The only place that numbers an event.
@@ -207,7 +239,7 @@ local function begin_lifetimes(id, job)
     if field:sub(1, 2) == 'i:' then keep_for(POLICY.job_ttl_ms, ROOT .. 'img:' .. field:sub(3)) end
   end
   if call('HINCRBY', ROOT .. 'load', 'active:' .. job.tenant, -1) <= 0 then
-    call('HDEL', ROOT .. 'load', 'active:' .. job.tenant)
+    call('HDEL', ROOT .. 'load', 'active:' .. job.tenant, 'running:' .. job.tenant)
     keep_for(POLICY.job_ttl_ms, ROOT .. 'jobs:' .. job.tenant)
   end
 end
