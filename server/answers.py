@@ -233,12 +233,24 @@ def text_header(about: str) -> Json:
     return {"description": about, "schema": {"type": "string"}}
 
 
+_RETRY_AFTER: Final[Json] = {"Retry-After": text_header("In seconds.")}
+_PROBLEM_HEADERS: Final[dict[int, Json]] = {
+    401: {"WWW-Authenticate": text_header("Bearer")},
+    429: {
+        **_RETRY_AFTER,
+        "RateLimit-Policy": text_header("What is allowed: a list of policies with q (how many) and w (in seconds)."),
+        "RateLimit": text_header("What is left: the same policies with r (how many) and t (seconds until more)."),
+    },
+    503: _RETRY_AFTER,
+}
+
+
 def problems(*statuses: int) -> dict[int | str, Json]:
     """The errors of those statuses, for a route's `responses`; each names the codes it may carry."""
     return {
         status: {
             "description": "code: " + ", ".join(code for code, (answered, _) in CODES.items() if answered == status),
-            **({"headers": {"Retry-After": text_header("In seconds.")}} if status in (429, 503) else {}),
+            **({"headers": _PROBLEM_HEADERS[status]} if status in _PROBLEM_HEADERS else {}),
             "content": {PROBLEM_TYPE: {"schema": ref(Problem)}},
         }
         for status in statuses

@@ -3,6 +3,7 @@
 Observe      an id, a log line, a count and the common headers for every request; the last resort for exceptions
 Guard        refuses foreign hosts and origins, and too many headers
 CORS         only where the operator names origins
+Auth         who asks: a key, a link, or everyone where none is asked for; counts requests against their limit
 BodyLimit    counts the body while it is read
 routes       generate, jobs, share, images, service, docs
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from typing import Final
 
 import structlog
@@ -20,11 +22,14 @@ from starlette.middleware.cors import CORSMiddleware
 
 import server
 from server import contract, errors
+from server.auth import Auth
+from server.authority import Authority
 from server.catalogue import Catalogue
 from server.guard import BodyLimit, Guard
 from server.hub import Hub
 from server.images import ImageStore
 from server.metrics import Metrics
+from server.metrics_port import metrics_port
 from server.observe import Observe
 from server.present import Presenter
 from server.queue import Queue
@@ -37,7 +42,13 @@ from server.settings import Settings
 log = structlog.get_logger("r3.api")
 
 _REST_S: Final = 1.0
-_EXPOSED_HEADERS: Final = ("Location", "X-Request-ID", "Retry-After", "Preference-Applied", "Idempotent-Replayed")
+_EXPOSED_HEADERS: Final = (
+    *("Location", "X-Request-ID", "Retry-After", "Preference-Applied", "Idempotent-Replayed"),
+    *("RateLimit", "RateLimit-Policy", "WWW-Authenticate"),
+)
+_TAKEN_HEADERS: Final = (
+    *("Authorization", "Content-Type", "Idempotency-Key", "Prefer", "Last-Event-ID", "X-Request-ID"),
+)
 
 
 def create_app(settings: Settings, queue: Queue | None = None) -> FastAPI:
@@ -45,13 +56,14 @@ def create_app(settings: Settings, queue: Queue | None = None) -> FastAPI:
     name.
     """
     metrics = Metrics(server.__version__)
+    authority = Authority(settings)
     app = FastAPI(
         title="R3",
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        lifespan=_lifespan(settings, metrics, queue),
+        lifespan=_lifespan(settings, metrics, authority, queue),
     )
     routers = (generate.router, jobs.router, share.router, images.router, service_routes.router, docs.router)
     errors.install(app, [route for router in routers for route in router.routes])
@@ -60,15 +72,16 @@ def create_app(settings: Settings, queue: Queue | None = None) -> FastAPI:
         app.include_router(router)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Auth, authority=authority)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["Content-Type", "Idempotency-Key", "Prefer", "Last-Event-ID", "X-Request-ID"],
+            allow_headers=_TAKEN_HEADERS,
             expose_headers=_EXPOSED_HEADERS,
         )
-    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Guard, settings=settings, asks_for_keys=lambda: authority.asks_for_keys)
     app.add_middleware(Observe, metrics=metrics)
     return app
 
@@ -91,16 +104,20 @@ async def _kept_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
 
 
 def _lifespan(
-    settings: Settings, metrics: Metrics, queue: Queue | None
+    settings: Settings, metrics: Metrics, authority: Authority, queue: Queue | None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         own = queue or Queue.from_settings(settings)
         images = await asyncio.to_thread(ImageStore, settings.image_store_url)
         hub = Hub(own, metrics, buffer_events=settings.stream_buffer_events, heartbeat_s=settings.heartbeat_s)
-        presenter = Presenter(own, images)
-        app.state.service = Service(settings, own, images, hub, metrics, Catalogue(own, settings), presenter)
-        background = {
+        authority.connect(own)
+        presenter = Presenter(own, images, authority)
+        catalogue = Catalogue(own, settings)
+        parts = app.state.service = Service(settings, own, images, hub, metrics, catalogue, presenter, authority)
+        background: dict[str, Callable[[], Awaitable[None]]] = {
+            "keys": authority.keep_fresh,
+            "streams of those who may no longer": partial(hub.close_refused, authority.no_longer_good),
             "live feed": hub.run,
             "ticks": hub.tick_for_ever,
             "retention": Retention(own, images, settings).run,
@@ -108,7 +125,8 @@ def _lifespan(
         tasks = [asyncio.create_task(_kept_running(name, work)) for name, work in background.items()]
         log.info("api started", host=settings.host, port=settings.port)
         try:
-            yield
+            async with metrics_port(parts):
+                yield
         finally:
             hub.close("shutdown")
             for task in tasks:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from r3core.errors import CheckpointError, DeviceError, InvalidRequest
+from server import cli_keys
 from server.cli_generate import generate
 from server.cli_options import (
     AllowUnexpected,
@@ -23,6 +24,7 @@ from server.cli_options import (
     Dtype,
     Host,
     Insecure,
+    MetricsPort,
     Port,
     RedisUrl,
     WorkerHost,
@@ -60,6 +62,7 @@ def serve(
     device: Device = None,
     dtype: Dtype = None,
     redis_url: RedisUrl = None,
+    metrics_port: MetricsPort = None,
     insecure: Insecure = None,
     allow_unexpected: AllowUnexpected = None,
 ) -> None:
@@ -77,6 +80,7 @@ def api(
     port: Port = None,
     data_dir: DataDir = None,
     redis_url: RedisUrl = None,
+    metrics_port: MetricsPort = None,
     insecure: Insecure = None,
 ) -> None:
     """Run the API alone; the queue must be named."""
@@ -114,6 +118,7 @@ def worker(
 
 
 app.command()(generate)
+app.add_typer(cli_keys.app)
 
 
 @app.command()

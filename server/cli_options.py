@@ -27,6 +27,10 @@ Dtype = Annotated[str | None, typer.Option(help="bf16 or fp32 [R3_DTYPE; bf16 on
 RedisUrl = Annotated[
     str | None, typer.Option(help="The queue; `r3 serve` brings its own where none is named [R3_REDIS_URL]")
 ]
+MetricsPort = Annotated[
+    str | None,
+    typer.Option(metavar="<int>", help="A port for /metrics alone, without a key [R3_METRICS_PORT; none]"),
+]
 Insecure = Annotated[
     bool | None,
     typer.Option("--insecure", help="Allow an address that others reach, with no keys asked for [R3_INSECURE]"),

@@ -16,8 +16,8 @@ from pydantic.json_schema import models_json_schema
 
 import server
 from server.answers import Alive, Info, JobList, JobView, Problem, Ready, ShareView, problems, ref, text_header
+from server.doors import HEALTH_PATHS, is_open
 from server.event_views import EVENTS, stream_schema
-from server.guard import HEALTH_PATHS
 from server.schemas import GenerationCreate, ShareCreate
 
 Json = dict[str, Any]
@@ -32,7 +32,12 @@ _ABOUT: Final = (
     "`X-Request-ID` is echoed, or made."
 )
 _FAILED_JOBS: Final = ("409", "422", "500", "503", "504")  # what a job that is waited for may end with
-_WITHOUT_QUEUE: Final = HEALTH_PATHS - {"/readyz"} | {"/metrics", "/openapi.json", "/openapi.yaml"}
+_WITHOUT_QUEUE: Final = HEALTH_PATHS - {"/readyz"} | {"/openapi.json", "/openapi.yaml"}
+_KEY: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A key of `r3 keys create`. A server on loopback for which no key was ever made asks for none.",
+}
 
 
 def install(app: FastAPI) -> None:
@@ -71,6 +76,7 @@ def _contract(app: FastAPI) -> Json:
     for path, operations in document["paths"].items():
         for operation in operations.values():
             operation["responses"] = _responses(path, operation["responses"])
+            operation["security"] = [] if is_open(path) else [{"key": []}, {}]
             for parameter in operation.get("parameters", ()):
                 parameter["schema"] = _parameter(parameter["schema"])
     for path, model in _BODIES.items():
@@ -81,13 +87,15 @@ def _contract(app: FastAPI) -> Json:
     for status in _FAILED_JOBS:
         headers = document["paths"]["/generate"]["post"]["responses"][status].setdefault("headers", {})
         headers["Location"] = text_header("/jobs/{id}, where the job was made and failed.")
-    document["components"] = {"schemas": _schemas()}
+    document["components"] = {"schemas": _schemas(), "securitySchemes": {"key": _KEY}}
     return document
 
 
 def _responses(path: str, stated: Json) -> Json:
     """What the route states, and what any request may meet on its way there."""
-    more = problems(*([] if path in HEALTH_PATHS else [403]), 431, 500, *([] if path in _WITHOUT_QUEUE else [503]))
+    closed = [] if is_open(path) else [401, 429]
+    foreign = [] if path in HEALTH_PATHS else [403]
+    more = problems(*closed, *foreign, 431, 500, *([] if path in _WITHOUT_QUEUE else [503]))
     own = {status: answer for status, answer in stated.items() if "HTTPValidationError" not in str(answer)}
     for answer in own.values():
         # FastAPI's guess at what a route answers, where it cannot know.

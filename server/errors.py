@@ -4,7 +4,7 @@ ApiError (faults.py)        carries a code of CODES below, the sentence for the 
 ├── from our own routes     raised where the fault is found
 ├── from Starlette          404, 405, … are turned into one by `starlette_error`
 ├── from pydantic           faults of query parameters, by `validation_error`
-└── from the queue          unavailable, full, idempotency key used before, by `queue_error`
+└── from the queue          unavailable, full, too many, idempotency key used before, by `queue_error`
 
 The shape is RFC 9457's (`application/problem+json`) with `code`, `request_id` and `errors` beside it, and an
 `error` object besides, because the `openai` clients read nothing else.
@@ -26,7 +26,15 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from server.faults import ApiError, Fault, faults_of_pydantic
-from server.queue_errors import IdempotencyMismatch, QueueError, QueueFull, QueueUnavailable, ServerTooOld
+from server.queue_errors import (
+    IdempotencyMismatch,
+    QueueError,
+    QueueFull,
+    QueueUnavailable,
+    RateLimited,
+    ServerTooOld,
+)
+from server.rate_limits import note
 
 log = structlog.get_logger("r3.api")
 
@@ -68,6 +76,10 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "no_worker": (503, "No worker is ready"),
     "out_of_memory": (503, "The device ran out of memory"),
     "deadline_exceeded": (504, "The job's deadline passed"),
+    "unauthorized": (401, "A key is needed"),
+    "forbidden": (403, "The key may not do this"),
+    "rate_limited": (429, "Too many requests"),
+    "keys_unavailable": (503, "The keys cannot be read"),
 }
 
 
@@ -116,6 +128,13 @@ def problem_response(error: ApiError, scope: Scope) -> Response:
     )
 
 
+def queue_problem_response(error: QueueError, scope: Scope) -> Response:
+    """The answer to an error of the queue's, which tells of the limit that was reached too."""
+    limit = error.limit if isinstance(error, QueueFull | RateLimited) else None
+    note(scope, [] if limit is None else [limit])
+    return problem_response(queue_error(error), scope)
+
+
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON answer; never cached unless a header says otherwise."""
     return Response(
@@ -141,6 +160,8 @@ def queue_error(error: QueueError) -> ApiError:
         return ApiError(
             "queue_full", str(error), headers={"Retry-After": _whole(error.retry_after_s)}, extra={"scope": error.scope}
         )
+    if isinstance(error, RateLimited):
+        return ApiError("rate_limited", str(error), headers={"Retry-After": _whole(error.retry_after_s)})
     if isinstance(error, ServerTooOld):
         return ApiError("queue_unavailable", str(error), headers={"Retry-After": "60"})
     if isinstance(error, IdempotencyMismatch):
@@ -172,7 +193,7 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
     async def on_queue_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, QueueError)
-        return problem_response(queue_error(error), request.scope)
+        return queue_problem_response(error, request.scope)
 
     async def on_starlette_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

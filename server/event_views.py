@@ -136,7 +136,7 @@ class StreamReset(EventView):
 class StreamClosing(EventView):
     """We end this stream, not the job: come back with Last-Event-ID after `retry_ms`."""
 
-    reason: Literal["shutdown", "slow_client", "stuck_client", "queue_unavailable", "job_deleted"]
+    reason: Literal["shutdown", "slow_client", "stuck_client", "queue_unavailable", "job_deleted", "unauthorized"]
     retry_ms: int
 
 

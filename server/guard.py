@@ -1,33 +1,36 @@
 """What is refused before any route is asked: too many headers, a foreign Host or Origin, a body over the limit.
 
-Without keys the server trusts whoever can reach it, so a page elsewhere must not be able to: neither by a request
-of its own (its Origin gives it away) nor by pointing a name of its own at this machine (then the Host is that
-name). Probes come by address, so health routes answer any Host.
+Where no key is asked for the server trusts whoever can reach it, so a page elsewhere must not be able to: neither by a
+request of its own (its Origin gives it away) nor by pointing a name of its own at this machine (then the Host is that
+name). Probes come by address, so health routes answer any Host. Where keys are asked for, a page elsewhere has none,
+and the server may have any names; then Host and Origin are looked at only if R3_ALLOWED_HOSTS says which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.doors import HEALTH_PATHS
 from server.errors import problem_response
 from server.faults import ApiError
 from server.settings import LOOPBACK_HOSTS, Settings
 
 MAX_HEADERS: Final = 100
 MAX_HEADER_BYTES: Final = 64 * 1024
-HEALTH_PATHS: Final = frozenset({"/livez", "/healthz", "/readyz", "/startupz"})
 
 
 class Guard:
-    """Refuses by headers alone."""
+    """Refuses by headers alone. `asks_for_keys` says whether callers have to show one."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, asks_for_keys: Callable[[], bool]) -> None:
         self._app = app
+        self._asks_for_keys = asks_for_keys
+        self._names_hosts = bool(settings.allowed_hosts)
         self._hosts = _host_names((*LOOPBACK_HOSTS, *settings.allowed_hosts))
         self._origins = frozenset(origin.rstrip("/").lower() for origin in settings.cors_origins)
 
@@ -40,13 +43,14 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         count, size = len(scope["headers"]), sum(len(name) + len(value) for name, value in scope["headers"])
+        size += len(scope["path"]) + len(scope["query_string"])  # which is read by whoever is not let in yet
         if count > MAX_HEADERS or size > MAX_HEADER_BYTES:
             return ApiError(
                 "headers_too_large",
-                f"the request has {count} headers of {size:,} bytes; "
+                f"the request has {count} headers of {size:,} bytes, its path included; "
                 f"at most {MAX_HEADERS} of {MAX_HEADER_BYTES:,} bytes are read",
             )
-        if scope["path"] in HEALTH_PATHS:
+        if scope["path"] in HEALTH_PATHS or (self._asks_for_keys() and not self._names_hosts):
             return None
         headers = Headers(scope=scope)
         return self._foreign_host(headers) or self._foreign_origin(headers)

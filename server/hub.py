@@ -13,21 +13,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from server.faults import ApiError
 from server.metrics import Metrics
 from server.queue import Event, Live, Queue, QueueError
 from server.queue_records import TERMINAL_EVENTS, rfc3339
 from server.sse import frame
 
+if TYPE_CHECKING:
+    from server.callers import Caller
+
 log = structlog.get_logger("r3.api")
 
 TICK_S: Final = 1.0
+UNAUTHORIZED: Final = "unauthorized"
 STUCK_S: Final = 20.0  # a client that takes nothing for this long is cut off
 
 
@@ -47,7 +52,10 @@ class Message:
 
 @dataclass(eq=False)
 class Follower:
-    """One who follows a job. `closing` says why it is to end; `must_reread` that the log knows more than the buffer."""
+    """One who follows a job. `closing` says why it is to end; `must_reread` that the log knows more than the buffer.
+
+    `caller` is who asked for it, and may be shut out while it lasts.
+    """
 
     job_id: str
     model: str
@@ -63,6 +71,7 @@ class Follower:
     last_sent_at: float = field(default_factory=time.monotonic)
     sending_since: float | None = None
     abort: Callable[[], None] | None = None
+    caller: Caller | None = None
 
     def hang_up(self) -> None:
         """The client is gone."""
@@ -73,6 +82,12 @@ class Follower:
         """End this follower with `stream.closing`, unless it is ending already."""
         self.closing = self.closing or reason
         self.wake.set()
+
+    def shut_out(self) -> None:
+        """End it because its caller may follow no longer, at once where a slow client holds up the end."""
+        self.close(UNAUTHORIZED)
+        if self.sending_since is not None and self.abort is not None:
+            self.abort()
 
     def reread(self) -> None:
         """Have it read the log again."""
@@ -172,6 +187,20 @@ class Hub:
             elif now - follower.last_sent_at >= self._heartbeat_s:
                 follower.beat_due = True
                 follower.wake.set()
+
+    async def close_refused(self, refused: Callable[[Iterable[Caller]], Awaitable[set[Caller]]]) -> None:
+        """Once a second, for ever, shut out callers who would not be let in any more: those that `refused` says.
+
+        While that cannot be known they stay: nothing comes over the live feed then.
+        """
+        while True:
+            await asyncio.sleep(TICK_S)
+            callers = {follower.caller for follower in self._all() if follower.caller is not None}
+            with suppress(QueueError, ApiError):
+                gone = await refused(callers) if callers else set()
+                for follower in self._all():
+                    if follower.caller in gone:
+                        follower.shut_out()
 
     async def tell_positions(self) -> None:
         """A live `job.queued` to followers of waiting jobs whose place has changed. Raises QueueUnavailable."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from r3core.types import SEED_LIMIT
 from server.queue import StoredJob
 from server.queue_records import picture, rfc3339
 
 Json = dict[str, Any]
+_READING: Final = ("self", "events")  # those of a job's links that a token is good for
 
 
 def job_json(job: StoredJob, position: tuple[int | None, float | None] = (None, None)) -> Json:
@@ -67,7 +68,7 @@ def image_ids(value: Any) -> set[str]:
         return {found for child in value for found in image_ids(child)}
     if not isinstance(value, dict):
         return set()
-    found = {found for child in value.values() for found in image_ids(child)}
+    found = {found for child in _ours(value).values() for found in image_ids(child)}
     return found | {value["id"]} if _is_image(value) else found
 
 
@@ -77,18 +78,31 @@ def with_bytes(value: Any, texts: Mapping[str, str]) -> Any:
         return [with_bytes(child, texts) for child in value]
     if not isinstance(value, dict):
         return value
-    shown = {name: with_bytes(child, texts) for name, child in value.items()}
+    shown = {**value, **{name: with_bytes(child, texts) for name, child in _ours(value).items()}}
     return {**shown, "b64_json": texts[value["id"]]} if _is_image(value) and value["id"] in texts else shown
 
 
 def with_token(value: Any, token: str) -> Any:
-    """The same with the token of a read-only link in every image's URL."""
+    """The same with a token in every image's URL, and in those of a job's links that read."""
     if isinstance(value, list):
         return [with_token(child, token) for child in value]
     if not isinstance(value, dict):
         return value
-    shown = {name: with_token(child, token) for name, child in value.items()}
-    return {**shown, "url": f"{value['url']}?token={token}"} if _is_image(value) and "url" in value else shown
+    shown = {**value, **{name: with_token(child, token) for name, child in _ours(value).items()}}
+    if _is_image(value) and "url" in value:
+        return {**shown, "url": f"{value['url']}?token={token}"}
+    if _is_job(value):
+        return {**shown, "links": {**value["links"], **{n: f"{value['links'][n]}?token={token}" for n in _READING}}}
+    return shown
+
+
+def _ours(value: Json) -> Json:
+    """Without what clients gave, which may look like anything."""
+    return {name: child for name, child in value.items() if name not in ("metadata", "params")}
+
+
+def _is_job(value: Json) -> bool:
+    return "links" in value and str(value.get("id", "")).startswith("job_")
 
 
 def _is_image(value: Json) -> bool:

@@ -16,9 +16,10 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.callers import CALLER, Caller
+from server.doors import HEALTH_PATHS
 from server.errors import REQUEST_ID_KEY, problem_response
 from server.faults import ApiError
-from server.guard import HEALTH_PATHS
 from server.metrics import Metrics
 
 log = structlog.get_logger("r3.api")
@@ -76,6 +77,7 @@ class Observe:
             duration_ms=round((time.monotonic() - answer.began) * 1000, 1),
             bytes=answer.bytes,
             client=(scope.get("client") or ("", 0))[0],
+            **_who(scope),
         )
 
 
@@ -101,6 +103,14 @@ class _Answer:
         else:
             self.bytes += len(message.get("body", b""))
         await self._send(message)
+
+
+def _who(scope: Scope) -> dict[str, str]:
+    """The caller's tenant, and the id of the key; nothing where no key was asked for."""
+    caller: Caller | None = scope.get(CALLER)
+    if caller is None or (caller.key is None and caller.link is None):
+        return {}
+    return {"tenant": caller.tenant, "key": caller.key or "link"}
 
 
 def _request_id(scope: Scope) -> str:

@@ -50,6 +50,7 @@ def check_serve(settings: Settings) -> str | None:
         )
     check_port(settings.host, settings.port, "port")
     check_port(settings.worker_host, settings.worker_port, "worker-port")
+    check_metrics_port(settings)
     check_image_store(settings)
     model = check_model(settings)
     if model is not None and settings.default_model not in (None, model):
@@ -67,6 +68,7 @@ def check_api(settings: Settings) -> None:
     check_exposure(settings)
     check_redis_url(settings)
     check_port(settings.host, settings.port, "port")
+    check_metrics_port(settings)
     check_image_store(settings)
 
 
@@ -79,12 +81,33 @@ def check_worker(settings: Settings) -> None:
 
 
 def check_exposure(settings: Settings) -> None:
-    """Refuse an address that others reach: nothing here asks callers who they are."""
-    if not settings.is_loopback and not settings.insecure:
+    """Refuse an address that others reach where callers may not be asked who they are, and a wrong keys file."""
+    if settings.insecure and settings.auth == "keys":
+        raise Misconfigured("--insecure/R3_INSECURE asks nobody for a key and R3_AUTH=keys everyone; leave out one")
+    if not settings.is_loopback and settings.auth_mode != "keys" and not settings.insecure:
         raise Misconfigured(
-            f"host {settings.host} can be reached from other machines and no caller is asked for a key; "
-            "leave out --host/R3_HOST to listen on 127.0.0.1, or say --insecure where a proxy in front does the asking"
+            f"host {settings.host} can be reached from other machines and R3_AUTH={settings.auth} may ask no caller "
+            "for a key; set R3_AUTH=keys (`r3 keys create` makes one), leave out --host/R3_HOST to listen on "
+            "127.0.0.1, or say --insecure where a proxy in front does the asking"
         )
+    check_keys_file(settings)
+
+
+def check_keys_file(settings: Settings) -> None:
+    """Refuse a keys file that cannot be read or is not in form."""
+    if settings.keys_file is None:
+        return
+    if settings.auth_mode == "none":
+        how = "--insecure/R3_INSECURE" if settings.insecure else "R3_AUTH=none"
+        raise Misconfigured(
+            f"R3_KEYS_FILE={settings.keys_file} names keys and {how} asks nobody for one; leave out one"
+        )
+    from server.keys_file import KeysFileError, read_keys_file
+
+    try:
+        read_keys_file(settings.keys_file)
+    except KeysFileError as error:
+        raise Misconfigured(f"R3_KEYS_FILE={error}") from error
 
 
 def check_port(host: str, port: int, option: str) -> None:
@@ -97,6 +120,15 @@ def check_port(host: str, port: int, option: str) -> None:
             probe.listen()
     except OSError as error:
         raise Misconfigured(_cannot_listen(error, host, port, option)) from error
+
+
+def check_metrics_port(settings: Settings) -> None:
+    """Refuse a port for metrics alone that is another's, or cannot be listened on."""
+    if settings.metrics_port is None:
+        return
+    if settings.metrics_port == settings.port:
+        raise Misconfigured(f"API and metrics cannot both listen on port {settings.port}; give another R3_METRICS_PORT")
+    check_port(settings.metrics_host or settings.host, settings.metrics_port, "metrics-port")
 
 
 def check_redis_url(settings: Settings) -> str:
@@ -178,6 +210,7 @@ def check_model(settings: Settings) -> str | None:
     return describe(settings.checkpoint, settings.base_checkpoint).name
 
 
+_SECRETS: Final = frozenset({"token_secret"})
 _REDIS_REMEDY: Final = "give --redis-url/R3_REDIS_URL as redis://HOST:6379/0, rediss://… or unix:///PATH"
 
 
@@ -189,7 +222,8 @@ def _fault(fault: Any, given: dict[str, Any]) -> str:
     if known is not None and known.default not in (None, (), PydanticUndefined, fault["input"]):
         default = f", or leave it out for {known.default}"
     message = str(fault["msg"]).removeprefix("Value error, ")
-    return f"{name}={fault['input']} is refused: {message[:1].lower()}{message[1:]}{default}"
+    shown = "***" if field in _SECRETS else fault["input"]
+    return f"{name}={shown} is refused: {message[:1].lower()}{message[1:]}{default}"
 
 
 def _not_json(error: SettingsError) -> str:

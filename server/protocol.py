@@ -2,8 +2,9 @@
 
 A client that has stopped reading can be cut off: its connection's `abort` stands in the scope's extensions, since
 an orderly close would wait for it to read. A client that sends headers without end is refused, since the parser
-would keep them all. What the parser cannot read is refused in the shape of every other error. And streams are told of
-a shutdown before uvicorn begins to wait for them to end.
+would keep them all. What follows a body is no header, lest it pass by a proxy that looks at headers. What the parser
+cannot read is refused in the shape of every other error. And streams are told of a shutdown before uvicorn begins to
+wait for them to end.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class AbortableProtocol(HttpToolsProtocol):
 
     _unparsed_bytes = 0
     """Received since the parser last gave us a whole head or a piece of a body."""
+    _is_in_head = True
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
@@ -55,10 +57,17 @@ class AbortableProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request begins: uvicorn makes its scope."""
         super().on_message_begin()
+        self._is_in_head = True
         self.scope["extensions"] = {ABORT_EXTENSION: {"abort": self.transport.abort}}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header came, or a trailer, which uvicorn would put among the headers before the app looks at them."""
+        if self._is_in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
+        self._is_in_head = False
         self._unparsed_bytes = 0
         super().on_headers_complete()
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from r3core.types import SEED_LIMIT, RenormType
+from server.keys import TENANT_PATTERN
 
 MAX_PROMPT_CHARS = 4000
 MAX_DEADLINE_S = 10 * 365 * 24 * 3600.0  # longer is the same as none
@@ -184,7 +185,13 @@ class _Query(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class JobsQuery(_Query):
+class _TenantQuery(_Query):
+    tenant: str | None = Field(
+        None, pattern=TENANT_PATTERN, description="With scope admin: this tenant's in place of one's own."
+    )
+
+
+class JobsQuery(_TenantQuery):
     """Which jobs to list."""
 
     status: JobStatus | None = Field(None, description="Only jobs of this status.")
@@ -192,8 +199,8 @@ class JobsQuery(_Query):
     cursor: str | None = Field(None, max_length=512, description="next_cursor of the page before.")
 
 
-class _SharedQuery(_Query):
-    token: str | None = Field(None, description="What a read-only link carries, in place of a key.")
+class _SharedQuery(_TenantQuery):
+    token: str | None = Field(None, description="What a link carries, in place of a key.")
 
 
 class JobQuery(_SharedQuery):

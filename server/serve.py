@@ -50,6 +50,7 @@ def run_serve(settings: Settings) -> int:
         default = {} if settings.default_model else {"default_model": model}
         settings = settings.model_copy(update={**_free_ports(settings), **_keeping(settings), **default})
         if settings.redis_url is not None:
+            directory.record(elsewhere=True)
             return _Household(settings, None, asked).run()
         with EmbeddedServer(directory, hurry=lambda: asked.times > 0) as queue:
             if asked.times:  # it may not have read its data yet
@@ -218,8 +219,10 @@ def child_environment(settings: Settings) -> dict[str, str]:
     values = settings.model_dump(mode="json", exclude_none=True)
     for name in ("allowed_hosts", "cors_origins"):
         values[name] = ",".join(values[name])
-    if settings.job_ttl_s is None:
-        values["job_ttl_s"] = NONE
+    if settings.token_secret is not None:
+        values["token_secret"] = settings.token_secret.get_secret_value()
+    fields = Settings.model_fields.items()
+    values |= {name: NONE for name, field in fields if getattr(settings, name) is None and field.default is not None}
     if "log_format" not in settings.model_fields_set and sys.stdout.isatty():
         values["log_format"] = "console"
     as_text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}

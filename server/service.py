@@ -8,6 +8,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from server.authority import Authority
+from server.callers import Caller
 from server.catalogue import Catalogue
 from server.errors import invalid_request
 from server.faults import ApiError, Fault
@@ -18,8 +20,6 @@ from server.present import Presenter
 from server.queue import Queue, StoredJob
 from server.settings import Settings
 from server.stream import JobStream
-
-TENANT = "local"  # everyone's, while there are no keys
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Service:
     metrics: Metrics
     catalogue: Catalogue
     presenter: Presenter
+    authority: Authority
     # A decoded picture takes up to 200 MB for a moment.
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
@@ -43,19 +44,16 @@ class Service:
             raise job_not_found(job_id)
         return job
 
-    async def job_to_read(self, job_id: str, token: str | None) -> StoredJob:
-        """A job for who may at least read it: a token is good for its own job alone. Raises ApiError job_not_found."""
-        if token is None:
-            return await self.job_of(TENANT, job_id)
-        shared = await self.queue.shared(token)
-        if shared is None or shared[1] != job_id:
+    async def job_to_read(self, caller: Caller, job_id: str) -> StoredJob:
+        """A job that the caller sees. Raises ApiError job_not_found."""
+        if not caller.owns(caller.tenant, job_id):
             raise job_not_found(job_id)
-        return await self.job_of(*shared)
+        return await self.job_of(caller.tenant, job_id)
 
-    async def open_stream(self, job: StoredJob, after: int, token: str | None = None) -> JobStream:
-        """The job's events after number `after`. Raises QueueUnavailable."""
-        presenter = self.presenter.for_link(token)
-        stream = JobStream(self.queue, self.hub, presenter, self.metrics, job, after)
+    async def open_stream(self, caller: Caller, job: StoredJob, after: int) -> JobStream:
+        """The job's events after number `after`, for as long as the caller may see them. Raises QueueUnavailable."""
+        stream = JobStream(self.queue, self.hub, self.presenter.for_caller(caller), self.metrics, job, after)
+        stream.follower.caller = caller
         await stream.open()
         return stream
 

@@ -12,13 +12,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 NONE = "none"  # says in the environment that a setting has no value
 _OTHER_VARIABLES = frozenset({"R3_TEST_ALL", "R3_TEST_TIMES"})
 _HOST = re.compile(r"[\w.-]+|\[?(?=.*:.*:)[0-9a-fA-F:.]+\]?")
 _ORIGIN = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
+MIN_SECRET_CHARS = 32
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 
 
@@ -94,6 +95,15 @@ class Settings(BaseSettings):
     heartbeat_s: Annotated[float, Field(gt=0)] = 10.0
     stream_buffer_events: Annotated[int, Field(ge=16)] = 512
 
+    # who may come in
+    auth: Literal["auto", "keys", "none"] = "auto"
+    keys_file: Path | None = None
+    token_secret: SecretStr | None = None
+    link_ttl_s: Annotated[int, Field(ge=60)] = 3600
+    requests_per_min: Annotated[int, Field(ge=1, le=1_000_000)] | None = 600
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    metrics_host: str | None = None
+
     # logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
@@ -125,7 +135,22 @@ class Settings(BaseSettings):
                 )
         return tuple(origin.rstrip("/").lower() for origin in origins)
 
-    @field_validator("data_dir", "checkpoint", "base_checkpoint")
+    @field_validator("auth", mode="before")
+    @classmethod
+    def _none_is_a_word(cls, value: object) -> object:
+        return NONE if value is None else value  # the environment's "none" says None everywhere else
+
+    @field_validator("token_secret")
+    @classmethod
+    def _long_enough(cls, secret: SecretStr | None) -> SecretStr | None:
+        if secret is not None and len(secret.get_secret_value()) < MIN_SECRET_CHARS:
+            raise ValueError(
+                f"it has {len(secret.get_secret_value())} characters, and whoever guesses it reads every picture; "
+                f"give at least {MIN_SECRET_CHARS}, such as `openssl rand -hex 32` writes"
+            )
+        return secret
+
+    @field_validator("data_dir", "checkpoint", "base_checkpoint", "keys_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
@@ -155,6 +180,11 @@ class Settings(BaseSettings):
     def is_loopback(self) -> bool:
         """Whether the API listens on this machine only."""
         return self.host in LOOPBACK_HOSTS
+
+    @property
+    def auth_mode(self) -> Literal["auto", "keys", "none"]:
+        """Whether callers are asked for a key: `--insecure` means that they are not."""
+        return "none" if self.insecure else self.auth
 
     @property
     def image_store_url(self) -> str:

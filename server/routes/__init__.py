@@ -11,4 +11,6 @@ def allow_head(router: APIRouter) -> None:
     for route in list(router.routes):
         if isinstance(route, APIRoute) and route.methods == {"GET"}:
             path = route.path.removeprefix(router.prefix)
-            router.add_api_route(path, route.endpoint, methods=["HEAD"], include_in_schema=False)
+            # What a route asks of its caller it asks of this one too.
+            asked = route.dependencies
+            router.add_api_route(path, route.endpoint, methods=["HEAD"], dependencies=asked, include_in_schema=False)

@@ -11,24 +11,29 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import structlog
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import Response
 
 from r3core.checkpoint import Description
 from server.answers import GENERATE_RESPONSES
+from server.authority import refused
 from server.body import read_json
+from server.callers import Caller, Maker
 from server.errors import invalid_request, json_response, status_of
 from server.faults import ApiError, Fault
-from server.negotiation import Mode, mode_of
+from server.hub import UNAUTHORIZED
+from server.keys import TenantLimits
+from server.negotiation import mode_of
 from server.queue import NewJob, QueueError, StoredJob, Submitted
 from server.queue_records import job_cost, new_job_id
+from server.rate_limits import note
 from server.resolve import SEEDS_DRAWN_BELOW, faults_against, read_generation, resolved, shown_params
 from server.schemas import MAX_DEADLINE_S, GenerationCreate
-from server.service import TENANT, Parts, Service
+from server.service import Parts, Service, refuse_token
 from server.sse import EventStreamResponse, until_hang_up
 from server.start_image import StartImage, take_start_image
 
@@ -38,10 +43,38 @@ router = APIRouter(tags=["generate"])
 MAX_KEY_CHARS = 255
 
 
-@router.post("/generate", operation_id="generate", summary="Make a picture and refine it", responses=GENERATE_RESPONSES)
+@dataclass(frozen=True)
+class Asked:
+    """A request that was judged, and who sent it."""
+
+    caller: Caller
+    body: GenerationCreate
+    description: Description
+    idempotency_key: str | None
+    body_hash: str
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Who waits for which job, for how long, and what is done where they hang up."""
+
+    caller: Caller
+    job: StoredJob
+    wait_s: float
+    on_hang_up: Callable[[], Awaitable[None]] | None
+
+
+@router.post(
+    "/generate",
+    operation_id="generate",
+    summary="Make a picture and refine it",
+    responses=GENERATE_RESPONSES,
+    dependencies=[Depends(refuse_token)],
+)
 async def generate(
     request: Request,
     parts: Parts,
+    caller: Maker,
     idempotency_key: Annotated[
         str | None,
         Header(
@@ -62,8 +95,10 @@ async def generate(
     body, description = await _judged(parts, value)
     mode = mode_of(body.stream, request.headers.getlist("accept"), prefer or [], parts.settings.wait_s)
     _check_key(request.headers.getlist("idempotency-key"))
-    submitted = await _submit(parts, body, description, idempotency_key, _hash_of(value))
-    job = await parts.job_of(TENANT, submitted.id)
+    asked = Asked(caller, body, description, idempotency_key, _hash_of(value))
+    submitted = await _submit(parts, asked)
+    note(request.scope, submitted.limits)
+    job = await parts.job_of(caller.tenant, submitted.id)
     headers = {"Location": f"/jobs/{job.id}"}
     if submitted.replayed:
         headers["Idempotent-Replayed"] = "true"
@@ -71,8 +106,8 @@ async def generate(
         headers["Preference-Applied"] = mode.applied
     on_hang_up = _canceller(parts, job) if body.cancel_on_disconnect else None
     if mode.stream:
-        return EventStreamResponse(await parts.open_stream(job, 0), parts.metrics, headers, on_hang_up)
-    return await _waited(request, parts, job, mode, headers, on_hang_up)
+        return EventStreamResponse(await parts.open_stream(caller, job, 0), parts.metrics, headers, on_hang_up)
+    return await _waited(request, parts, Waiting(caller, job, mode.wait_s, on_hang_up), headers)
 
 
 async def _judged(parts: Service, value: Any) -> tuple[GenerationCreate, Description]:
@@ -89,39 +124,34 @@ async def _judged(parts: Service, value: Any) -> tuple[GenerationCreate, Descrip
     return asked.body, description
 
 
-async def _submit(
-    parts: Service, body: GenerationCreate, description: Description, key: str | None, body_hash: str
-) -> Submitted:
-    job_id = new_job_id()
-    start = await take_start_image(parts, TENANT, job_id, body.image, description) if body.image is not None else None
+async def _submit(parts: Service, asked: Asked) -> Submitted:
+    job_id, tenant, body = new_job_id(), asked.caller.tenant, asked.body
+    quotas = (await parts.authority.ring()).limits_of(tenant)
+    start = None
+    if body.image is not None:
+        start = await take_start_image(parts, tenant, job_id, body.image, asked.description)
     try:
-        submitted = await parts.queue.submit(_new_job(job_id, body, description, start, key, body_hash))
+        submitted = await parts.queue.submit(_new_job(job_id, asked, start, quotas))
     except BaseException:
-        await _forget(parts, job_id, start)
+        await _forget(parts, tenant, job_id, start)
         raise
     if submitted.replayed:
-        await _forget(parts, job_id, start)
+        await _forget(parts, tenant, job_id, start)
     else:
         parts.metrics.jobs_submitted.inc()
-        log.info("job submitted", job_id=job_id, model=description.name, n=body.n, priority=body.priority)
+        log.info("job submitted", job_id=job_id, model=asked.description.name, n=body.n, priority=body.priority)
     return submitted
 
 
-def _new_job(
-    job_id: str,
-    body: GenerationCreate,
-    description: Description,
-    start: StartImage | None,
-    key: str | None,
-    body_hash: str,
-) -> NewJob:
+def _new_job(job_id: str, submission: Asked, start: StartImage | None, quotas: TenantLimits) -> NewJob:
+    body, description = submission.body, submission.description
     seed = secrets.randbelow(SEEDS_DRAWN_BELOW) if body.seed is None else body.seed
     asked = resolved(body, description, seed, None if start is None else (start.width, start.height))
     start_id = None if start is None else start.id
     deadline_s = None if body.deadline_s is None else min(body.deadline_s, MAX_DEADLINE_S)
     return NewJob(
         id=job_id,
-        tenant=TENANT,
+        tenant=submission.caller.tenant,
         model=description.name,
         request={
             "request": asdict(asked),
@@ -134,52 +164,43 @@ def _new_job(
         params=shown_params(asked, body, start_id),
         cost=job_cost(asked),
         priority=body.priority,
-        idempotency_key=key,
-        body_hash=body_hash,
+        idempotency_key=submission.idempotency_key,
+        body_hash=submission.body_hash,
         deadline_at_ms=None if deadline_s is None else int((time.time() + deadline_s) * 1000),
         metadata=body.metadata,
         parent=None if start is None else start.parent,
+        quotas=quotas,
     )
 
 
-async def _forget(parts: Service, job_id: str, start: StartImage | None) -> None:
+async def _forget(parts: Service, tenant: str, job_id: str, start: StartImage | None) -> None:
     """Remove the picture of a job that did not come about; what is left behind all the same is swept later."""
     if start is not None:
-        await asyncio.to_thread(parts.images.delete_job, TENANT, job_id)
+        await asyncio.to_thread(parts.images.delete_job, tenant, job_id)
 
 
-async def _waited(
-    request: Request,
-    parts: Service,
-    job: StoredJob,
-    mode: Mode,
-    headers: dict[str, str],
-    on_hang_up: Callable[[], Awaitable[None]] | None,
-) -> Response:
+async def _waited(request: Request, parts: Service, waiting: Waiting, headers: dict[str, str]) -> Response:
     """The finished job, or the job as it stands where it takes longer, the server stops, or the client is gone."""
-    ended = await _until_ended(request, parts, job, mode.wait_s, on_hang_up) if mode.wait_s > 0 else None
+    job, presenter = waiting.job, parts.presenter.for_caller(waiting.caller)
+    ended = await _until_ended(request, parts, waiting) if waiting.wait_s > 0 else None
     if ended is None:
-        shown = await parts.presenter.job(await parts.job_of(TENANT, job.id))
+        shown = await presenter.job(await parts.job_of(job.tenant, job.id))
         return json_response(shown, 202, headers)
     if ended.status == "succeeded":
-        return json_response(await parts.presenter.job(ended), 200, headers)
+        return json_response(await presenter.job(ended), 200, headers)
     raise _failure(ended, headers)
 
 
-async def _until_ended(
-    request: Request,
-    parts: Service,
-    job: StoredJob,
-    wait_s: float,
-    on_hang_up: Callable[[], Awaitable[None]] | None,
-) -> StoredJob | None:
+async def _until_ended(request: Request, parts: Service, waiting: Waiting) -> StoredJob | None:
+    job, on_hang_up = waiting.job, waiting.on_hang_up
     with parts.hub.follow(job.id, job.model) as follower:
+        follower.caller = waiting.caller
         listener = asyncio.create_task(until_hang_up(request.receive))
         listener.add_done_callback(lambda _: follower.hang_up())
         try:
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout(waiting.wait_s):
                 while not (follower.closing or follower.has_hung_up):
-                    fresh = await parts.job_of(TENANT, job.id)
+                    fresh = await parts.job_of(job.tenant, job.id)
                     if fresh.is_finished:
                         return fresh
                     while not any(m.is_terminal for m in follower.take()) and not follower.must_look():
@@ -188,6 +209,8 @@ async def _until_ended(
             return None
         finally:
             listener.cancel()
+        if follower.closing == UNAUTHORIZED:
+            raise refused("this key was revoked while its request was waiting; use another", "invalid_token")
         if follower.has_hung_up and on_hang_up is not None:
             await on_hang_up()
     return None

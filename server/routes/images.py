@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Query
 from starlette.responses import Response
 
 from server.answers import IMAGE_RESPONSES
+from server.callers import Reader
 from server.faults import ApiError
 from server.images import ImageMissing
 from server.routes import allow_head
 from server.schemas import ImageQuery
-from server.service import TENANT, Parts, Service, is_id
+from server.service import Parts, is_id
 
 router = APIRouter(tags=["images"])
 
@@ -21,6 +22,7 @@ router = APIRouter(tags=["images"])
 @router.get("/images/{image_id}", operation_id="getImage", summary="Fetch a picture", responses=IMAGE_RESPONSES)
 async def get_image(
     parts: Parts,
+    caller: Reader,
     image_id: str,
     query: Annotated[ImageQuery, Query()],
     if_none_match: Annotated[
@@ -29,7 +31,7 @@ async def get_image(
 ) -> Response:
     """The picture as it was asked for (`output_format`); previews are WebP."""
     record = await parts.queue.image(image_id) if is_id(image_id, "img_") else None
-    if record is None or not await _may_read(parts, record, query.token):
+    if record is None or not caller.owns(record["tenant"], record["job"]):
         raise _not_found(image_id)
     etag = f'"{record["sha256"]}"'
     headers = {"ETag": etag, "Cache-Control": "private, max-age=86400, immutable"}
@@ -47,12 +49,6 @@ async def get_image(
 
 
 allow_head(router)
-
-
-async def _may_read(parts: Service, record: dict[str, Any], token: str | None) -> bool:
-    if token is None:
-        return bool(record["tenant"] == TENANT)
-    return await parts.queue.shared(token) == (record["tenant"], record["job"])
 
 
 def _names(if_none_match: str, etag: str) -> bool:

@@ -9,13 +9,14 @@ from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response
 
 from server.answers import EVENTS_RESPONSES, JobList, JobView, answer, problems
+from server.callers import Caller, Maker, Reader
 from server.errors import invalid_request, json_response
 from server.faults import ApiError, Fault
 from server.job_view import job_json
 from server.queue import StoredJob
 from server.routes import allow_head
 from server.schemas import EventsQuery, JobQuery, JobsQuery
-from server.service import TENANT, Parts, Service, refuse_token
+from server.service import Parts, Service, refuse_token
 from server.sse import EventStreamResponse
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -27,27 +28,29 @@ _ACCEPTED = {**answer(202, JobView, "Accepted; the job as it stands"), **problem
 @router.get(
     "", operation_id="listJobs", summary="List jobs", responses={**answer(200, JobList, "A page"), **problems(422)}
 )
-async def list_jobs(parts: Parts, query: Annotated[JobsQuery, Query()]) -> Response:
+async def list_jobs(parts: Parts, caller: Reader, query: Annotated[JobsQuery, Query()]) -> Response:
     """The tenant's jobs, newest first. Pictures are linked, never sent as base64."""
     try:
-        jobs, next_cursor = await parts.queue.jobs(TENANT, query.status, query.limit, query.cursor)
+        jobs, next_cursor = await parts.queue.jobs(caller.tenant, query.status, query.limit, query.cursor)
     except ValueError as error:
         raise invalid_request([Fault("/cursor", str(error))]) from error
     waiting = await parts.queue.positions([(job.model, job.id) for job in jobs if job.status == "queued"])
-    shown = [job_json(job, waiting.get(job.id, (None, None))) for job in jobs]
+    presenter = parts.presenter.for_caller(caller)
+    shown = [presenter.linked(job, job_json(job, waiting.get(job.id, (None, None)))) for job in jobs]
     return json_response({"jobs": shown, "next_cursor": next_cursor})
 
 
 @router.get("/{job_id}", operation_id="getJob", summary="Read a job", responses=_JOB)
-async def get_job(parts: Parts, job_id: str, query: Annotated[JobQuery, Query()]) -> Response:
+async def get_job(parts: Parts, caller: Reader, job_id: str, _query: Annotated[JobQuery, Query()]) -> Response:
     """The job with all that is finished of it."""
-    job = await parts.job_to_read(job_id, query.token)
-    return json_response(await parts.presenter.for_link(query.token).job(job))
+    job = await parts.job_to_read(caller, job_id)
+    return json_response(await parts.presenter.for_caller(caller).job(job))
 
 
 @router.get("/{job_id}/events", operation_id="followJob", summary="Follow a job", responses=EVENTS_RESPONSES)
 async def follow_job(
     parts: Parts,
+    caller: Reader,
     job_id: str,
     query: Annotated[EventsQuery, Query()],
     last_event_id: Annotated[
@@ -60,10 +63,10 @@ async def follow_job(
     204 where a reconnect finds nothing left.
     """
     after = _resume_after(last_event_id, query.after)
-    job = await parts.job_to_read(job_id, query.token)
+    job = await parts.job_to_read(caller, job_id)
     if after is not None and job.is_finished and after >= job.last_event:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
-    return EventStreamResponse(await parts.open_stream(job, after or 0, query.token), parts.metrics, {})
+    return EventStreamResponse(await parts.open_stream(caller, job, after or 0), parts.metrics, {})
 
 
 @router.post(
@@ -74,11 +77,11 @@ async def follow_job(
     responses=_ACCEPTED,
     dependencies=[Depends(refuse_token)],
 )
-async def cancel_job(parts: Parts, job_id: str) -> Response:
+async def cancel_job(parts: Parts, caller: Maker, job_id: str) -> Response:
     """Stop computing within one step; the job ends `cancelled`, and what is finished stays."""
-    job = await parts.job_of(TENANT, job_id)
+    job = await parts.job_of(caller.tenant, job_id)
     outcome = await parts.queue.cancel(job.id)
-    return await _accepted(parts, job, outcome)
+    return await _accepted(parts, caller, job, outcome)
 
 
 @router.post(
@@ -89,11 +92,11 @@ async def cancel_job(parts: Parts, job_id: str) -> Response:
     responses=_ACCEPTED,
     dependencies=[Depends(refuse_token)],
 )
-async def stop_job(parts: Parts, job_id: str) -> Response:
+async def stop_job(parts: Parts, caller: Maker, job_id: str) -> Response:
     """End after the step in hand, with the newest finished picture of every trajectory."""
-    job = await parts.job_of(TENANT, job_id)
+    job = await parts.job_of(caller.tenant, job_id)
     outcome = await parts.queue.stop(job.id)
-    return await _accepted(parts, job, outcome)
+    return await _accepted(parts, caller, job, outcome)
 
 
 @router.delete(
@@ -104,25 +107,25 @@ async def stop_job(parts: Parts, job_id: str) -> Response:
     status_code=204,
     responses={204: {"description": "Erased"}, **problems(404, 409, 422)},
 )
-async def delete_job(parts: Parts, job_id: str) -> Response:
+async def delete_job(parts: Parts, caller: Maker, job_id: str) -> Response:
     """Erase a finished job with its events and pictures."""
-    job = await parts.job_of(TENANT, job_id)
+    job = await parts.job_of(caller.tenant, job_id)
     if await parts.queue.delete(job.id) == "not_finished":
         raise ApiError("not_finished", f"{job.id} is {job.status}; cancel it first, or wait for its end")
-    await asyncio.to_thread(parts.images.delete_job, TENANT, job.id)
+    await asyncio.to_thread(parts.images.delete_job, job.tenant, job.id)
     return Response(status_code=204, headers={"Cache-Control": "no-store"})
 
 
 allow_head(router)
 
 
-async def _accepted(parts: Service, job: StoredJob, outcome: str) -> Response:
-    fresh = await parts.job_of(TENANT, job.id)
+async def _accepted(parts: Service, caller: Caller, job: StoredJob, outcome: str) -> Response:
+    fresh = await parts.job_of(job.tenant, job.id)
     if outcome == "already_finished":
         raise ApiError("already_finished", f"{job.id} is already {fresh.status}; there is nothing left to end")
     if outcome == "no_image_yet":
         raise ApiError("no_image_yet", f"{job.id} has no finished image yet; cancel it, or wait for the first")
-    return json_response(await parts.presenter.job(fresh), 202)
+    return json_response(await parts.presenter.for_caller(caller).job(fresh), 202)
 
 
 def _resume_after(last_event_id: str | None, after: int | None) -> int | None:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import platform
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import RedirectResponse, Response
 
 import server
 from r3core.checkpoint import Description
 from server.answers import Alive, Info, Ready, answer, problems
+from server.callers import Reader, may
 from server.contract import openapi_yaml
 from server.errors import json_response
 from server.faults import ApiError
-from server.metrics import CONTENT_TYPE
+from server.metrics_port import measured
 from server.pictures import MAX_BYTES, MAX_PIXELS
-from server.queue import QueueUnavailable
 from server.resolve import postable
 from server.routes import allow_head
 from server.schemas import MAX_PROMPT_CHARS, ReadyQuery
@@ -65,20 +64,22 @@ async def ready(parts: Parts, query: Annotated[ReadyQuery, Query()]) -> Response
     return json_response({"status": "ready", "workers": len(loaded), "models": sorted(await parts.catalogue.known())})
 
 
-@router.get("/metrics", operation_id="metrics", summary="Prometheus metrics", responses=_TEXT)
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Prometheus metrics",
+    responses=_TEXT,
+    dependencies=[Depends(may("admin"))],
+)
 async def metrics(parts: Parts) -> Response:
     """This process's counters, and the queue's numbers while Redis answers."""
-    depth, workers = None, 0
-    with suppress(QueueUnavailable):
-        depth, workers = await parts.queue.depth(), len(await parts.queue.workers())
-    parts.metrics.set_queue(depth, workers)
-    return Response(parts.metrics.exposition(), headers={"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store"})
+    return await measured(parts)
 
 
 @router.get(
     "/info", operation_id="info", summary="Models, limits, versions", responses=answer(200, Info, "What is served")
 )
-async def info(parts: Parts) -> Response:
+async def info(parts: Parts, _caller: Reader) -> Response:
     """Every known model with its sizes, defaults and example prompts, and the limits of this server."""
     known = await parts.catalogue.known()
     default = parts.settings.default_model or (next(iter(known)) if len(known) == 1 else None)

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 import redis
 
-from server.keys import NO_LIMITS, Key, TenantLimits, digest_of, id_of, new_secret
+from server.keys import NO_LIMITS, TenantLimits, digest_of
 from server.queue import Queue, QueueUnavailable
 from server.queue_keys import StoredKeys
 from server.queue_records import ROOT
 from server.rate_limits import REQUESTS
-
-
-def made(**fields: Any) -> tuple[Key, str]:
-    secret = new_secret()
-    key_id = id_of(secret)
-    assert key_id is not None
-    return Key(
-        key_id, **{"name": "ci", "tenant": "t", "scopes": ("read",), "sha256": digest_of(secret), **fields}
-    ), secret
+from tests.server.test_keys import made
 
 
 def in_redis(db: redis.Redis) -> str:
     """All that is there, as text."""
-    kinds = {"hash": db.hgetall, "string": db.get}
-    return str([(name, kinds[db.type(name)](name)) for name in db.keys("*")])
+    read = {"hash": db.hgetall, "string": db.get}
+    return str([(name, read[str(db.type(name))](name)) for name in db.keys("*")])
 
 
 async def test_before_the_first_key_nobody_is_asked_and_from_it_on_everyone_is(queue: Queue, db: redis.Redis) -> None:

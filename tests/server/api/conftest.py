@@ -13,6 +13,7 @@ from server.embedded import EmbeddedServer, find_binary, locked
 from server.images import ImageStore
 from server.queue_worker import WorkerQueue
 from tests.server.api.by_hand import HandWorker
+from tests.server.api.keyed import KeyedApi, keyed_api
 from tests.server.api.running import RunningApi, running_api
 
 
@@ -58,3 +59,17 @@ def api(shared_api: RunningApi, worker: HandWorker) -> RunningApi:
 def worker(shared_api: RunningApi, worker_queue: WorkerQueue) -> HandWorker:
     """A worker that has described its model and does nothing by itself."""
     return HandWorker(worker_queue, ImageStore(shared_api.settings.image_store_url))
+
+
+@pytest.fixture(scope="module")
+def module_keyed(valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KeyedApi]:
+    """An API that asks for keys, started once for a file of tests."""
+    with keyed_api(valkey.url, tmp_path_factory.mktemp("keyed")) as keyed:
+        yield keyed
+
+
+@pytest.fixture
+def keyed(module_keyed: KeyedApi) -> KeyedApi:
+    """An API that asks for keys, without jobs; keys of earlier tests of the file are good."""
+    module_keyed.forget_jobs()
+    return module_keyed

@@ -1,0 +1,105 @@
+"""Keys and the API as a process of its own: closed while its Redis is away, and silent about secrets in its log."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import httpx
+
+from server.embedded import EmbeddedServer
+from server.queue_worker import WorkerQueue
+from tests.server.api.by_hand import TINY
+from tests.server.api.keyed import new_key
+from tests.server.api.test_api_generate import problem
+from tests.server.api.test_api_process import kill, own_redis, process
+from tests.server.promises import promised
+from tests.server.waiting import until
+
+__all__ = ["own_redis"]
+
+OPEN = ("/livez", "/healthz", "/startupz", "/docs", "/openapi.json")
+CLOSED = ("/jobs", "/info", "/metrics", "/nope", f"/jobs/job_{'0' * 32}")
+
+
+def test_while_redis_is_away_nobody_comes_in_and_then_those_with_keys_do(
+    own_redis: EmbeddedServer, tmp_path: Path
+) -> None:
+    _, secret = new_key(own_redis.url, "one", ("admin",))
+    bearer = {"Authorization": f"Bearer {secret}"}
+    with process(own_redis.url, tmp_path, AUTH="keys") as (client, api):
+        until(lambda: client.get("/jobs", headers=bearer).status_code == 200)
+        kill(own_redis)
+        until(lambda: client.get("/jobs").status_code == 503, 15)  # what was read just before is trusted for a moment
+        for path in CLOSED:
+            for headers in ({}, bearer, {"Authorization": "Bearer wrong"}):
+                with promised(2):
+                    answer = client.get(path, headers=headers)
+                problem(answer, 503, "queue_unavailable")
+                assert int(answer.headers["retry-after"]) >= 1
+        assert [client.get(path).status_code for path in OPEN] == [200] * len(OPEN)
+        own_redis.start()
+        with promised(3):
+            until(lambda: client.get("/jobs", headers=bearer).status_code == 200, 30)
+        assert client.get("/jobs").status_code == 401
+        assert api.poll() is None
+
+
+def test_started_while_redis_is_away_it_is_closed_though_there_may_be_no_keys(
+    own_redis: EmbeddedServer, tmp_path: Path
+) -> None:
+    kill(own_redis)
+    with process(own_redis.url, tmp_path) as (client, _):
+        problem(client.get("/jobs"), 503, "queue_unavailable")
+        assert client.get("/livez").status_code == 200
+        own_redis.start()
+        until(lambda: client.get("/jobs").status_code == 200, 30)
+
+
+def test_no_key_and_no_token_is_in_the_log_and_acts_are_though_the_log_is_quiet(
+    valkey: EmbeddedServer, worker_queue: WorkerQueue, tmp_path: Path
+) -> None:
+    worker_queue.register(TINY.to_json())
+    key, secret = new_key(valkey.url, "one")
+    admin_key, admin = new_key(valkey.url, "boss", ("admin",))
+    bearer = {"Authorization": f"Bearer {secret}"}
+    for level in ("debug", "error"):
+        with process(valkey.url, tmp_path, AUTH="keys", LOG_LEVEL=level) as (client, _):
+            until(lambda: client.get("/info", headers=bearer).status_code == 200)
+            asked = {"prompt": f"a {secret}", "metadata": {"k": secret}}
+            job = client.post("/generate", json=asked, headers={**bearer, "Prefer": "respond-async"}).json()
+            token = job["links"]["self"].partition("?token=")[2]
+            assert token
+            for path in (f"/jobs/{secret}", f"/{secret}", f"/images/img_{secret}", "/jobs"):
+                client.get(path, params={"token": secret, "key": secret}, headers={"X-Request-ID": f"a{secret}"})
+                client.get(path, headers={**bearer, "Cookie": secret, "Referer": f"http://a/?token={token}"})
+            client.get(job["links"]["self"])
+            client.get("/jobs", headers={"Authorization": f"Basic {secret}"})
+            client.get("/jobs?tenant=one", headers={"Authorization": f"Bearer {admin}"})
+        text = (tmp_path / "log").read_text()
+        lines = [json.loads(line) for line in text.splitlines()]
+        for planted in (secret, secret.removeprefix(f"{key.id}_"), token, admin, key.sha256):
+            assert planted not in text
+        [act] = [line for line in lines if line["logger"] == "r3.audit"]
+        assert (act["event"], act["who"], act["of"]) == ("another tenant's jobs", admin_key.id, "one")
+        assert act["timestamp"]
+        if level == "debug":
+            assert {line.get("key") for line in lines if line["event"] == "request"} >= {
+                key.id,
+                admin_key.id,
+                "link",
+                None,
+            }
+        else:
+            assert not [line for line in lines if line["event"] == "request"]
+
+
+def test_the_process_listens_beyond_loopback_only_where_keys_are_asked_for(
+    valkey: EmbeddedServer, worker_queue: WorkerQueue, tmp_path: Path
+) -> None:
+    _, secret = new_key(valkey.url, "one")
+    with process(valkey.url, tmp_path, AUTH="keys", HOST="0.0.0.0") as (client, _):
+        assert client.get("/jobs", headers={"Host": "r3.example"}).status_code == 401
+        named = {"Host": "r3.example", "Authorization": f"Bearer {secret}"}
+        until(lambda: client.get("/jobs", headers=named).status_code == 200)
+    assert isinstance(client, httpx.Client)
