@@ -13,7 +13,8 @@ HEALTH_PATHS: Final = frozenset({"/livez", "/healthz", "/readyz", "/startupz"})
 _OPEN: Final = HEALTH_PATHS | {"/", "/docs", "/openapi.json", "/openapi.yaml"}
 # Static files: the page of a job is the same for every id, and asks for the job with its reader's own key.
 _OPEN_FILES: Final = re.compile(r"/(?:docs/assets|assets|j)/[^/]+")
-_LINKED: Final = re.compile(r"/jobs/[^/]+(?:/events)?|/images/[^/]+")
+# Ids in full: a route that is given a name beside them is not one that a link can read.
+_LINKED: Final = re.compile(r"/jobs/job_[0-9a-f]{32}(?:/events)?|/images/img_[0-9a-f]{32}")
 
 
 def is_open(path: str) -> bool:

@@ -106,9 +106,18 @@ def test_every_route_is_open_on_purpose_or_asks_for_a_scope() -> None:
 def test_only_what_reads_takes_a_link() -> None:
     assert doors.takes_link("GET", f"/jobs/{JOB}")
     assert doors.takes_link("HEAD", f"/jobs/{JOB}/events")
-    assert doors.takes_link("GET", "/images/img_1")
-    for method, path in (("POST", f"/jobs/{JOB}"), ("GET", "/jobs"), ("GET", "/info"), ("GET", f"/jobs/{JOB}/share")):
-        assert not doors.takes_link(method, path)
+    assert doors.takes_link("GET", f"/images/img_{'0' * 32}")
+    for path in (
+        "/jobs",
+        "/info",
+        f"/jobs/{JOB}/share",
+        "/jobs/all",
+        f"/jobs/{JOB}/",
+        f"/jobs/{JOB}0",
+        "/images/img_1",
+    ):
+        assert not doors.takes_link("GET", path)
+    assert not doors.takes_link("POST", f"/jobs/{JOB}")
 
 
 def test_a_key_opens(keyed: KeyedApi, maker: Holder) -> None:
