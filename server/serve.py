@@ -216,7 +216,7 @@ class _Household:
 def child_environment(settings: Settings) -> dict[str, str]:
     """Our own environment with every setting in it, so that a child reads exactly these."""
     values = settings.model_dump(mode="json", exclude_none=True)
-    for name in ("allowed_hosts", "cors_origins"):
+    for name in ("allowed_hosts", "cors_origins", "webhook_allow"):
         values[name] = ",".join(values[name])
     if settings.job_ttl_s is None:
         values["job_ttl_s"] = NONE
