@@ -105,6 +105,10 @@ def _lifespan(
             "ticks": hub.tick_for_ever,
             "retention": Retention(own, images, settings).run,
         }
+        if settings.webhook_allow:
+            from server.hook_delivery import Deliveries
+
+            background["webhooks"] = Deliveries.from_settings(settings, own, presenter, metrics).run
         tasks = [asyncio.create_task(_kept_running(name, work)) for name, work in background.items()]
         log.info("api started", host=settings.host, port=settings.port)
         try:

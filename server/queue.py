@@ -16,7 +16,10 @@
     {r3}:clock:<model>    the model's virtual time; it and `fair` go when nothing waits or runs
     {r3}:rate:<model>     hash: cost, time (s), mark (µs): the measured rate, old work fading out
     {r3}:load             hash: jobs and cost waiting, in all, by tenant (`:t:`) and by model (`:m:`); `active:<tenant>`
-    {r3}:hooks            sorted set of jobs whose webhook is due, ms
+    {r3}:hooks            sorted set of ended jobs whose webhook is not delivered, by when it is due, ms: in somebody's
+                          hands, when its lease is over
+    {r3}:hooked:<claim>   list: what a call to lease webhooks was given, so that a lost answer can be repeated
+    {r3}:hook_secret:<tenant>   hash: current, and until `previous_until` (ms) previous; `shown` to which call
     {r3}:dead             sorted set of poisoned jobs by time, kept 7 days
     {r3}:stats            hash: jobs reclaimed and poisoned since the database was made
     {r3}:workers          sorted set of workers by last heartbeat, ms; {r3}:worker_info what each said of itself
@@ -27,7 +30,8 @@
 A job's hash: what was submitted (tenant, model, priority, weight, cost, n, request, params, metadata, parent, webhook,
 deadline, idem, body_hash), its state (status, created, started, finished, error, stop_reason, cancel, stop), the lease
 (token: the fence; call: the last call number seen under it; attempt; strikes; place: its virtual finish time;
-checkpoint: how many were written; pictures), `last_event`, `t:<i>`, `i:<id>` image records, `u:<name>` usage.
+checkpoint: how many were written; pictures), `last_event`, `t:<i>`, `i:<id>` image records, `u:<name>` usage; of its
+webhook `hook`, the fence, and `hook_tries`.
 """
 
 from __future__ import annotations
@@ -50,6 +54,7 @@ from server.queue_errors import (
     Scope,
     ServerTooOld,
 )
+from server.queue_hooks import Outbox
 from server.queue_link import Link
 from server.queue_records import (
     ROOT,
@@ -102,6 +107,7 @@ class Queue:
     def __init__(self, url: str, policy: QueuePolicy | None = None) -> None:
         self._link = Link(url, policy or QueuePolicy())
         self._redis, self._do, self._run = self._link.redis, self._link.do, self._link.run
+        self.hooks = Outbox(self._link)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:

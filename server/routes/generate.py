@@ -23,6 +23,7 @@ from server.answers import GENERATE_RESPONSES
 from server.body import read_json
 from server.errors import invalid_request, json_response, status_of
 from server.faults import ApiError, Fault
+from server.hook_rules import allowed
 from server.negotiation import Mode, mode_of
 from server.queue import NewJob, QueueError, StoredJob, Submitted
 from server.queue_records import job_cost, new_job_id
@@ -84,7 +85,7 @@ async def _judged(parts: Service, value: Any) -> tuple[GenerationCreate, Descrip
         if asked.faults:
             raise invalid_request([*asked.faults, *error.faults]) from error
         raise
-    if faults := faults_against(asked, description):
+    if faults := faults_against(asked, description, allowed(parts.settings.webhook_allow)):
         raise invalid_request(faults)
     return asked.body, description
 
@@ -139,6 +140,7 @@ def _new_job(
         deadline_at_ms=None if deadline_s is None else int((time.time() + deadline_s) * 1000),
         metadata=body.metadata,
         parent=None if start is None else start.parent,
+        webhook=None if body.webhook is None else body.webhook.model_dump(),
     )
 
 

@@ -212,6 +212,16 @@ local function begin_lifetimes(id, job)
   end
 end
 
+-- Whether a webhook asks for this end; one that names no events asks for every one.
+local function asks_for(webhook, event)
+  local events = cjson.decode(webhook).events
+  if type(events) ~= 'table' then return true end
+  for _, name in ipairs(events) do
+    if name == event then return true end
+  end
+  return false
+end
+
 -- The only place that ends a job: exactly one terminal event, and it is the last. `problem` is JSON text or nil.
 local function finish(id, job, status, problem)
   if job.status == 'queued' then leave_wait(id, job) else call('ZREM', lease_key(job), id) end
@@ -223,7 +233,7 @@ local function finish(id, job, status, problem)
     call('DEL', ROOT .. 'clock:' .. job.model, ROOT .. 'fair:' .. job.model)
   end
   say(id, 'job.' .. status, 'null', problem and ',"error":' .. problem or '')
-  if job.webhook then call('ZADD', ROOT .. 'hooks', whole(NOW), id) end
+  if job.webhook and asks_for(job.webhook, 'job.' .. status) then call('ZADD', ROOT .. 'hooks', whole(NOW), id) end
   begin_lifetimes(id, job)
 end
 
