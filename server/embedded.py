@@ -43,6 +43,14 @@ _OPTIONS: Final = (
 )
 
 
+class _Held(Misconfigured):
+    """Another process has the data directory; `holder` is what it wrote down of itself."""
+
+    def __init__(self, message: str, holder: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.holder = holder
+
+
 class DataDirectory:
     """A data directory that this process alone serves from; made by `locked`."""
 
@@ -68,16 +76,38 @@ def locked(data_dir: Path) -> Iterator[DataDirectory]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Misconfigured(
-                f"data directory {data_dir} is in use by process {holder.get('pid', 'unknown')}; "
-                "stop it, or give another with --data-dir/R3_DATA_DIR"
-            ) from error
+            told = f"data directory {data_dir} is in use by process {holder.get('pid', 'unknown')}"
+            raise _Held(f"{told}; stop it, or give another with --data-dir/R3_DATA_DIR", holder) from error
         _end_leftover(holder.get("socket"))
         directory = DataDirectory(data_dir, lock)
         directory.record()
         yield directory
     finally:
         os.close(lock)  # which lets go of it
+
+
+@contextmanager
+def lent(data_dir: Path, timeout_s: float = 30.0) -> Iterator[str]:
+    """The URL of the directory's server: of the one that runs, else of one that runs for as long as the block lasts.
+
+    Raises Misconfigured where the directory is held by a process whose queue is elsewhere.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            with locked(data_dir) as directory, EmbeddedServer(directory) as server:
+                yield server.url
+                return
+        except _Held as held:
+            if (path := held.holder.get("socket")) is not None and _answers(Path(path)):
+                yield _url(Path(path))
+                return
+            if held.holder.get("elsewhere"):
+                told = f"the `r3 serve` that holds {data_dir} was given another queue"
+                raise Misconfigured(f"{told}; name the same one with --redis-url/R3_REDIS_URL") from held
+            if time.monotonic() > deadline:  # it was neither starting nor ending
+                raise
+        time.sleep(0.1)
 
 
 class EmbeddedServer:
@@ -100,7 +130,7 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """Where it listens, as a Redis URL."""
-        return f"unix://{quote(str(self._socket))}"
+        return _url(self._socket)
 
     @property
     def pid(self) -> int | None:
@@ -198,6 +228,10 @@ def _socket_path(data_dir: Path) -> Path:
     run.mkdir(exist_ok=True, mode=0o700)
     run.chmod(0o700)
     return run / "redis.sock"
+
+
+def _url(path: Path) -> str:
+    return f"unix://{quote(str(path))}"
 
 
 def _client(path: Path, timeout_s: float) -> Redis:
