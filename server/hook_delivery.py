@@ -27,7 +27,7 @@ from server.hook_rules import allowed, shown
 from server.hook_sender import NotAllowed, NotSent, Sender, tls_context
 from server.metrics import Metrics
 from server.present import Presenter
-from server.queue import Queue, QueueUnavailable
+from server.queue import Queue, QueueUnavailable, StoredJob
 from server.queue_hooks import DueHook
 from server.settings import Settings
 
@@ -40,6 +40,8 @@ POLL_S: Final = 1.0
 REST_S: Final = 3.0
 CROWDED_S: Final = 5.0
 LEAVE_S: Final = 1.0  # what is under way at the end of the process is given this long
+
+COMPOSE_S: Final = 20.0
 
 GIVE_UP_S: Final = 24 * 3600.0
 FIRST_RETRY_S: Final = 5.0
@@ -145,10 +147,10 @@ class Deliveries:
             self._gave_up(hook, "its job was deleted or has expired")
             return
         structlog.contextvars.bind_contextvars(to=shown(job.webhook["url"]))  # of this task alone
-        content = hook_message.body(await self._presenter.job(job))
-        signing = await self._queue.hooks.signing_secrets(tenant, hook_message.new_secret())
-        headers = hook_message.headers(job.id, int(time.time()), content, signing)
         try:
+            content = await self._content(job)
+            signing = await self._queue.hooks.signing_secrets(tenant)
+            headers = hook_message.headers(job.id, int(time.time()), content, signing)
             status = await self._sender.post(job.webhook["url"], headers, content)
         except NotAllowed as error:
             log.warning("webhook is not allowed", job_id=hook.job_id, reason=str(error))
@@ -157,6 +159,14 @@ class Deliveries:
             await self._failed(hook, str(error))
         else:
             await self._answered(hook, status)
+
+    async def _content(self, job: StoredJob) -> bytes:
+        """The message. Raises NotSent where pictures that belong into it take so long that the lease would end."""
+        try:
+            async with asyncio.timeout(COMPOSE_S):
+                return hook_message.body(await self._presenter.job(job))
+        except TimeoutError as error:
+            raise NotSent(f"the job's pictures could not be read in {COMPOSE_S:g} s") from error
 
     async def _answered(self, hook: DueHook, status: int) -> None:
         if 200 <= status < 300:

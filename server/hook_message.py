@@ -10,20 +10,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import secrets
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import server
 from server.errors import json_bytes
-
-SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what all secrets begin with
-_SECRET_BYTES: Final = 32
-
-
-def new_secret() -> str:
-    """A secret to sign with."""
-    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode("ascii")
+from server.queue_hooks import SECRET_PREFIX
 
 
 def message_id(job_id: str) -> str:

@@ -6,6 +6,7 @@ keys.
 
 from __future__ import annotations
 
+import base64
 import secrets
 from dataclasses import dataclass
 from typing import Final, cast
@@ -14,6 +15,8 @@ from server.queue_link import Link
 
 LEASE_S: Final = 60.0  # well above the longest attempt
 ROTATION_GRACE_S: Final = 24 * 3600.0
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what all secrets begin with
+_SECRET_BYTES: Final = 32
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,21 @@ class Outbox:
         """Strikes one off, for ever."""
         await self._run("hook_end", job_id)
 
-    async def signing_secrets(self, tenant: str, candidate: str) -> list[str]:
-        """What to sign with, newest first; `candidate` becomes the tenant's secret where it has none."""
-        answer = await self._run("hook_secret", tenant, "sign", candidate, "", 0)
+    async def signing_secrets(self, tenant: str) -> list[str]:
+        """What to sign with, newest first; a tenant that has no secret gets one."""
+        answer = await self._run("hook_secret", tenant, "sign", _new_secret(), "", 0)
         return [secret for secret in answer if secret]
 
-    async def show_secret(self, tenant: str, candidate: str) -> str | None:
+    async def show_secret(self, tenant: str) -> str | None:
         """The tenant's secret, the first time it is asked for; None from then on."""
-        answer = await self._run("hook_secret", tenant, "show", candidate, secrets.token_hex(8), 0)
+        answer = await self._run("hook_secret", tenant, "show", _new_secret(), secrets.token_hex(8), 0)
         return cast(str, answer[0]) if answer else None
 
-    async def rotate_secret(self, tenant: str, candidate: str) -> str:
-        """Makes `candidate` the secret; the one before is signed with too for ROTATION_GRACE_S."""
+    async def rotate_secret(self, tenant: str) -> str:
+        """Makes another secret and returns it; the one before is signed with too for ROTATION_GRACE_S."""
         call, grace_ms = secrets.token_hex(8), int(ROTATION_GRACE_S * 1000)
-        return cast(str, (await self._run("hook_secret", tenant, "rotate", candidate, call, grace_ms))[0])
+        return cast(str, (await self._run("hook_secret", tenant, "rotate", _new_secret(), call, grace_ms))[0])
+
+
+def _new_secret() -> str:
+    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(_SECRET_BYTES)).decode("ascii")

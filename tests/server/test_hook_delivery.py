@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -13,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import WebhookVerificationError
 
+from server import hook_delivery
 from server.hook_delivery import GIVE_UP_S, Deliveries, retry_delay_s
-from server.hook_message import new_secret
 from server.hook_rules import Allowed
 from server.hook_sender import Sender
 from server.images import ImageStore
@@ -48,7 +51,7 @@ def outcomes(deliveries: Deliveries) -> dict[str, float]:
 
 
 async def secret_of(queue: Queue, tenant: str = "local") -> str:
-    [secret] = await queue.hooks.signing_secrets(tenant, new_secret())
+    [secret] = await queue.hooks.signing_secrets(tenant)
     return secret
 
 
@@ -132,14 +135,36 @@ async def test_where_nobody_listens_it_is_tried_again(queue: Queue, deliveries: 
 async def test_after_a_rotation_old_and_new_secret_verify(
     queue: Queue, deliveries: Deliveries, receiver: Receiver
 ) -> None:
-    old = await queue.hooks.show_secret("local", new_secret())
-    new = await queue.hooks.rotate_secret("local", new_secret())
+    old = await queue.hooks.show_secret("local")
+    new = await queue.hooks.rotate_secret("local")
     await cancelled(queue, receiver.url)
     await turn(deliveries)
     [got] = receiver.received
     assert got.verified(new) == got.verified(old or "")
     with pytest.raises(WebhookVerificationError):
-        got.verified(new_secret())
+        got.verified(await secret_of(queue, "another"))
+
+
+async def test_the_verification_in_the_docs_tells_right_from_wrong(
+    queue: Queue, deliveries: Deliveries, receiver: Receiver
+) -> None:
+    docs = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text("utf-8")
+    [_, code] = docs.split("```python\n")
+    told: dict[str, Any] = {}
+    exec(code.partition("```")[0], told)
+    secret = await queue.hooks.rotate_secret("local")
+    await queue.hooks.rotate_secret("local")
+    await cancelled(queue, receiver.url)
+    await turn(deliveries)
+    [got] = receiver.received
+    assert told["genuine"](secret, got.headers, got.body) == got.verified(secret)
+    for headers, body in (
+        (got.headers, got.body + b" "),
+        ({**got.headers, "webhook-id": "msg_1"}, got.body),
+        ({**got.headers, "webhook-timestamp": "1767225600"}, got.body),
+    ):
+        with pytest.raises(ValueError, match="message"):
+            told["genuine"](secret, headers, body)
 
 
 async def test_tenants_sign_with_their_own_secrets(queue: Queue, deliveries: Deliveries, receiver: Receiver) -> None:
@@ -221,6 +246,20 @@ async def test_no_log_line_holds_a_secret_a_path_or_a_query(
     text = repr(lines) + caplog.text
     assert [line["event"] for line in lines].count("webhook failed") == 2
     assert not any(word in text for word in ("path-secret", "query-secret", secret, "a cat"))
+
+
+async def test_pictures_that_cannot_be_read_in_time_put_the_message_off(
+    queue: Queue, deliveries: Deliveries, receiver: Receiver, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stuck(_: object) -> dict[str, Any]:
+        await asyncio.sleep(60)
+        return {}
+
+    monkeypatch.setattr(hook_delivery, "COMPOSE_S", 0.05)
+    monkeypatch.setattr(deliveries._presenter, "job", stuck)
+    sent = await cancelled(queue, receiver.url)
+    await turn(deliveries)
+    assert (receiver.received, waiting(db), outcomes(deliveries)) == ([], [sent], {"failed": 1})
 
 
 @given(st.floats(0, 1))
