@@ -149,7 +149,7 @@ class ModelRunner:
         outputs: Outputs = {}
         with torch.inference_mode():
             for begin in batch.begin:
-                outputs |= self._isolation.alone(begin.key, lambda b=begin: self._begin(b))  # type: ignore[misc]
+                outputs |= self._isolation.alone(begin.key, lambda b=begin: self._begun(b))  # type: ignore[misc]
             for keys, act in ((batch.text, self._write), (batch.draw, self._draw)):
                 outputs |= self._isolation.together([k for k in keys if k not in outputs], act)
         return outputs
@@ -173,8 +173,13 @@ class ModelRunner:
 
     # --- steps begin
 
-    def _begin(self, begin: Begin) -> Outputs:
-        """Be ready for a step; there is nothing to show for it yet. Repeatable, like all that memory may run out in."""
+    def _begun(self, begin: Begin) -> Outputs:
+        """Be ready for a step, of which there is nothing to show yet."""
+        self._begin(begin)
+        return {}
+
+    def _begin(self, begin: Begin) -> None:
+        # May be called again where memory ran out, so what it goes on from is not forgotten before the end.
         state = self._states.setdefault(begin.key, _State())
         request = begin.trajectory.request
         state.prefill = []
@@ -189,7 +194,6 @@ class ModelRunner:
                 self._begin_generate(state, begin)
             case Refine(instruction=instruction):
                 self._begin_refine(state, begin, instruction)
-        return {}
 
     def _begin_reflect(self, state: _State, begin: Begin, attempt: int) -> None:
         request = begin.trajectory.request

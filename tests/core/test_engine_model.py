@@ -310,10 +310,10 @@ def test_progress_counts_every_step(by_themselves: dict[str, Alone]) -> None:
 def break_begin(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     begin = ModelRunner._begin
 
-    def broken(self: ModelRunner, what: Begin) -> Any:
+    def broken(self: ModelRunner, what: Begin) -> None:
         if what.key == "bad":
             raise RuntimeError("it would not begin")
-        return begin(self, what)
+        begin(self, what)
 
     monkeypatch.setattr(ModelRunner, "_begin", broken)
 
