@@ -62,6 +62,7 @@ end
 
 reap(model)
 end_overdue()
+if is_paused(model) then return {{}, {}} end
 local rows, given, newer, passed = {}, {}, {}, 0
 while room > 0 and #newer < PASSED_OVER do
   local id = call('ZRANGE', wait, passed, passed)[1]
