@@ -4,7 +4,7 @@ Observe      an id, a log line, a count and the common headers for every request
 Guard        refuses foreign hosts and origins, and too many headers
 CORS         only where the operator names origins
 BodyLimit    counts the body while it is read
-routes       generate, jobs, share, images, service, docs
+routes       generate, jobs, share, images, admin, service, docs
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from server.observe import Observe
 from server.present import Presenter
 from server.queue import Queue
 from server.retention import Retention
-from server.routes import docs, generate, images, jobs, share
+from server.routes import admin, docs, generate, images, jobs, share
 from server.routes import service as service_routes
 from server.service import Service
 from server.settings import Settings
@@ -53,7 +53,10 @@ def create_app(settings: Settings, queue: Queue | None = None) -> FastAPI:
         redirect_slashes=False,
         lifespan=_lifespan(settings, metrics, queue),
     )
-    routers = (generate.router, jobs.router, share.router, images.router, service_routes.router, docs.router)
+    routers = (
+        *(generate.router, jobs.router, share.router, images.router),
+        *(admin.router, service_routes.router, docs.router),
+    )
     errors.install(app, [route for router in routers for route in router.routes])
     contract.install(app)
     for router in routers:

@@ -54,6 +54,7 @@ class Metrics:
             "oldest_s": Gauge(
                 "r3_queue_oldest_seconds", "Age of the job that waits longest", ["model"], registry=self.registry
             ),
+            "paused": Gauge("r3_queue_paused", "Whether an operator paused it", ["model"], registry=self.registry),
         }
         self._reclaimed = Gauge(
             "r3_queue_reclaimed", "Leases taken back from lost workers, ever", registry=self.registry

@@ -19,6 +19,7 @@ from fastapi import APIRouter, Header, Request
 from starlette.responses import Response
 
 from r3core.checkpoint import Description
+from r3core.versions import STORED_VERSION
 from server.answers import GENERATE_RESPONSES
 from server.body import read_json
 from server.errors import invalid_request, json_response, status_of
@@ -125,6 +126,7 @@ def _new_job(
         tenant=TENANT,
         model=description.name,
         request={
+            "version": STORED_VERSION,
             "request": asdict(asked),
             "start_image": start_id,
             "start_record": None if start is None else start.record,
