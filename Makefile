@@ -32,10 +32,10 @@ test-slow: install  ## Run the slow tests alone
 	$(BIN)/pytest -m "slow and not gpu" $(ARGS)
 
 reliability: install  ## Measure the rows of docs/reliability.md, and write the table anew; a quarter of an hour
-	R3_RECORD=1 $(BIN)/pytest -m "row and not gpu and not soak" $(ARGS)
+	R3_RECORD=1 R3_TEST_TIMES=1 $(BIN)/pytest -m "row and not gpu and not soak" $(ARGS)
 
 soak: install  ## Half an hour of jobs: does memory grow, do keys stay?; ARGS='--minutes 2' for a short one
-	R3_RECORD=1 $(BIN)/pytest -m soak $(ARGS)
+	R3_RECORD=1 R3_TEST_TIMES=1 $(BIN)/pytest -m soak $(ARGS)
 
 eval: install  ## Measure the small model for its card: 600 test prompts; ARGS='--split validation' measures without publishing
 	$(BIN)/python -m training.evaluate $(if $(ARGS),$(ARGS),--publish)
