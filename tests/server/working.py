@@ -126,7 +126,7 @@ async def read(queue: Queue, job_id: str) -> StoredJob:
 async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 20) -> None:
     """Waits until the condition holds; while Redis is away, or this machine too busy to ask it, it does not."""
     async with asyncio.timeout(timeout_s):
-        while not await _holds(condition):
+        while not await _holds(condition):  # noqa: ASYNC110 - what is waited for lies in Redis
             await asyncio.sleep(0.01)
 
 
