@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 
 from server.embedded import EmbeddedServer, find_binary, locked
+from server.images import ImageStore
 from server.queue import Queue
+from server.queue_worker import WorkerQueue
+from tests.server.api.by_hand import HandWorker
 from tests.server.conftest import oldest_redis
 from tests.server.processes import ApiProcess, WorkerProcess, api_process
 from tests.server.waiting import until
@@ -64,3 +67,11 @@ def worker(api: ApiProcess, start_worker: StartWorker) -> WorkerProcess:
     one = start_worker(fake_step_s=0.002)
     until(lambda: api.status("/readyz?workers=1") == 200, 60)
     return one
+
+
+@pytest.fixture
+def by_hand(own_server: EmbeddedServer, api: ApiProcess, tmp_path: Path) -> Iterator[HandWorker]:
+    """A worker that does what the test says, for a model that the API knows from it."""
+    queue = WorkerQueue(own_server.url, "by-hand")
+    yield HandWorker(queue, ImageStore(tmp_path / "images"))
+    queue.close()
