@@ -11,7 +11,7 @@ import pytest
 
 from server.embedded import EmbeddedServer, find_binary, locked
 from server.images import ImageStore
-from server.queue import Queue
+from server.queue import Queue, QueuePolicy
 from server.queue_worker import WorkerQueue
 from tests.server.api.by_hand import HandWorker
 from tests.server.conftest import oldest_redis
@@ -72,6 +72,6 @@ def worker(api: ApiProcess, start_worker: StartWorker) -> WorkerProcess:
 @pytest.fixture
 def by_hand(own_server: EmbeddedServer, api: ApiProcess, tmp_path: Path) -> Iterator[HandWorker]:
     """A worker that does what the test says, for a model that the API knows from it."""
-    queue = WorkerQueue(own_server.url, "by-hand")
+    queue = WorkerQueue(own_server.url, "by-hand", QueuePolicy(lease_s=600))
     yield HandWorker(queue, ImageStore(tmp_path / "images"))
     queue.close()

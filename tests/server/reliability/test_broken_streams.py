@@ -17,7 +17,7 @@ import pytest
 
 from server.embedded import EmbeddedServer
 from server.images import ImageStore
-from server.queue import Queue
+from server.queue import Queue, QueuePolicy
 from server.queue_records import TERMINAL_EVENTS
 from server.queue_worker import WorkerQueue
 from tests.programs import needed
@@ -150,7 +150,7 @@ def test_silence_behind_nginx_cuts_no_stream(
     own_server: EmbeddedServer, tmp_path: Path, record: Record, silence_s: int, timeout_s: int, heartbeat_s: float
 ) -> None:
     """nginx gives up before the silence is over: only heartbeats hold the stream, and they must not be kept back."""
-    queue = WorkerQueue(own_server.url, "by-hand")
+    queue = WorkerQueue(own_server.url, "by-hand", QueuePolicy(lease_s=600))
     with (
         api_process(own_server.url, tmp_path, heartbeat_s=heartbeat_s) as api,
         behind_nginx(api, tmp_path, timeout_s) as url,
