@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from server.hook_rules import allowed
 
 NONE = "none"  # says in the environment that a setting has no value
-_OTHER_VARIABLES = frozenset({"R3_TEST_ALL", "R3_TEST_TIMES"})
+_OTHER_VARIABLES = frozenset({"R3_RECORD", "R3_TEST_ALL", "R3_TEST_TIMES"})
 _HOST = re.compile(r"[\w.-]+|\[?(?=.*:.*:)[0-9a-fA-F:.]+\]?")
 _ORIGIN = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
