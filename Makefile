@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow eval train-small check format openapi lock clean
+.PHONY: help install serve test test-slow reliability soak eval train-small check format openapi lock clean
 
 help:  ## Say what each target does
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -30,6 +30,12 @@ test: install  ## Run the tests; with R3_TEST_ALL=1 none is skipped for a missin
 
 test-slow: install  ## Run the slow tests alone
 	$(BIN)/pytest -m "slow and not gpu" $(ARGS)
+
+reliability: install  ## Measure the rows of docs/reliability.md, and write the table anew; a quarter of an hour
+	R3_RECORD=1 R3_TEST_TIMES=1 $(BIN)/pytest -m "row and not gpu and not soak" $(ARGS)
+
+soak: install  ## Half an hour of jobs: does memory grow, do keys stay?; ARGS='--minutes 2' for a short one
+	R3_RECORD=1 R3_TEST_TIMES=1 $(BIN)/pytest -m soak $(ARGS)
 
 eval: install  ## Measure the small model for its card: 600 test prompts; ARGS='--split validation' measures without publishing
 	$(BIN)/python -m training.evaluate $(if $(ARGS),$(ARGS),--publish)

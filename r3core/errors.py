@@ -14,6 +14,8 @@ Every error carries a stable snake_case `code`, which the service shows to clien
 
 from __future__ import annotations
 
+import traceback
+
 
 class R3Error(Exception):
     """Base of all errors that r3core raises on purpose."""
@@ -68,3 +70,11 @@ class OutOfMemory(StepFailed):
     """The device ran out of memory in a step of this request, alone and after memory was freed."""
 
     code = "out_of_memory"
+
+
+def origin(error: BaseException) -> str:
+    """What an error is and where it came from, for logs: not its text, which may repeat what a client sent."""
+    cause = error.__cause__ or error
+    frames = traceback.extract_tb(cause.__traceback__)
+    where = f" at {frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}" if frames else ""
+    return type(cause).__name__ + where

@@ -2,7 +2,8 @@
 
 Texts and pictures are functions of prompt, seed and round. Words in the prompt steer it, so that a test can say what it
 needs through the public door: `edits=2` (refinements before it is satisfied), `malformed=1` (that reflection lacks
-</think>), `raise=refine` or `kill=refine` (that stage raises, or ends the process), `words=20` (length of each text).
+</think>), `words=20` (length of each text), and which stage fails and how: `raise=refine` (it raises), `oom=refine` (it
+runs out of memory), `lose=refine` (the device is lost with it), `kill=refine` (it ends the process).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,10 +26,10 @@ from r3core.engine.batch import (
     Need,
     Output,
     Piece,
-    Raised,
     Stepped,
     Text,
 )
+from r3core.engine.isolation import Isolation, Outputs
 from r3core.errors import PromptTooLong, StepFailed
 from r3core.loop import Generate, Reason, Refine, Reflect, Step
 from r3core.schedule import branches_per_step, preview_steps
@@ -58,6 +59,7 @@ class FakeRunner:
         self.batches: list[Batch] = []
         self._step_s, self._edits, self._max_prompt_chars = step_s, edits, max_prompt_chars
         self._states: dict[str, _State] = {}
+        self._isolation = Isolation()
 
     def plan(self) -> MemoryPlan:
         """Nothing is held."""
@@ -74,20 +76,34 @@ class FakeRunner:
         draws = isinstance(step, Generate | Refine)
         return Need((_ROWS_A_STEP,), _ROWS_A_STEP, _ROWS_A_STEP if draws else 0)
 
-    def run(self, batch: Batch) -> dict[str, Output]:
+    def run(self, batch: Batch) -> Outputs:
         """One token for each that writes, one Euler step for each that draws."""
         self.batches = [*self.batches[-999:], batch]
         if self._step_s:
             time.sleep(self._step_s)
         for begin in batch.begin:
             self._states[begin.key] = _State(begin, _pieces(begin, self._edits))
-        outputs: dict[str, Output] = {}
-        for key in batch.text:
-            if isinstance(self._states[key].begin.step, Reason | Reflect):
-                outputs[key] = _fault(self._states[key]) or self._write(self._states[key])
-        for key in batch.draw:
-            outputs[key] = _fault(self._states[key]) or self._draw(self._states[key])
-        return outputs
+        writers = [key for key in batch.text if isinstance(self._states[key].begin.step, Reason | Reflect)]
+        outputs = self._isolation.together(writers, lambda keys: self._forward(keys, self._write))
+        return outputs | self._isolation.together(list(batch.draw), lambda keys: self._forward(keys, self._draw))
+
+    def _forward(self, keys: list[str], act: Callable[[_State], Output]) -> Outputs:
+        """One packed forward: where one of them fails it fails as a whole, before anything has changed."""
+        for key in keys:
+            self.fault(self._states[key].begin, keys)
+        return {key: act(self._states[key]) for key in keys}
+
+    def fault(self, begin: Begin, company: Sequence[str]) -> None:  # noqa: ARG002 - for those that override it
+        """Raise what is to go wrong in a forward over `company`: what the prompt asks for, or a test."""
+        prompt, stage = begin.trajectory.request.prompt, type(begin.step).__name__.lower()
+        if _word(prompt, "kill") == stage:
+            os._exit(137)
+        if _word(prompt, "raise") == stage:
+            raise StepFailed(f"{stage} failed because the prompt asked for it")
+        if _word(prompt, "oom") == stage:
+            raise MemoryError(f"no memory for {stage}")
+        if _word(prompt, "lose") == stage:
+            raise RuntimeError("CUDA error: device-side assert triggered")
 
     def free(self, key: str) -> None:
         """Forget a trajectory."""
@@ -133,15 +149,6 @@ def _pieces(begin: Begin, edits: int) -> list[str]:
     pieces = re.findall(r"\S+\s*", text)
     sampling = begin.trajectory.request.reason if isinstance(begin.step, Reason) else begin.trajectory.request.reflect
     return pieces[: sampling.max_tokens]
-
-
-def _fault(state: _State) -> Raised | None:
-    prompt, stage = state.begin.trajectory.request.prompt, type(state.begin.step).__name__.lower()
-    if _word(prompt, "kill") == stage:
-        os._exit(137)
-    if _word(prompt, "raise") == stage:
-        return Raised(StepFailed(f"{stage} failed because the prompt asked for it"))
-    return None
 
 
 def _forwards(settings: ImageSampling, *, edit: bool) -> int:

@@ -1,7 +1,8 @@
 """The values of the loop: a request, and a trajectory, which is a request and all that was made for it so far.
 
 All of them are frozen and turn into plain JSON and back (`Trajectory.to_json`, `Trajectory.from_json`), so that a
-trajectory can be stored after each round and another worker can go on from there. No torch here.
+trajectory can be stored after each round and another worker can go on from there: of what version its build is says
+versions.py. No torch here.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, Literal, Self
 
-TRAJECTORY_VERSION: Final = 1
+from r3core.versions import REQUEST_STEPS, STORED_VERSION, TRAJECTORY_STEPS, brought_up, version_of
+
 SEED_LIMIT: Final = 2**53
 
 RenormType = Literal["global", "channel", "text_channel"]
@@ -171,37 +173,35 @@ class Trajectory:
         return replace(self, stop_reason=reason)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, with the version of this form."""
-        return {"version": TRAJECTORY_VERSION, **asdict(self)}
+        """Plain JSON values, the version of this form first."""
+        return {"version": STORED_VERSION, **asdict(self)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
-        """The trajectory that `to_json` wrote. Raises ValueError for a version that this build does not know."""
-        if value.get("version") != TRAJECTORY_VERSION:
-            raise ValueError(
-                f"stored trajectory has version {value.get('version')!r}, this build reads {TRAJECTORY_VERSION}; "
-                "let a worker of the build that wrote it finish the job"
-            )
+        """The trajectory that this or an older build's `to_json` wrote. Raises NewerVersion for a newer build's."""
+        version = version_of(value)
+        own = brought_up(value, version, TRAJECTORY_STEPS)
         return cls(
-            request=request_from_json(value["request"]),
-            index=value["index"],
-            reasoning=value["reasoning"],
-            rounds=tuple(_round(r) for r in value["rounds"]),
-            stop_reason=value["stop_reason"],
-            usage=Usage(**value["usage"]),
+            request=request_from_json(own["request"], version),
+            index=own["index"],
+            reasoning=own["reasoning"],
+            rounds=tuple(_round(r) for r in own["rounds"]),
+            stop_reason=own["stop_reason"],
+            usage=Usage(**own["usage"]),
         )
 
 
-def request_from_json(value: dict[str, Any]) -> Request:
-    """The request whose `dataclasses.asdict` is `value` (tuples may have become lists)."""
+def request_from_json(value: dict[str, Any], version: int) -> Request:
+    """The request whose `dataclasses.asdict`, in a build of that version, is `value`; tuples may have become lists."""
+    plain = brought_up(value, version, REQUEST_STEPS)
     return Request(
         **{
-            **value,
-            "early_stop": EarlyStop(**value["early_stop"]),
-            "reason": TextSampling(**value["reason"]),
-            "reflect": TextSampling(**value["reflect"]),
-            "generate": image_sampling_from_json(value["generate"]),
-            "refine": image_sampling_from_json(value["refine"]),
+            **plain,
+            "early_stop": EarlyStop(**plain["early_stop"]),
+            "reason": TextSampling(**plain["reason"]),
+            "reflect": TextSampling(**plain["reflect"]),
+            "generate": image_sampling_from_json(plain["generate"]),
+            "refine": image_sampling_from_json(plain["refine"]),
         }
     )
 

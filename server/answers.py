@@ -121,11 +121,13 @@ class Usage(View):
 
 
 class Parent(View):
-    """Where the picture that a job started from came from."""
+    """Where the picture that a job started from came from; or, where trajectory and round are null, the job that this
+    one is another try of.
+    """
 
     job: JobId
     trajectory: int | None
-    round: int
+    round: int | None
 
 
 class Links(View):

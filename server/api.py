@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import signal
+from contextlib import suppress
 from types import FrameType
 from typing import Final
 
@@ -15,6 +17,7 @@ from server.settings import Settings
 
 GRACE_S: Final = 8
 BACKLOG: Final = 2048
+FILES: Final = 65_536  # each stream is one; many systems allow 1,024 until a process asks for more
 
 
 def run_api(settings: Settings) -> int:
@@ -24,6 +27,7 @@ def run_api(settings: Settings) -> int:
     cut.
     """
     configure_logging(settings.log_level, settings.log_format)
+    _allow_many_streams()
     app = create_app(settings)
     config = Config(
         app,
@@ -45,6 +49,15 @@ def run_api(settings: Settings) -> int:
         signal.signal(number, _ignore)
     server.run()
     return 0 if server.started else 1
+
+
+def _allow_many_streams() -> None:
+    """Raise the number of files that this process may open, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    with suppress(OSError, ValueError):  # macOS has a bound of its own, which it does not tell
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None: ...

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from r3core.errors import CheckpointError, DeviceError, InvalidRequest
-from server import cli_keys
+from server import cli_keys, cli_webhooks
 from server.cli_generate import generate
 from server.cli_options import (
     AllowUnexpected,
@@ -119,6 +119,7 @@ def worker(
 
 app.command()(generate)
 app.add_typer(cli_keys.app)
+app.add_typer(cli_webhooks.app)
 
 
 @app.command()

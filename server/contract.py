@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import server
+from server.admin_views import OperatorJobList, OperatorJobView, PauseCreate, QueueView
 from server.answers import Alive, Info, JobList, JobView, Problem, Ready, ShareView, problems, ref, text_header
 from server.doors import HEALTH_PATHS, is_open
 from server.event_views import EVENTS, stream_schema
@@ -24,7 +25,13 @@ Json = dict[str, Any]
 
 _REF: Final = "#/components/schemas/{model}"
 _ANSWERED: Final = (Alive, Info, JobList, JobView, Problem, Ready, ShareView)
-_BODIES: Final[dict[str, type[BaseModel]]] = {"/generate": GenerationCreate, "/jobs/{job_id}/share": ShareCreate}
+_OPERATORS: Final = (OperatorJobList, OperatorJobView, QueueView)
+_BODIES: Final[dict[str, type[BaseModel]]] = {
+    "/generate": GenerationCreate,
+    "/jobs/{job_id}/share": ShareCreate,
+    "/admin/queue/pause": PauseCreate,
+    "/admin/queue/resume": PauseCreate,
+}
 _ABOUT: Final = (
     "A prompt goes in; the model reasons, draws, looks at what it drew, says what is wrong, and edits, until it is "
     "satisfied "
@@ -69,6 +76,7 @@ def _contract(app: FastAPI) -> Json:
             {"name": "generate", "description": "Ask for pictures."},
             {"name": "jobs", "description": "What became of it."},
             {"name": "images", "description": "The pictures."},
+            {"name": "admin", "description": "For operators: the queues, and everyone's jobs."},
             {"name": "service", "description": "How the server is."},
         ],
     )
@@ -112,7 +120,7 @@ def _parameter(schema: Json) -> Json:
 
 
 def _schemas() -> Json:
-    models: list[type[BaseModel]] = [*_BODIES.values(), *_ANSWERED, *EVENTS.values()]
+    models: list[type[BaseModel]] = [*_BODIES.values(), *_ANSWERED, *_OPERATORS, *EVENTS.values()]
     _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     found: Json = definitions["$defs"]
     found["EventStream"] = stream_schema()

@@ -10,7 +10,7 @@ import structlog
 
 from r3core.engine.batch import Picture
 from r3core.engine.engine import Engine
-from r3core.errors import R3Error, StepFailed
+from r3core.errors import R3Error, StepFailed, origin
 from r3core.events import Cancelled, Event, Failed, Finished, ImageReady
 from r3core.types import StopReason, Trajectory
 from server.held import HeldJob, Leases, Ready, Turn
@@ -73,10 +73,17 @@ class EngineLoop:
             self._vitals.beat()
 
     def abandon(self) -> None:
-        """Give everything back with its strikes, because this worker cannot go on."""
+        """Give back all that was begun, because this worker cannot go on. Any of it may be why: strikes are kept."""
         for job in self._jobs.values():
             self._put(GiveBack(job.lease, forgive=False))
         self._jobs.clear()
+
+    def turn_away(self) -> None:
+        """Give back what has arrived and was not begun, which is innocent."""
+        for said in self._inbox.read():
+            if isinstance(said, Ready):
+                self._intake.received()
+                self._put(GiveBack(said.lease))
 
     # jobs in
 
@@ -235,7 +242,8 @@ class EngineLoop:
         self._close(job, trajectory)
 
     def _failed(self, job: HeldJob, trajectory: Trajectory, error: R3Error) -> None:
-        log.warning("trajectory failed", **job.lease.named, trajectory=trajectory.index, code=error.code)
+        fault = {"trajectory": trajectory.index, "code": error.code, "fault": origin(error)}
+        log.warning("trajectory failed", **job.lease.named, **fault)
         self._close(job, trajectory, turn=("failed", {"code": error.code, "message": str(error)}))
 
     def _cancelled(self, job: HeldJob, trajectory: Trajectory) -> None:
@@ -284,5 +292,5 @@ class EngineLoop:
 
     def _line_is_full(self) -> None:
         self._vitals.beat()
-        if self._is_time_to_leave():
+        if self._vitals.broken is not None or self._is_time_to_leave():
             raise Unpublished

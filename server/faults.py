@@ -102,8 +102,8 @@ def _sentence(error: Any, place: Sequence[str | int], known: Collection[str]) ->
 
 
 def _shown_at(place: Sequence[str | int], value: Any) -> str:
-    """Prompts and pictures by their size alone."""
-    if place and place[0] in ("prompt", "instruction", "image"):
+    """Prompts, pictures and what may hold a secret by their size alone."""
+    if place and (place[0] in ("prompt", "instruction", "image") or tuple(place) == ("webhook", "url")):
         if isinstance(value, str):
             return f"a text of {len(value):,} characters"
         if isinstance(value, list):

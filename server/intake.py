@@ -6,13 +6,14 @@ Pictures of jobs that are resumed, or that start from one, are read from the sto
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
 
 from r3core.engine.batch import Picture
-from r3core.types import TRAJECTORY_VERSION, Image, Request, Trajectory, request_from_json
+from r3core.types import Image, Request, Trajectory, request_from_json
+from r3core.versions import STORED_VERSION, NewerVersion, version_of
 from server.encoding import pixels_of
 from server.held import Leases, Ready
 from server.images import ImageMissing, ImageStore, tried_again
@@ -56,6 +57,7 @@ class Intake:
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._room, self._under_way = 0, 0
+        self._told: set[str] = set()
         self.thread = WorkerThread("intake", self._run)
 
     def start(self) -> None:
@@ -120,8 +122,18 @@ class Intake:
                 self._room, self._under_way = (0 if taken else room), len(taken)
         for lease in taken:
             self._leases.add(lease)
+        self._tell_of(self._work.left_to_newer)
         given_back = [lease for lease in taken if not self._prepare(lease)]
         return not given_back
+
+    def _tell_of(self, newer: Sequence[str]) -> None:
+        """Say once of each job that waits for a newer worker."""
+        for job_id in newer:
+            if job_id not in self._told:
+                log.warning(
+                    "job left to a worker of a newer build, which stored it", job_id=job_id, reads=STORED_VERSION
+                )
+        self._told = set(newer)
 
     def _prepare(self, lease: Lease) -> bool:
         """Hand a job over, fail it, or give it back; False for the last."""
@@ -156,8 +168,11 @@ class Intake:
             raise Unpublished
 
     def _ready(self, lease: Lease) -> Ready:
-        asked = request_from_json(lease.job.request["request"])
-        trajectories = [_trajectory(asked, index, kept) for index, kept in enumerate(lease.job.trajectories)]
+        try:
+            asked = request_from_json(lease.job.request["request"], version_of(lease.job.request))
+            trajectories = [_trajectory(asked, index, kept) for index, kept in enumerate(lease.job.trajectories)]
+        except NewerVersion as error:
+            raise NotHere(str(error), forgive=True) from error
         left = [trajectory for trajectory in trajectories if trajectory.stop_reason is None]
         return Ready(lease, asked, tuple((trajectory, self._picture(lease, trajectory)) for trajectory in left))
 
@@ -191,9 +206,4 @@ class Intake:
 
 
 def _trajectory(asked: Request, index: int, kept: Json | None) -> Trajectory:
-    if kept is None:
-        return Trajectory(asked, index)
-    if (version := kept.get("version")) != TRAJECTORY_VERSION:
-        told = f"its trajectory has version {version}, this build reads {TRAJECTORY_VERSION}"
-        raise NotHere(f"{told}; keep a worker of the build that wrote it until the job is done", forgive=True)
-    return Trajectory.from_json(kept)
+    return Trajectory(asked, index) if kept is None else Trajectory.from_json(kept)

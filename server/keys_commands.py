@@ -5,16 +5,13 @@ Each act on keys is one line of the audit log, which a command writes to standar
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from server.audit import audit
-from server.embedded import lent
 from server.keys import (
     KEY,
     NO_LIMITS,
@@ -29,12 +26,11 @@ from server.keys import (
 from server.keys_file import KeysFile, entry, read_keys_file
 from server.logs import configure_logging
 from server.misconfigured import Misconfigured
-from server.preflight import check_data_dir, check_keys_file, check_redis_answers, check_redis_url
-from server.queue import Queue, QueueError
+from server.preflight import check_keys_file
+from server.queue import Queue
+from server.queue_at_hand import asked_of_queue
 from server.queue_records import rfc3339
 from server.settings import Settings
-
-T = TypeVar("T")
 
 
 def new_key(
@@ -58,7 +54,7 @@ def new_key(
 def create(settings: Settings, key: Key, secret: str) -> int:
     """Keep a key and print it."""
     _hear_audit()
-    outcome = _ask(settings, lambda queue: queue.keys.create(key))
+    outcome = asked_of_queue(settings, lambda queue: queue.keys.create(key))
     audit("key created", None, **_named(key), scopes=list(key.scopes))
     print(secret, flush=True)
     _say(f"key {key.id} of tenant {key.tenant}, scope {', '.join(key.scopes)}; it is shown this once")
@@ -70,7 +66,7 @@ def create(settings: Settings, key: Key, secret: str) -> int:
 def show(settings: Settings, *, with_revoked: bool) -> int:
     """Print the keys."""
     file = _file(settings)
-    stored = _ask(settings, lambda queue: queue.keys.read())
+    stored = asked_of_queue(settings, lambda queue: queue.keys.read())
     found = [(key, "") for key in stored.keys.values() if with_revoked or key.revoked_ms is None]
     found += [(key, "file") for key in file.keys.values()]
     rows = [_row(key, where) for key, where in sorted(found, key=lambda one: (one[0].created_ms or 0, one[0].id))]
@@ -89,7 +85,7 @@ def revoke(settings: Settings, which: str) -> int:
         await queue.keys.revoke(key, now_ms)
         return key
 
-    key = _ask(settings, act)
+    key = asked_of_queue(settings, act)
     audit("key revoked", None, **_named(key))
     _say(f"key {key.id} of tenant {key.tenant} opens nothing any more, within five seconds everywhere")
     return 0
@@ -113,7 +109,7 @@ def limits(settings: Settings, tenant: str, given: dict[str, Any], *, clear: boo
             await queue.keys.limit_tenant(tenant, None if wanted == NO_LIMITS else wanted)
         return wanted
 
-    now = _ask(settings, act)
+    now = asked_of_queue(settings, act)
     if given or clear:
         audit("tenant limited", None, tenant=tenant, **asdict(now))
     for name, value in asdict(now).items():
@@ -126,33 +122,6 @@ def write_entry(key: Key, secret: str) -> int:
     print(entry(key), end="", flush=True)
     _say(f"the key itself, which is shown this once: {secret}")
     return 0
-
-
-@contextmanager
-def _queue_url(settings: Settings) -> Iterator[str]:
-    """Where the keys are: the queue that is named, else that of the data directory."""
-    if settings.redis_url is not None:
-        check_redis_answers(check_redis_url(settings))
-        yield settings.redis_url
-        return
-    check_data_dir(settings.data_dir)
-    with lent(settings.data_dir) as url:
-        yield url
-
-
-def _ask(settings: Settings, what: Callable[[Queue], Awaitable[T]]) -> T:
-    async def asked(url: str) -> T:
-        queue = Queue(url)
-        try:
-            return await what(queue)
-        finally:
-            await queue.close()
-
-    with _queue_url(settings) as url:
-        try:
-            return asyncio.run(asked(url))
-        except QueueError as error:
-            raise Misconfigured(f"the keys were left as they are: {error}") from error
 
 
 def _meant(which: str, stored: Iterable[Key], file: KeysFile) -> Key:

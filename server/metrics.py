@@ -39,6 +39,12 @@ class Metrics:
             "r3_sse_events_dropped", "Progress and previews that slow clients lost", registry=self.registry
         )
         self.jobs_submitted = Counter("r3_jobs_submitted", "Jobs accepted by this process", registry=self.registry)
+        self.webhooks = Counter(
+            "r3_webhooks",
+            "Attempts to deliver webhooks (delivered, failed, refused), and webhooks given up (dropped)",
+            ["outcome"],
+            registry=self.registry,
+        )
         self._queue = {
             "waiting": Gauge("r3_queue_waiting", "Jobs waiting", ["model"], registry=self.registry),
             "running": Gauge("r3_queue_running", "Jobs leased by workers", ["model"], registry=self.registry),
@@ -48,6 +54,7 @@ class Metrics:
             "oldest_s": Gauge(
                 "r3_queue_oldest_seconds", "Age of the job that waits longest", ["model"], registry=self.registry
             ),
+            "paused": Gauge("r3_queue_paused", "Whether an operator paused it", ["model"], registry=self.registry),
         }
         self._reclaimed = Gauge(
             "r3_queue_reclaimed", "Leases taken back from lost workers, ever", registry=self.registry

@@ -52,6 +52,7 @@ def check_serve(settings: Settings) -> str | None:
     check_port(settings.worker_host, settings.worker_port, "worker-port")
     check_metrics_port(settings)
     check_image_store(settings)
+    check_webhooks(settings)
     model = check_model(settings)
     if model is not None and settings.default_model not in (None, model):
         raise Misconfigured(
@@ -70,6 +71,7 @@ def check_api(settings: Settings) -> None:
     check_port(settings.host, settings.port, "port")
     check_metrics_port(settings)
     check_image_store(settings)
+    check_webhooks(settings)
 
 
 def check_worker(settings: Settings) -> None:
@@ -192,6 +194,21 @@ def check_image_store(settings: Settings) -> None:
         raise Misconfigured(
             f"R3_IMAGE_STORE={_shown_url(settings.image_store)} cannot be opened ({_shown_url(_reason(error))}); "
             "install what its scheme needs, or give a folder"
+        ) from error
+
+
+def check_webhooks(settings: Settings) -> None:
+    """Refuse a file of certificates that cannot be used."""
+    if settings.webhook_ca_file is None:
+        return
+    from server.hook_sender import tls_context
+
+    try:
+        tls_context(str(settings.webhook_ca_file))
+    except OSError as error:
+        raise Misconfigured(
+            f"R3_WEBHOOK_CA_FILE={settings.webhook_ca_file} cannot be used ({_reason(error)}); "
+            "give a PEM file with the certificates of the authorities that receivers' certificates come from"
         ) from error
 
 

@@ -1,10 +1,11 @@
 """uvicorn's HTTP protocol and server, with what it and ASGI have no word for.
 
 A client that has stopped reading can be cut off: its connection's `abort` stands in the scope's extensions, since
-an orderly close would wait for it to read. A client that sends headers without end is refused, since the parser
-would keep them all. What follows a body is no header, lest it pass by a proxy that looks at headers. What the parser
-cannot read is refused in the shape of every other error. And streams are told of a shutdown before uvicorn begins to
-wait for them to end.
+an orderly close would wait for it to read. So that it is found out soon, a stream has the system keep little for it
+(`keep_little`): left alone, the kernel takes up to 4 MB for each before anyone notices. A client that sends headers
+without end is refused, since the parser would keep them all. What follows a body is no header, lest it pass by a proxy
+that looks at headers. What the parser cannot read is refused in the shape of every other error. And streams are told of
+a shutdown before uvicorn begins to wait for them to end.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
 
@@ -20,10 +22,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.errors import PROBLEM_TYPE, REQUEST_ID_KEY, json_bytes, problem, status_of
 from server.faults import ApiError
-from server.sse import ABORT_EXTENSION
+from server.sse import CONNECTION_EXTENSION
 
 # Far above what guard.py refuses in the one shape; one read may bring 256 KiB.
 MAX_UNPARSED_BYTES: Final = 1024 * 1024
+STREAM_BUFFER_BYTES: Final = 128 * 1024  # which Linux doubles; over 100 ms of network still more than 1 MB a second
 
 
 class AbortableProtocol(HttpToolsProtocol):
@@ -58,7 +61,16 @@ class AbortableProtocol(HttpToolsProtocol):
         """A request begins: uvicorn makes its scope."""
         super().on_message_begin()
         self._is_in_head = True
-        self.scope["extensions"] = {ABORT_EXTENSION: {"abort": self.transport.abort}}
+        self.scope["extensions"] = {
+            CONNECTION_EXTENSION: {"abort": self.transport.abort, "keep_little": self._keep_little}
+        }
+
+    def _keep_little(self) -> None:
+        """Bound what the system holds of what was sent and not read."""
+        connection = self.transport.get_extra_info("socket")
+        if connection is not None:
+            with suppress(OSError):
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_BUFFER_BYTES)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header came, or a trailer, which uvicorn would put among the headers before the app looks at them."""

@@ -7,6 +7,7 @@
     {r3}:pv:<id>          set of the job's previews, which live as long as its events
     {r3}:img:<id>         JSON, the record of one image: tenant, job, round, hashes, size
     {r3}:jobs:<tenant>    sorted set of the tenant's jobs by the time they were made, µs
+    {r3}:seen             sorted set of tenants by when each last submitted, ms
     {r3}:idem:<tenant>:<key>   the job and the body hash that an idempotency key stands for
     {r3}:share:<SHA-256 of a token>   JSON, what a read-only link reads: tenant, job; its expiry (ms) is the key's too
     {r3}:shares:<id>      set of the digests of the job's links
@@ -23,7 +24,11 @@
     {r3}:token_secret     what signed links are signed with, unless R3_TOKEN_SECRET says it
     {r3}:bucket:<what>    hash: tokens and when they were counted (µs): requests of `key:<id>` or by the links of
                           `link:<job>`, submissions of `jobs:<tenant>`
-    {r3}:hooks            sorted set of jobs whose webhook is due, ms
+    {r3}:hooks            sorted set of ended jobs whose webhook is not delivered, by when it is due, ms: in somebody's
+                          hands, when its lease is over
+    {r3}:hooked:<claim>   list: what a call to lease webhooks was given, so that a lost answer can be repeated
+    {r3}:hook_secret:<tenant>   hash: current, and until `previous_until` (ms) previous; `shown` to which call
+    {r3}:paused           hash: models of which nothing is leased, '' for all, and since when, ms
     {r3}:dead             sorted set of poisoned jobs by time, kept 7 days
     {r3}:stats            hash: jobs reclaimed and poisoned since the database was made
     {r3}:workers          sorted set of workers by last heartbeat, ms; {r3}:worker_info what each said of itself
@@ -34,20 +39,21 @@
 A job's hash: what was submitted (tenant, model, priority, weight, cost, n, request, params, metadata, parent, webhook,
 deadline, idem, body_hash), its state (status, created, started, finished, error, stop_reason, cancel, stop), the lease
 (token: the fence; call: the last call number seen under it; attempt; strikes; place: its virtual finish time;
-checkpoint: how many were written; pictures), `last_event`, `t:<i>`, `i:<id>` image records, `u:<name>` usage.
+checkpoint: how many were written; pictures), `last_event`, `t:<i>`, `i:<id>` image records, `u:<name>` usage; of its
+webhook `hook`, the fence, and `hook_tries`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final, Literal, Self, cast
 
 from redis.exceptions import RedisError
 
+from server.queue_admin import QueueAdmin
 from server.queue_errors import (
     IdempotencyMismatch,
     OutOfOrder,
@@ -57,8 +63,10 @@ from server.queue_errors import (
     RateLimited,
     ServerTooOld,
 )
+from server.queue_hooks import Outbox
 from server.queue_keys import QueueKeys
 from server.queue_link import Link
+from server.queue_listing import Listing
 from server.queue_records import (
     ROOT,
     Event,
@@ -95,7 +103,6 @@ __all__ = [
 ]
 
 ALIVE_FOR_S: Final = 15.0  # a worker not heard from for this long is not counted
-LIST_CHUNK: Final = 100
 
 CancelAnswer = Literal["accepted", "already_finished", "not_found"]
 StopAnswer = Literal["accepted", "no_image_yet", "already_finished", "not_found"]
@@ -112,6 +119,9 @@ class Queue:
         self._link = Link(url, policy or QueuePolicy())
         self._redis, self._do, self._run = self._link.redis, self._link.do, self._link.run
         self.keys = QueueKeys(self._link)
+        self.hooks = Outbox(self._link)
+        self._listing = Listing(self._link)
+        self.admin = QueueAdmin(self._link)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -143,17 +153,7 @@ class Queue:
         self, tenant: str, status: str | None = None, limit: int = 20, cursor: str | None = None
     ) -> tuple[list[StoredJob], str | None]:
         """A tenant's jobs, newest first, and where the next page begins. Raises ValueError for a cursor not of ours."""
-        index, before = f"{ROOT}jobs:{tenant}", _cursor(cursor)
-        found: list[tuple[StoredJob, str]] = []
-        while True:
-            page = await self._do(partial(self._index_page, index, before))
-            jobs = await self._do(partial(self._read, index, [job_id for job_id, _ in page], status))
-            found += [(jobs[job_id], f"{made_us:.0f}") for job_id, made_us in page if job_id in jobs]
-            if len(found) > limit:
-                return [job for job, _ in found[:limit]], found[limit - 1][1]
-            if len(page) < LIST_CHUNK:
-                return [job for job, _ in found], None
-            before = f"({page[-1][1]:.0f}"
+        return await self._listing.page([tenant], status, limit, cursor)
 
     async def position(self, job: StoredJob) -> tuple[int | None, float | None]:
         """A waiting job's place in its queue, 1 is the next, and the seconds until its start; None where unknown."""
@@ -267,29 +267,10 @@ class Queue:
         ]
 
     async def depth(self) -> Json:
-        """For metrics: `waiting`, `running`, `cost`, `oldest_s`, `reclaimed`, `poisoned`; by model in `models`."""
+        """For metrics: `waiting`, `running`, `cost`, `oldest_s`, `reclaimed`, `poisoned`, `all_paused`; by model, with
+        `paused` and `seconds_left` (of work, where the rate is known), in `models`.
+        """
         return cast(Json, json_or_none(await self._run("depth")))
-
-    # the wire
-
-    async def _index_page(self, index: str, before: str) -> list[tuple[str, float]]:
-        rows = await self._redis.zrevrangebyscore(index, before, "-inf", start=0, num=LIST_CHUNK, withscores=True)
-        return cast(list[tuple[str, float]], rows)
-
-    async def _read(self, index: str, ids: Sequence[str], status: str | None) -> dict[str, StoredJob]:
-        """The jobs of those ids that have that status; who is gone is struck from the index."""
-        statuses = await self._each(ids, lambda pipe, job_id: pipe.hget(f"{ROOT}job:{job_id}", "status"))
-        if gone := [job_id for job_id, now in zip(ids, statuses, strict=True) if now is None]:
-            await self._redis.zrem(index, *gone)
-        wanted = [i for i, now in zip(ids, statuses, strict=True) if now is not None and status in (None, now)]
-        hashes = await self._each(wanted, lambda pipe, job_id: pipe.hgetall(f"{ROOT}job:{job_id}"))
-        return {i: StoredJob.from_hash(i, stored) for i, stored in zip(wanted, hashes, strict=True) if stored}
-
-    async def _each(self, ids: Sequence[str], ask: Callable[[Any, str], object]) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for job_id in ids:
-                ask(pipe, job_id)
-            return await pipe.execute() if ids else []
 
 
 async def _messages(feed: Any) -> AsyncIterator[str]:
@@ -302,11 +283,3 @@ async def _messages(feed: Any) -> AsyncIterator[str]:
 
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "backslashreplace")).hexdigest()
-
-
-def _cursor(text: str | None) -> str:
-    if text is None:
-        return "+inf"
-    if not text.isdecimal():
-        raise ValueError(f"{text!r} is not one of ours; begin without a cursor, then pass next_cursor back")
-    return f"({text}"

@@ -57,11 +57,13 @@ class Link:
 
     async def do(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         """Asks, and asks again with back-off while Redis is away. Raises QueueUnavailable when the time is over."""
-        until = monotonic() + ANSWER_WITHIN_S
+        until, cancelled_before = monotonic() + ANSWER_WITHIN_S, _cancellations()
         for delay in backoff_s():
             try:
                 async with asyncio.timeout(until - monotonic()):
-                    return await ask()
+                    answer = await ask()
+                    _heed_cancellation(cancelled_before)
+                    return answer
             except (RedisError, OSError) as error:  # asyncio's TimeoutError is an OSError
                 if (said := translated(error)) is None:
                     raise
@@ -69,3 +71,19 @@ class Link:
                     raise said from error
             await asyncio.sleep(delay)
         raise AssertionError("unreachable")
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    return task.cancelling()
+
+
+def _heed_cancellation(before: int) -> None:
+    """Raises CancelledError where the task was cancelled since and was not told.
+
+    redis-py writes within `asyncio.wait_for`, and Python 3.11's loses a cancellation that comes as the write ends: a
+    loop that asks Redis again and again would go on for ever.
+    """
+    if _cancellations() > before:
+        raise asyncio.CancelledError

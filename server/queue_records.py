@@ -93,9 +93,9 @@ class QueuePolicy:
 class NewJob:
     """A job as it is submitted. Raises ValueError for what the queue cannot hold.
 
-    `request` is what the worker needs: {"request": asdict(Request), "start_image": id or None, "output_format": …,
-    "output_compression": …}; `params` is what the job shows; `cost` see `job_cost`; `trajectories` is n; `quotas` are
-    the tenant's.
+    `request` is what the worker needs: {"version": STORED_VERSION, "request": asdict(Request), "start_image": id or
+    None, "output_format": …, "output_compression": …}; `params` is what the job shows; `cost` see `job_cost`;
+    `trajectories` is n; `quotas` are the tenant's.
     """
 
     id: str

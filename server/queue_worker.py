@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 from redis.retry import Retry
 
+from r3core.versions import STORED_VERSION
 from server.queue_errors import QueueUnavailable
 from server.queue_records import ROOT, Checkpoint, Json, Lease, QueuePolicy, dumps, json_or_none
 from server.queue_scripts import backoff_s, refuse_old_server, script, translated
@@ -57,6 +58,8 @@ class WorkerQueue:
         self._feed = redis.Redis.from_url(url, socket_timeout=None, **plain)
         self._closing = Flag()
         self._lease_call = 1
+        self.left_to_newer: tuple[str, ...] = ()
+        """The waiting jobs that the last `lease` passed over, because only a newer build can read what is stored."""
         self._calls: dict[tuple[str, int], int] = {}
 
     def close(self) -> None:
@@ -96,9 +99,10 @@ class WorkerQueue:
         The queue's head is given whatever its size to a worker that holds nothing. After QueueUnavailable the next call
         repeats this one, so that jobs leased in an answer that was lost are not lost.
         """
-        answer = self._run("lease", model, self.worker_id, self._lease_call, room, holding)
+        rows, newer = self._run("lease", model, self.worker_id, self._lease_call, room, holding, STORED_VERSION)
         self._lease_call += 1
-        return [lease_from_answer(row) for row in answer]
+        self.left_to_newer = tuple(newer)
+        return [lease_from_answer(row) for row in rows]
 
     def renew(self, leases: Sequence[tuple[str, int]]) -> dict[str, Renewed]:
         """Renews leases, given as (id, token), and says how each stands: a job that is `lost` is dropped at once."""

@@ -17,6 +17,7 @@ from r3core.checkpoint import Description
 from r3core.model.image_processing import Size
 from r3core.types import EarlyStop, ImageSampling, Request, TextSampling
 from server.faults import Fault, faults_of_pydantic
+from server.hook_rules import NOTHING_ALLOWED, Allowed, Target
 from server.schemas import GenerateSamplingCreate, GenerationCreate
 from server.sizes import is_legal, nearest_legal, parse_size
 
@@ -48,10 +49,13 @@ def read_generation(value: Any) -> Asked:
         return Asked(GenerationCreate.model_validate({"prompt": "-", **rest}), faults, wrong, size_text)
 
 
-def faults_against(asked: Asked, description: Description) -> list[Fault]:
-    """Every fault of a body: those of single fields, and those that only show beside other fields or the model."""
+def faults_against(asked: Asked, description: Description, hooks: Allowed = NOTHING_ALLOWED) -> list[Fault]:
+    """Every fault of a body: those of single fields, and those that only show beside other fields, the model, or where
+    webhooks may go.
+    """
     own = [_with_a_size(fault, asked, description) if fault.pointer == "/size" else fault for fault in asked.faults]
-    return [*own, *(fault for field, fault in _together(asked.body, description) if not field & asked.wrong)]
+    found = (*_hook_faults(asked.body, hooks), *_together(asked.body, description))
+    return [*own, *(fault for field, fault in found if not field & asked.wrong)]
 
 
 def resolved(body: GenerationCreate, description: Description, seed: int, given: Size | None = None) -> Request:
@@ -99,16 +103,21 @@ def postable(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "generate": taken}
 
 
+def _hook_faults(body: GenerationCreate, hooks: Allowed) -> Iterator[tuple[frozenset[str], Fault]]:
+    if body.webhook is None:
+        return
+    if not hooks:
+        detail = "is off: the operator of this server allows no hosts; follow /jobs/{id}/events"
+        yield _of("webhook"), Fault("/webhook", detail)
+    elif refusal := hooks.refusal(Target.parse(body.webhook.url)):
+        yield _of("webhook"), Fault("/webhook/url", f"{refusal}; use one that is, or follow /jobs/{{id}}/events")
+
+
 def _together(body: GenerationCreate, description: Description) -> Iterator[tuple[frozenset[str], Fault]]:
     """Each fault with the fields that it comes from: where one of them is wrong in itself, it is not held against
     them.
     """
     rounds = _max_rounds(body, description)
-    if body.webhook is not None:
-        yield (
-            _of("webhook"),
-            Fault("/webhook", "is off: the operator of this server allows no hosts; follow /jobs/{id}/events"),
-        )
     if body.image is None:
         if body.instruction is not None:
             yield _of("instruction", "image"), Fault("/instruction", "is an edit of image, which is missing; give one")

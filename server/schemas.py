@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from r3core.types import SEED_LIMIT, RenormType
+from server.hook_rules import MAX_URL_CHARS, Target
 from server.keys import TENANT_PATTERN
 
 MAX_PROMPT_CHARS = 4000
@@ -20,6 +21,7 @@ Priority = Literal["high", "normal", "low"]
 OutputFormat = Literal["png", "webp", "jpeg"]
 ResponseFormat = Literal["url", "b64_json"]
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+TerminalEvent = Literal["job.succeeded", "job.failed", "job.cancelled"]
 
 
 class _Strict(BaseModel):
@@ -91,11 +93,20 @@ def _size(value: str) -> str:
     return value
 
 
-class WebhookCreate(_Strict):
-    """Where to POST the terminal event. Off on this server: refused."""
+def _sendable(url: str) -> str:
+    Target.parse(url)
+    return url
 
-    url: str
-    events: list[str] | None = None
+
+class WebhookCreate(_Strict):
+    """Where the job's end is POSTed to, signed, and again until it is taken; only hosts that the operator allows."""
+
+    url: Annotated[
+        str, AfterValidator(_sendable), Field(json_schema_extra={"pattern": "^https?://", "maxLength": MAX_URL_CHARS})
+    ]
+    events: Annotated[list[TerminalEvent], Field(min_length=1, max_length=3)] | None = Field(
+        None, description="Only these ends; every one unless given."
+    )
 
 
 _MetadataKey = Annotated[str, StringConstraints(max_length=64)]

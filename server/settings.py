@@ -15,8 +15,10 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from server.hook_rules import allowed
+
 NONE = "none"  # says in the environment that a setting has no value
-_OTHER_VARIABLES = frozenset({"R3_TEST_ALL", "R3_TEST_TIMES"})
+_OTHER_VARIABLES = frozenset({"R3_RECORD", "R3_TEST_ALL", "R3_TEST_TIMES"})
 _HOST = re.compile(r"[\w.-]+|\[?(?=.*:.*:)[0-9a-fA-F:.]+\]?")
 _ORIGIN = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
 MIN_SECRET_CHARS = 32
@@ -104,11 +106,15 @@ class Settings(BaseSettings):
     metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
     metrics_host: str | None = None
 
+    # webhooks: off while no host or network is allowed
+    webhook_allow: Names = ()
+    webhook_ca_file: Path | None = None
+
     # logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 
-    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @field_validator("allowed_hosts", "cors_origins", "webhook_allow", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         return tuple(name for part in value.split(",") if (name := part.strip())) if isinstance(value, str) else value
@@ -150,7 +156,13 @@ class Settings(BaseSettings):
             )
         return secret
 
-    @field_validator("data_dir", "checkpoint", "base_checkpoint", "keys_file")
+    @field_validator("webhook_allow")
+    @classmethod
+    def _hosts_or_networks(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        allowed(entries)
+        return entries
+
+    @field_validator("data_dir", "checkpoint", "base_checkpoint", "keys_file", "webhook_ca_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()

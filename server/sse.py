@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT: Final = b": hb\n"
 RETRY_MS: Final = 2000
-ABORT_EXTENSION: Final = "r3.abort"  # how protocol.py lets us cut a connection whose client has stopped reading
+CONNECTION_EXTENSION: Final = "r3.connection"  # what protocol.py lets us do to the connection itself
 _LOOKS_LIKE_NEWLINE: Final = [(c.encode(), b"\\u%04x" % ord(c)) for c in "\x85\u2028\u2029"]
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -85,7 +85,10 @@ class EventStreamResponse(Response):
             await send({"type": "http.response.body", "body": b"", "more_body": False})
             return
         follower = self._frames.follower
-        follower.abort = scope.get("extensions", {}).get(ABORT_EXTENSION, {}).get("abort")
+        connection = scope.get("extensions", {}).get(CONNECTION_EXTENSION, {})
+        follower.abort = connection.get("abort")
+        if (keep_little := connection.get("keep_little")) is not None:
+            keep_little()
         listener = asyncio.create_task(until_hang_up(receive))
         listener.add_done_callback(lambda _: follower.hang_up())
         self._metrics.streams.inc()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from server.service import Service
 
 # Until the worker announces it as round 0 this record alone knows it, and must not outlive a job that never starts.
-_RECORD_TTL_S: Final = 7 * 24 * 3600.0
+RECORD_TTL_S: Final = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ async def take_start_image(
     sha256 = await asyncio.to_thread(parts.images.put, tenant, job_id, picture.png)
     image_id = f"img_{secrets.token_hex(16)}"
     record = _record(tenant, job_id, sha256, picture)
-    await parts.queue.register_image(image_id, record, _RECORD_TTL_S)
+    await parts.queue.register_image(image_id, record, RECORD_TTL_S)
     return StartImage(image_id, record, picture.width, picture.height, parent)
 
 

@@ -24,7 +24,7 @@ from server.queue import Event, LoggedEvent, Queue, QueueUnavailable, StoredJob
 from server.queue_records import TERMINAL_EVENTS, rfc3339
 from server.sse import HEARTBEAT, RETRY_MS, frame, with_retry
 
-PAGE: Final = 500
+PAGE: Final = 50  # read at once: a client that is stuck holds one, and reading one must not keep the others waiting
 _TRY_AGAIN_S: Final = 1.0
 _CHUNK_BYTES: Final = 64 * 1024
 _LIVE_OF_A_PICTURE: Final = frozenset({"image.progress", "image.preview"})

@@ -24,6 +24,7 @@ import structlog
 
 from r3core.checkpoint import Description
 from r3core.engine.engine import Engine
+from r3core.errors import R3Error
 from server import __version__
 from server.engine_loop import EngineLoop
 from server.engines import make_engine
@@ -44,6 +45,7 @@ from server.worker_health import HealthPort, Vitals
 log = structlog.get_logger("r3.worker")
 
 PUBLISHED_WITHIN_S: Final = 15.0
+ARRIVED_WITHIN_S: Final = 10.0  # what is leased already, with its pictures
 ASK_AGAIN_S: Final = 1.0
 
 
@@ -115,8 +117,9 @@ class Worker:
             self._loop.run(self._look_at_threads)
         except Unpublished:
             log.warning("leaving with results unpublished: Redis or the image store has been away too long")
-        except Exception:  # the device is lost, or we have a fault: others must go on with the jobs
+        except Exception as error:  # the device is lost, or we have a fault: others must go on with the jobs
             log.exception("the worker cannot go on; its jobs are given back")
+            self._vitals.broken = str(error) if isinstance(error, R3Error) else f"{type(error).__name__}, see the log"
             self._give_back()
             code = 1
         if not self._publisher.finish(PUBLISHED_WITHIN_S):
@@ -138,6 +141,8 @@ class Worker:
         self._intake.close()
         try:
             self._loop.abandon()
+            self._intake.thread.join(ARRIVED_WITHIN_S)
+            self._loop.turn_away()
         except (Unpublished, RuntimeError) as error:
             log.warning("not all could be given back; those leases run out", reason=str(error))
 
@@ -148,7 +153,7 @@ class Worker:
             "version": __version__,
             "room": self._engine.room,
             "holding": len(self._leases),
-            "draining": self._vitals.is_draining,
+            "draining": self._vitals.is_draining or self._vitals.broken is not None,
             "started_at_s": round(self._started_at_s),
         }
 

@@ -28,6 +28,8 @@ class Vitals:
     total_bytes: int = 0
     is_loaded: bool = False
     is_draining: bool = False
+    broken: str | None = None
+    """Why the worker cannot go on and is about to end, None while it can."""
     beat_at_s: float = field(default_factory=time.monotonic)
     redis_at_s: float = float("-inf")
 
@@ -47,13 +49,17 @@ class Vitals:
 
     def livez(self) -> tuple[bool, dict[str, Any]]:
         """Alive: loading, or the engine's loop has turned within the last minute. Redis does not matter."""
+        if self.broken is not None:
+            return False, {"reason": self.broken}
         age_s = time.monotonic() - self.beat_at_s
         return not self.is_loaded or age_s < HUNG_AFTER_S, {"engine_heartbeat_age_s": round(age_s, 1)}
 
     def readyz(self) -> tuple[bool, dict[str, Any]]:
         """Ready: loaded, not on its way out, and Redis was heard from of late."""
         reason = (
-            "the model is loading"
+            self.broken
+            if self.broken is not None
+            else "the model is loading"
             if not self.is_loaded
             else "the worker is draining"
             if self.is_draining

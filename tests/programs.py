@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
+SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # where servers are, and who is not root does not look
 
-def needed(*names: str) -> Path:
-    """The first of these programs that is on PATH. Without one: skip, or fail where R3_TEST_ALL is set."""
+
+def needed(*names: str, package: str | None = None) -> Path:
+    """The first of these programs that is here. Without one: skip, or fail where R3_TEST_ALL is set."""
     for name in names:
-        if found := shutil.which(name):
+        if found := shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SBIN}"):
             return Path(found)
-    missing = f"no {' or '.join(names)} on PATH"
+    missing = f"no {' or '.join(names)} on PATH" + (f"; apt install {package}" if package else "")
     if os.environ.get("R3_TEST_ALL"):
         pytest.fail(f"{missing}, and R3_TEST_ALL lets no test be skipped for that")
     pytest.skip(missing)

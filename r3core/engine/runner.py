@@ -7,7 +7,7 @@ One turn runs at most two forwards: one over all texts and new contexts, one ove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,13 +25,12 @@ from r3core.engine.batch import (
     Output,
     Picture,
     Piece,
-    Raised,
     Stepped,
     Text,
 )
+from r3core.engine.isolation import Isolation, Outputs
 from r3core.engine.packing import Cursor, Feed, pack
 from r3core.engine.rows import RowCounter
-from r3core.errors import DeviceError, OutOfMemory, R3Error, StepFailed
 from r3core.loop import Generate, Reason, Refine, Reflect, Step
 from r3core.model import flow, vae
 from r3core.model.attention import Attention, LayerCache
@@ -120,6 +119,7 @@ class ModelRunner:
         self.max_batch_rows = max_batch_rows
         self._states: dict[str, _State] = {}
         self._device = model.bagel.device
+        self._isolation = Isolation(self._free_memory, self._answers)
         strings = self.prompt_strings
         systems = [tokenizer.segment(text) for text in (strings.generate_system, strings.reflect_system)]
         # The two system prompts never change: their K/V stand in the cache's last rows for good.
@@ -144,63 +144,42 @@ class ModelRunner:
         """Cache rows, prefill rows and denoising rows of a step."""
         return self._counter.need(step, trajectory, keeps=keeps)
 
-    def run(self, batch: Batch) -> dict[str, Output]:
+    def run(self, batch: Batch) -> Outputs:
         """Compute one turn; a failure stays with its own trajectory."""
-        outputs: dict[str, Output] = {}
+        outputs: Outputs = {}
         with torch.inference_mode():
             for begin in batch.begin:
-                self._alone(begin.key, lambda b=begin: self._begin(b), outputs)  # type: ignore[misc]
-            self._together([k for k in batch.text if k not in outputs], self._write, outputs)
-            self._together([k for k in batch.draw if k not in outputs], self._draw, outputs)
+                outputs |= self._isolation.alone(begin.key, lambda b=begin: self._begun(b))  # type: ignore[misc]
+            for keys, act in ((batch.text, self._write), (batch.draw, self._draw)):
+                outputs |= self._isolation.together([k for k in keys if k not in outputs], act)
         return outputs
 
     def free(self, key: str) -> None:
         """Drop all that is held for a trajectory."""
         self._states.pop(key, None)
 
-    # --- failures stay where they happen
-
-    def _together(
-        self, keys: list[str], act: Callable[[list[str]], dict[str, Output]], outputs: dict[str, Output]
-    ) -> None:
-        """Run a packed forward; where it raises, run each trajectory alone, so that only the culprit fails.
-
-        Nothing is remembered before a forward has succeeded, and rows are stored where they were stored before, so a
-        second run is the first one again.
-        """
-        if not keys:
-            return
-        try:
-            outputs.update(act(keys))
-        except DeviceError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not end the others
-            _raise_if_lost(error)
-            self._free_memory(error)
-            for key in keys:
-                self._alone(key, lambda k=key: outputs.update(act([k])), outputs)  # type: ignore[misc]
-
-    def _alone(self, key: str, act: Callable[[], object], outputs: dict[str, Output]) -> None:
-        try:
-            act()
-        except DeviceError:
-            raise
-        except R3Error as error:
-            outputs[key] = Raised(error)
-        except torch.OutOfMemoryError as error:
-            self._free_memory(error)
-            outputs[key] = Raised(OutOfMemory("the device has no memory left for this request; ask for a smaller size"))
-        except Exception as error:  # noqa: BLE001 - reported as this trajectory's failure
-            _raise_if_lost(error)
-            outputs[key] = Raised(StepFailed.because_of(error))
-
-    def _free_memory(self, error: Exception) -> None:
-        if isinstance(error, torch.OutOfMemoryError) and self._device.type == "cuda":
+    def _free_memory(self) -> None:
+        if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _answers(self) -> bool:
+        """Whether the device still computes: after a fault that it cannot shake off every call to it fails."""
+        try:
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+        except Exception:  # noqa: BLE001 - whatever it says, it says it instead of an answer
+            return False
+        return True
 
     # --- steps begin
 
+    def _begun(self, begin: Begin) -> Outputs:
+        """Be ready for a step, of which there is nothing to show yet."""
+        self._begin(begin)
+        return {}
+
     def _begin(self, begin: Begin) -> None:
+        # May be called again where memory ran out, so what it goes on from is not forgotten before the end.
         state = self._states.setdefault(begin.key, _State())
         request = begin.trajectory.request
         state.prefill = []
@@ -220,7 +199,6 @@ class ModelRunner:
         request = begin.trajectory.request
         before = state.writing
         if attempt and before is not None:  # the same question once more: only its first token goes in again
-            state.writing = None
             self._ask(state, begin, before.prompt, request.reflect, "reflect", [self._tokenizer.im_start], attempt)
             return
         start = self._copy_prefix(self._reflect_system, begin.spans[0].start)
@@ -262,9 +240,9 @@ class ModelRunner:
             feed = self._text_feed(Cursor(start), self._tokenizer.segment(request.prompt))
             without_text = Cursor(start)
         state.prefill.append(feed)
-        state.writing = None
         views = (feed.at.after(feed), without_text)
         state.drawing = self._drawing(begin, request.generate, views, "generate", 0)
+        state.writing = None  # last, for where it stands was read above
 
     def _begin_refine(self, state: _State, begin: Begin, instruction: str) -> None:
         request, step, picture = begin.trajectory.request, begin.step, begin.picture
@@ -312,7 +290,7 @@ class ModelRunner:
 
     # --- the text forward: new contexts and one token for each that writes
 
-    def _write(self, keys: list[str]) -> dict[str, Output]:
+    def _write(self, keys: list[str]) -> Outputs:
         feeds: list[Feed] = []
         last_feed: dict[str, int] = {}
         for key in keys:
@@ -322,7 +300,7 @@ class ModelRunner:
         logits: list[Tensor] = []
         packed = pack(feeds)
         hidden = self._bagel(packed.hidden, packed.rows, packed.positions, self._cache, packed.packing, self._attention)
-        outputs: dict[str, Output] = {}
+        outputs: Outputs = {}
         if writers:
             last = [packed.firsts[last_feed[k]] + feeds[last_feed[k]].und.shape[0] - 1 for k in writers]
             # One copy to the host a turn: the stop must be known.
@@ -333,7 +311,8 @@ class ModelRunner:
                 state.writing.cursor = state.writing.cursor.after(feeds[last_feed[key]])
             state.prefill = []
         for key, row in zip(writers, logits, strict=True):
-            self._alone(key, lambda k=key, r=row: outputs.update({k: self._wrote(k, self._choose(k, r))}), outputs)  # type: ignore[misc]
+            # Once: a second try would take another of its random numbers.
+            outputs |= self._isolation.once(key, lambda k=key, r=row: {k: self._wrote(k, self._choose(k, r))})  # type: ignore[misc]
         return outputs
 
     def _feeds(self, state: _State) -> list[Feed]:
@@ -364,7 +343,14 @@ class ModelRunner:
 
     # --- the denoising forward: every branch of every picture
 
-    def _draw(self, keys: list[str]) -> dict[str, Output]:
+    def _draw(self, keys: list[str]) -> Outputs:
+        outputs: Outputs = {}
+        for key, (drawing, own) in self._velocities(keys).items():
+            outputs |= self._isolation.alone(key, lambda k=key, d=drawing, v=own: {k: self._euler(d, v)})  # type: ignore[misc]
+        return outputs
+
+    def _velocities(self, keys: list[str]) -> dict[str, tuple[_Drawing, tuple[Tensor, ...]]]:
+        """Each picture with the velocity of each of its branches; all else of the forward is let go."""
         drawings = {k: d for k in keys if (d := self._states[k].drawing) is not None}
         feeds: list[Feed] = []
         for drawing in drawings.values():
@@ -374,14 +360,13 @@ class ModelRunner:
         packed = pack(feeds)
         hidden = self._bagel(packed.hidden, packed.rows, packed.positions, self._cache, packed.packing, self._attention)
         velocities = self._bagel.velocity(hidden[packed.rows.und :])
-        outputs: dict[str, Output] = {}
+        found = {}
         first = 0
         for key, drawing in drawings.items():
             size, count = drawing.x.shape[0], len(drawing.views_now())
-            own = torch.split(velocities[first : first + count * size], size)
+            found[key] = drawing, torch.split(velocities[first : first + count * size], size)
             first += count * size
-            self._alone(key, lambda k=key, d=drawing, v=own: outputs.update({k: self._euler(d, v)}), outputs)  # type: ignore[misc]
-        return outputs
+        return found
 
     def _euler(self, drawing: _Drawing, own: tuple[Tensor, ...]) -> Output:
         v = flow.guide(drawing.settings, own[0], *_optional(own[1:]))
@@ -457,10 +442,3 @@ def _optional(branches_: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | No
     without_text = branches_[0] if branches_ else None
     without_image = branches_[1] if len(branches_) > 1 else None
     return without_text, without_image
-
-
-def _raise_if_lost(error: Exception) -> None:
-    """A CUDA error poisons the process's context: no request can go on, so the jobs must be given back."""
-    lost = getattr(torch, "AcceleratorError", ())
-    if isinstance(error, lost) or "CUDA error" in str(error):
-        raise DeviceError(f"the device stopped answering: {error}") from error

@@ -19,12 +19,14 @@ from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import Response
 
 from r3core.checkpoint import Description
+from r3core.versions import STORED_VERSION
 from server.answers import GENERATE_RESPONSES
 from server.authority import refused
 from server.body import read_json
 from server.callers import Caller, Maker
 from server.errors import invalid_request, json_response, status_of
 from server.faults import ApiError, Fault
+from server.hook_rules import allowed
 from server.hub import UNAUTHORIZED
 from server.keys import TenantLimits
 from server.negotiation import mode_of
@@ -119,7 +121,7 @@ async def _judged(parts: Service, value: Any) -> tuple[GenerationCreate, Descrip
         if asked.faults:
             raise invalid_request([*asked.faults, *error.faults]) from error
         raise
-    if faults := faults_against(asked, description):
+    if faults := faults_against(asked, description, allowed(parts.settings.webhook_allow)):
         raise invalid_request(faults)
     return asked.body, description
 
@@ -154,6 +156,7 @@ def _new_job(job_id: str, submission: Asked, start: StartImage | None, quotas: T
         tenant=submission.caller.tenant,
         model=description.name,
         request={
+            "version": STORED_VERSION,
             "request": asdict(asked),
             "start_image": start_id,
             "start_record": None if start is None else start.record,
@@ -170,6 +173,7 @@ def _new_job(job_id: str, submission: Asked, start: StartImage | None, quotas: T
         metadata=body.metadata,
         parent=None if start is None else start.parent,
         quotas=quotas,
+        webhook=None if body.webhook is None else body.webhook.model_dump(),
     )
 
 

@@ -18,6 +18,7 @@ end
 forget_shares(id)
 call('DEL', job_key(id), ROOT .. 'ev:' .. id, previews)
 call('ZREM', ROOT .. 'jobs:' .. job.tenant, id)
+if call('EXISTS', ROOT .. 'jobs:' .. job.tenant) == 0 then call('ZREM', ROOT .. 'seen', job.tenant) end
 call('ZREM', ROOT .. 'dead', id)
 call('ZREM', ROOT .. 'hooks', id)
 return 'deleted'

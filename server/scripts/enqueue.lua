@@ -62,6 +62,8 @@ local made = NOW_US
 while call('ZCOUNT', index, whole(made), whole(made)) > 0 do made = made + 1 end
 call('ZADD', index, whole(made), id)
 call('PERSIST', index)
+call('ZADD', ROOT .. 'seen', whole(NOW), job.tenant)
+call('PERSIST', ROOT .. 'seen')
 call('HINCRBY', ROOT .. 'load', 'active:' .. job.tenant, 1)
 bound_running(job.tenant, running_limit)
 

@@ -1,12 +1,27 @@
 #!lua flags=allow-oom
 -- Gives a worker jobs for as many trajectories as it has room for.
--- model worker call room holding
--- Returns rows {id, token, alone, {field, value, …}}; the same rows where the same call is made again.
-local model, room, holding = ARGV[2], tonumber(ARGV[5]), tonumber(ARGV[6])
+-- model worker call room holding reads
+-- `reads` is the newest version of stored requests and trajectories that the worker knows.
+-- Returns {rows, newer}: rows {id, token, alone, {field, value, …}}, the same where the same call is made again, and the
+-- ids of jobs that were passed over, because a newer build stored them.
+local model, room, holding, reads = ARGV[2], tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local PASSED_OVER = 100
 local wait, lease = ROOT .. 'wait:' .. model, ROOT .. 'lease:' .. model
 local memo = ROOT .. 'leased:' .. ARGV[3]
 
 local function row(id, token, alone) return {id, token, alone, call('HGETALL', job_key(id))} end
+
+-- Whether the worker can read what is stored of a job. The first of such a name is ours: quotes inside a JSON string are
+-- escaped, so that no text of the user's can look like it.
+local function is_readable(id, job)
+  local fields = {'request'}
+  for i = 0, job.n - 1 do fields[#fields + 1] = 't:' .. i end
+  for _, text in ipairs(call('HMGET', job_key(id), unpack(fields))) do
+    local version = text and text:match('"version":(%d+)')
+    if version and tonumber(version) > reads then return false end
+  end
+  return true
+end
 
 -- For each trajectory its last finished round, null where it has none.
 local function rounds_so_far(id, job)
@@ -55,18 +70,22 @@ if call('HGET', memo, 'call') == ARGV[4] then
   for _, given in ipairs(cjson.decode(call('HGET', memo, 'jobs'))) do
     if call('HGET', job_key(given[1]), 'token') == given[2] then rows[#rows + 1] = row(unpack(given)) end
   end
-  return rows
+  return {rows, {}}
 end
 
 reap(model)
 end_overdue()
-local rows, given = {}, {}
-while room > 0 do
+if is_paused(model) then return {{}, {}} end
+local rows, given, newer = {}, {}, {}
+while room > 0 and #newer < PASSED_OVER do
   local id = next_id()
   if not id then break end
   local job = read(id)
   if not job then
     call('ZREM', wait, id)
+  elseif not is_readable(id, job) then
+    newer[#newer + 1] = id
+    passed = passed + 1
   else
     -- What has killed all but its last worker goes alone, so that only the killer reaches its last strike; and what needs
     -- more room than there is waits at the head for it, or smaller jobs would pass it for ever.
@@ -83,4 +102,4 @@ if #given > 0 then
   call('HSET', memo, 'call', ARGV[4], 'jobs', cjson.encode(given))
   call('PEXPIRE', memo, POLICY.lease_ms)
 end
-return rows
+return {rows, newer}

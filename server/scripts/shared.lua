@@ -195,6 +195,12 @@ local function measure(job)
   call('PEXPIRE', key, RATE_TTL_MS)
 end
 
+-- Whether nothing is leased of a model, because an operator said so.
+local function is_paused(model)
+  local paused = ROOT .. 'paused'
+  return call('HEXISTS', paused, model) == 1 or call('HEXISTS', paused, '') == 1
+end
+
 -- Seconds until `cost` is worked off, nil before anything was measured.
 local function seconds_for(model, cost)
   local seen = call('HMGET', ROOT .. 'rate:' .. model, 'cost', 'time')
@@ -203,8 +209,9 @@ local function seconds_for(model, cost)
   return cost * time / done
 end
 
--- Seconds until the job at `position` (1 is the next) is started.
+-- Seconds until the job at `position` (1 is the next) is started, nil where nobody knows.
 local function eta(model, position)
+  if is_paused(model) then return nil end
   local waiting = call('HMGET', ROOT .. 'load', 'cost:m:' .. model, 'jobs:m:' .. model)
   local jobs = tonumber(waiting[2] or 0)
   if jobs <= 0 then return nil end
@@ -241,7 +248,18 @@ local function begin_lifetimes(id, job)
   if call('HINCRBY', ROOT .. 'load', 'active:' .. job.tenant, -1) <= 0 then
     call('HDEL', ROOT .. 'load', 'active:' .. job.tenant, 'running:' .. job.tenant)
     keep_for(POLICY.job_ttl_ms, ROOT .. 'jobs:' .. job.tenant)
+    if call('EXISTS', ROOT .. 'load') == 0 then keep_for(POLICY.job_ttl_ms, ROOT .. 'seen') end -- nobody has any left
   end
+end
+
+-- Whether a webhook asks for this end; one that names no events asks for every one.
+local function asks_for(webhook, event)
+  local events = cjson.decode(webhook).events
+  if type(events) ~= 'table' then return true end
+  for _, name in ipairs(events) do
+    if name == event then return true end
+  end
+  return false
 end
 
 -- The only place that ends a job: exactly one terminal event, and it is the last. `problem` is JSON text or nil.
@@ -255,7 +273,7 @@ local function finish(id, job, status, problem)
     call('DEL', ROOT .. 'clock:' .. job.model, ROOT .. 'fair:' .. job.model)
   end
   say(id, 'job.' .. status, 'null', problem and ',"error":' .. problem or '')
-  if job.webhook then call('ZADD', ROOT .. 'hooks', whole(NOW), id) end
+  if job.webhook and asks_for(job.webhook, 'job.' .. status) then call('ZADD', ROOT .. 'hooks', whole(NOW), id) end
   begin_lifetimes(id, job)
 end
 

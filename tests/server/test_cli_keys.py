@@ -44,6 +44,7 @@ def audit_lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, str]]:
     return found
 
 
+@pytest.mark.row("L2")
 def test_keys_are_made_listed_limited_and_revoked_without_a_running_server(environment: Environment) -> None:
     made = keys("create", "alice", "--scope", "read", "--scope", "admin", environment=environment)
     secret = made.stdout.strip()

@@ -39,6 +39,7 @@ def test_a_key_holds_256_random_bits_and_begins_with_its_id() -> None:
     assert len({new_secret() for _ in range(100)}) == 100
 
 
+@pytest.mark.row("T1")
 def test_what_is_kept_of_a_key_is_not_the_key() -> None:
     key, secret = made(requests_per_min=5, created_ms=1)
     assert secret.removeprefix(key.id) not in key.to_json()
@@ -63,6 +64,7 @@ def test_only_the_whole_key_opens() -> None:
     assert key_shown(key.sha256, known) is None, "who reads the database cannot come in with what is there"
 
 
+@pytest.mark.row("T1")
 def test_one_comparison_in_constant_time_is_made_whatever_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[str, str]] = []
     really = hmac.compare_digest
@@ -243,6 +245,7 @@ def test_limits_are_told_as_the_draft_says() -> None:
     note({}, [Limit(JOBS, 30, 7, 2)])  # an open path's answer tells of none
 
 
+@pytest.mark.row("L1")
 def test_keys_and_tokens_are_struck_out_of_every_log_line() -> None:
     key, secret = made()
     token = Links(SECRET, HOUR).token("t", "j", NOON)

@@ -300,8 +300,8 @@ async def test_models_are_remembered_and_workers_only_while_they_live(queue: Que
 
 
 async def test_depth_counts_what_waits_and_runs(queue: Queue, worker: WorkerQueue) -> None:
-    empty = {"waiting": 0, "running": 0, "cost": 0, "oldest_s": 0, "reclaimed": 0, "poisoned": 0, "models": {}}
-    assert await queue.depth() == empty
+    empty = {"waiting": 0, "running": 0, "cost": 0, "oldest_s": 0, "reclaimed": 0, "poisoned": 0, "all_paused": 0}
+    assert await queue.depth() == {**empty, "models": {}}
     worker.register({"name": MODEL})
     for _ in range(3):
         await submitted(queue)

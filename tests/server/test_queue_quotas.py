@@ -16,6 +16,8 @@ from server.rate_limits import JOBS, QUEUED, Limit
 from tests.server.jobs import MODEL, job, lapse, leased, leased_ids, stored, submitted
 from tests.server.test_queue_keys import passed
 
+pytestmark = pytest.mark.row("T2")
+
 
 def ends(worker: WorkerQueue, lease: Lease, status: Any = "succeeded") -> None:
     assert worker.checkpoint(lease.id, lease.token, Checkpoint(1, ending=Ending(status))) == "ok"
@@ -150,6 +152,7 @@ async def starts_after(queue: Queue, worker: WorkerQueue, room: int) -> int:
     raise AssertionError("it was never started")
 
 
+@pytest.mark.row("T3")
 async def test_a_tenant_that_floods_a_thousand_does_not_hold_up_one_that_sends_one(
     queue: Queue, new_worker: Callable[..., WorkerQueue]
 ) -> None:

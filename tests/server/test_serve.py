@@ -221,6 +221,8 @@ def test_a_child_reads_exactly_the_settings_that_it_is_given(monkeypatch: pytest
         data_dir=tmp_path,
         kv_cache_gb=1.5,
         dtype="bf16",
+        webhook_allow=("*.example.com", "10.0.0.0/8"),
+        webhook_ca_file=tmp_path / "ca.pem",
     )
     for name, value in child_environment(asked).items():
         monkeypatch.setenv(name, value)

@@ -18,7 +18,7 @@ from server.encoding import PictureTexts, png
 from server.engines import FAKE
 from server.images import ImageStore
 from server.inbox import Inbox
-from server.queue import Event, NewJob, Queue, StoredJob
+from server.queue import Event, NewJob, Queue, QueueUnavailable, StoredJob
 from server.queue_records import TERMINAL_EVENTS, QueuePolicy, job_cost, new_job_id
 from server.queue_worker import WorkerQueue
 from server.settings import Settings
@@ -124,10 +124,17 @@ async def read(queue: Queue, job_id: str) -> StoredJob:
 
 
 async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 20) -> None:
-    """Waits until the condition holds."""
+    """Waits until the condition holds; while Redis is away, or this machine too busy to ask it, it does not."""
     async with asyncio.timeout(timeout_s):
-        while not await condition():  # noqa: ASYNC110 - what is waited for lies in Redis
+        while not await _holds(condition):  # noqa: ASYNC110 - what is waited for lies in Redis
             await asyncio.sleep(0.01)
+
+
+async def _holds(condition: Callable[[], Awaitable[bool]]) -> bool:
+    try:
+        return await condition()
+    except QueueUnavailable:
+        return False
 
 
 def outline(events: list[Event]) -> list[str]:

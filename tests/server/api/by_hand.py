@@ -14,6 +14,7 @@ from PIL import Image as PILImage
 from r3core.checkpoint import Defaults, Description
 from r3core.prompts import read_reflection
 from r3core.types import Image, Round, StopReason, Trajectory, request_from_json
+from r3core.versions import version_of
 from server.images import ImageStore
 from server.queue_records import Checkpoint, Ending, Lease, picture
 from server.queue_worker import WorkerQueue
@@ -49,7 +50,7 @@ class Hand:
         self.queue, self.images, self.lease = queue, images, lease
         self.checkpoints = lease.checkpoint
         self.records: dict[str, Any] = dict(lease.job.images)
-        request = request_from_json(lease.job.request["request"])
+        request = request_from_json(lease.job.request["request"], version_of(lease.job.request))
         self.trajectories = [Trajectory(request, i) for i in range(request.n)]
         for i, stored in enumerate(lease.job.trajectories):
             if stored is not None:

@@ -62,7 +62,7 @@ class KeyedApi:
         until(lambda: client.get("/nothing").status_code != 401)
         return Holder(key, secret, client)
 
-    def limit(self, tenant: str, limits: TenantLimits, holder: Holder) -> None:
+    def limit(self, tenant: str, limits: TenantLimits) -> None:
         """Set what a tenant may have, and wait until the API knows it."""
         _with_queue(self.url, lambda queue: queue.keys.limit_tenant(tenant, limits))
         time.sleep(2.5)  # two looks at the keys: nothing tells from outside

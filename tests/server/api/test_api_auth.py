@@ -239,6 +239,7 @@ def test_metrics_need_an_admin(keyed: KeyedApi, maker: Holder, reader: Holder, a
     assert admin.client.head("/metrics").status_code == 200
 
 
+@pytest.mark.row("H1")
 def test_refusals_carry_the_safe_headers(keyed: KeyedApi, maker: Holder) -> None:
     for answer in (keyed.stranger.get("/jobs"), maker.client.get("/metrics"), keyed.stranger.get("/nope")):
         assert answer.status_code in (401, 403)
@@ -275,6 +276,7 @@ def test_with_keys_only_those_hosts_may_be_called_that_the_operator_names(
             assert holder.client.get("/jobs", headers={"Host": host}).status_code == status
 
 
+@pytest.mark.row("H1")
 def test_pages_of_named_origins_may_send_a_key_and_read_why_it_was_refused(
     valkey: EmbeddedServer, tmp_path: Path
 ) -> None:

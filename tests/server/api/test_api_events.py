@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import socket
 import threading
 import time
@@ -21,7 +20,7 @@ from hypothesis import strategies as st
 from server.embedded import EmbeddedServer
 from server.hub import Follower, Message
 from server.queue import Event
-from server.queue_records import ROOT, TERMINAL_EVENTS
+from server.queue_records import ROOT
 from server.queue_worker import WorkerQueue
 from tests.server.api.by_hand import TINY, Hand, HandWorker
 from tests.server.api.events import Sse, check_whole, events_of, names, parsed
@@ -120,23 +119,6 @@ def test_a_number_that_is_none_is_refused(api: RunningApi, number: str) -> None:
     job = api.submit()
     assert api.client.get(f"/jobs/{job['id']}/events", headers={"Last-Event-ID": number}).status_code == 422
     assert api.client.get(f"/jobs/{job['id']}/events", params={"after": number}).status_code == 422
-
-
-def test_cut_anywhere_and_resumed_the_union_is_the_log(api: RunningApi, worker: HandWorker) -> None:
-    job = api.submit()
-    worker.takes().whole_run()
-    path = f"/jobs/{job['id']}/events"
-    whole = api.client.get(path).content
-    expected = [(event.id, event.name) for event in followed(api, job["id"])]
-    chance = random.Random(1)
-    for _ in range(40):
-        seen: list[tuple[int | None, str]] = []
-        while not seen or seen[-1][1] not in TERMINAL_EVENTS:
-            headers = {"Last-Event-ID": str(seen[-1][0])} if seen else {}
-            text = api.client.get(path, headers=headers).content[: chance.randrange(len(whole) + 1)].decode()
-            complete = text[: text.rfind("\n\n") + 2] if "\n\n" in text else ""
-            seen += [(event.id, event.name) for event in parsed(complete.splitlines())]
-        assert seen == expected
 
 
 def test_a_log_that_is_gone_is_the_job_as_it_stands_and_its_end(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import httpx
+import pytest
 
 from server.embedded import EmbeddedServer
 from server.queue_worker import WorkerQueue
@@ -56,6 +56,7 @@ def test_started_while_redis_is_away_it_is_closed_though_there_may_be_no_keys(
         until(lambda: client.get("/jobs").status_code == 200, 30)
 
 
+@pytest.mark.row("L1", "L2")
 def test_no_key_and_no_token_is_in_the_log_and_acts_are_though_the_log_is_quiet(
     valkey: EmbeddedServer, worker_queue: WorkerQueue, tmp_path: Path
 ) -> None:
@@ -102,4 +103,3 @@ def test_the_process_listens_beyond_loopback_only_where_keys_are_asked_for(
         assert client.get("/jobs", headers={"Host": "r3.example"}).status_code == 401
         named = {"Host": "r3.example", "Authorization": f"Bearer {secret}"}
         until(lambda: client.get("/jobs", headers=named).status_code == 200)
-    assert isinstance(client, httpx.Client)

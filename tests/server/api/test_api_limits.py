@@ -15,6 +15,8 @@ from tests.server.api.by_hand import Hand
 from tests.server.api.keyed import Holder, KeyedApi, keyed_api
 from tests.server.api.test_api_generate import PICTURE, problem
 
+pytestmark = pytest.mark.row("T2")
+
 ASYNC = {"Prefer": "respond-async"}
 
 
@@ -87,7 +89,7 @@ def test_a_key_without_a_limit_of_its_own_has_the_servers(valkey: EmbeddedServer
 
 def test_a_tenants_quotas_hold_for_all_its_keys_and_for_no_other_tenant(keyed: KeyedApi) -> None:
     first, second, other = keyed.holder("quota"), keyed.holder("quota"), keyed.holder("free")
-    keyed.limit("quota", TenantLimits(jobs_per_min=4, queued=3), first)
+    keyed.limit("quota", TenantLimits(jobs_per_min=4, queued=3))
     answers = [post(holder) for holder in (first, second, first)]
     assert [answer.status_code for answer in answers] == [202] * 3
     assert [told(answer)["queued"]["r"] for answer in answers] == [2, 1, 0]
@@ -108,7 +110,7 @@ def test_a_tenants_quotas_hold_for_all_its_keys_and_for_no_other_tenant(keyed: K
 
 def test_an_admin_who_submits_for_a_tenant_submits_within_its_quotas(keyed: KeyedApi) -> None:
     admin = keyed.holder("boss", "admin")
-    keyed.limit("small", TenantLimits(queued=1), admin)
+    keyed.limit("small", TenantLimits(queued=1))
     url = "/generate?tenant=small"
     assert admin.client.post(url, json={"prompt": "a"}, headers=ASYNC).status_code == 202
     too_many(admin.client.post(url, json={"prompt": "a"}, headers=ASYNC), "queued", "queue_full")
@@ -117,7 +119,7 @@ def test_an_admin_who_submits_for_a_tenant_submits_within_its_quotas(keyed: Keye
 
 def test_of_a_tenant_no_more_jobs_run_than_may(keyed: KeyedApi) -> None:
     holder, other = keyed.holder("two"), keyed.holder("others")
-    keyed.limit("two", TenantLimits(running=1), holder)
+    keyed.limit("two", TenantLimits(running=1))
     mine = [post(holder).json()["id"] for _ in range(3)]
     theirs = post(other).json()["id"]
     leases = keyed.worker.queue.lease("tiny", 4, 0)
@@ -133,7 +135,7 @@ def test_quotas_in_the_keys_file_hold_over_those_in_the_queue(valkey: EmbeddedSe
     file.write_text("tenants: {a: {queued: 1}}")
     with keyed_api(valkey.url, tmp_path, keys_file=file) as keyed:
         holder = keyed.holder("a")
-        keyed.limit("a", TenantLimits(queued=50), holder)
+        keyed.limit("a", TenantLimits(queued=50))
         assert post(holder).status_code == 202
         too_many(post(holder), "queued", "queue_full")
 

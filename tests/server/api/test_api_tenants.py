@@ -16,6 +16,8 @@ from tests.server.api.keyed import Holder, KeyedApi
 from tests.server.api.running import running_api
 from tests.server.api.test_api_generate import PICTURE, problem
 
+pytestmark = pytest.mark.row("T1")
+
 UNKNOWN_JOB, UNKNOWN_IMAGE = f"job_{'0' * 32}", f"img_{'0' * 32}"
 EVERY_WAY = [
     ("GET", "/jobs/{job}"),
@@ -188,6 +190,7 @@ def test_a_tenant_that_cannot_be_is_refused(keyed: KeyedApi, admin: Holder, tena
         assert said["errors"][0]["pointer"] == "/tenant"
 
 
+@pytest.mark.row("L2")
 def test_an_act_on_another_tenants_jobs_is_one_audit_line(keyed: KeyedApi, one: Holder, admin: Holder) -> None:
     job = one.submit()["id"]
     with capture_logs() as lines:

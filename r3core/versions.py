@@ -1,0 +1,49 @@
+"""The version of the stored form of requests and trajectories: builds of two versions may share a queue.
+
+Every change of that form raises STORED_VERSION, a new field with a default among them, for an older build would not
+know it; and it says below how the form before becomes the new one. What is older is brought up step by step as it is
+read; what is newer is refused, and left to a build that knows it. What has no version was stored before there were
+any, in the form of version 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+Json = dict[str, Any]
+Steps = Mapping[int, Callable[[Json], Json]]
+
+STORED_VERSION: Final = 1
+
+# By version, how a request or a trajectory of it becomes one of the next; one that did not change is not named.
+REQUEST_STEPS: Final[dict[int, Callable[[Json], Json]]] = {}
+TRAJECTORY_STEPS: Final[dict[int, Callable[[Json], Json]]] = {}
+
+
+class NewerVersion(ValueError):
+    """Stored by a newer build, which must be left to go on with it."""
+
+
+def version_of(stored: Json) -> int:
+    """The version of a stored trajectory, or of what a job holds its request in; at most ours.
+
+    Raises NewerVersion, or ValueError for what is no version.
+    """
+    version = stored.get("version", 1)
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise ValueError(f"the stored version is {version!r}; it must be a whole number from 1 on")
+    if version > STORED_VERSION:
+        raise NewerVersion(
+            f"it was stored with version {version}, and this build reads up to {STORED_VERSION}; "
+            "keep a worker of the build that wrote it until the job is done"
+        )
+    return version
+
+
+def brought_up(stored: Json, version: int, steps: Steps) -> Json:
+    """The same in today's form, without its version."""
+    value = {name: part for name, part in stored.items() if name != "version"}
+    for at in range(version, STORED_VERSION):
+        value = steps[at](value) if at in steps else value
+    return value

@@ -1,0 +1,51 @@
+"""For all tests: figures are written down where a test measures them (recorded.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+
+from tests.recorded import Record, Recorder
+
+_RECORDER = pytest.StashKey[Recorder]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--minutes`, for the soak."""
+    parser.addoption("--minutes", type=float, default=30.0, help="how long the soak lasts (30)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One recorder for the run."""
+    config.stash[_RECORDER] = Recorder()
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest) -> Record:
+    """Writes down a figure of a row: `record("S1", "p99 12 ms", kept=True)`."""
+    return Record(request.config.stash[_RECORDER], request.node.name)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What came of a test that is marked with a row is recorded, where the test itself recorded nothing."""
+    report = yield
+    recorder = item.config.stash[_RECORDER]
+    for mark in item.iter_markers("row"):
+        for row in mark.args:
+            _note(recorder, row, report)
+    return report
+
+
+def _note(recorder: Recorder, row: str, report: pytest.TestReport) -> None:
+    test = report.nodeid.rpartition("::")[2]
+    if report.failed:
+        recorder.add(row, test, f"`{test}` fails", "missed")
+    elif report.skipped:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        recorder.add(row, test, reason.removeprefix("Skipped: "), "not run")
+    elif report.when == "call" and not recorder.has_heard(row, test):
+        recorder.add(row, test, "", "kept")

@@ -1,0 +1,95 @@
+"""The stored form and its version: what older builds stored is read, what a newer one stored is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from r3core import versions
+from r3core.types import EarlyStop, Image, Reflection, Request, Round, Trajectory, Usage, Verdict, request_from_json
+from r3core.versions import STORED_VERSION, NewerVersion, version_of
+
+STORED = Path(__file__).parent / "stored"
+REQUEST = Request(
+    'a cat "version":9',
+    64,
+    48,
+    seed=2**53 - 1,
+    max_rounds=2,
+    min_rounds=1,
+    early_stop=EarlyStop(confirmations=2),
+    n=2,
+    previews=3,
+)
+ROUNDS = (
+    Round(
+        0,
+        Image("img_0", 64, 48),
+        reflections=(
+            Reflection("<think>A hat is missing.</think> Add a hat.", "A hat is missing.", Verdict.EDIT, "Add a hat."),
+        ),
+    ),
+    Round(1, Image("img_1", 64, 48), "Add a hat.", (Reflection("No hat.", "No hat.", Verdict.MALFORMED, None),)),
+)
+TRAJECTORY = Trajectory(REQUEST, 1, "<think>A plan.</think>", ROUNDS, "malformed", Usage(30, 98, 221))
+
+
+def stored(version: int) -> dict[str, Any]:
+    """What a build of that version stored of the values above."""
+    found: dict[str, Any] = json.loads((STORED / f"version_{version}.json").read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.mark.parametrize("version", range(1, STORED_VERSION + 1))
+def test_what_any_build_stored_is_read(version: int) -> None:
+    of_old = stored(version)
+    assert request_from_json(of_old["request"], version_of(of_old)) == REQUEST
+    assert Trajectory.from_json(of_old["trajectory"]) == TRAJECTORY
+
+
+def test_the_stored_form_does_not_change_without_a_new_version() -> None:
+    """Where this fails: raise STORED_VERSION, say in versions.py how the form before becomes the new one, and store
+    the new one beside version_1.json; an older worker could not read it, and must be told.
+    """
+    assert json.loads(json.dumps(TRAJECTORY.to_json())) == stored(STORED_VERSION)["trajectory"]
+
+
+def test_the_version_stands_first_where_scripts_look_for_it() -> None:
+    assert next(iter(TRAJECTORY.to_json())) == "version"
+
+
+def test_what_is_older_is_brought_up_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(versions, "STORED_VERSION", 3)
+    # Version 2 called them tries, and version 1 looks.
+    monkeypatch.setitem(versions.REQUEST_STEPS, 1, lambda old: renamed(old, "looks", "tries"))
+    monkeypatch.setitem(versions.REQUEST_STEPS, 2, lambda old: renamed(old, "tries", "previews"))
+    monkeypatch.setitem(versions.TRAJECTORY_STEPS, 2, lambda old: renamed(old, "plan", "reasoning"))
+    for version, looks, plan in ((1, "looks", "plan"), (2, "tries", "plan"), (3, "previews", "reasoning")):
+        of_old = TRAJECTORY.to_json()
+        request = renamed(of_old["request"], "previews", looks)
+        assert request_from_json(request, version) == REQUEST
+        of_old = renamed({**of_old, "request": request, "version": version}, "reasoning", plan)
+        assert Trajectory.from_json(of_old) == TRAJECTORY
+
+
+def renamed(value: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    return {new if name == old else name: part for name, part in value.items()}
+
+
+def test_what_is_newer_is_refused_with_both_versions() -> None:
+    with pytest.raises(NewerVersion, match="stored with version 99, and this build reads up to 1; keep a worker"):
+        Trajectory.from_json({**TRAJECTORY.to_json(), "version": 99})
+
+
+def test_what_was_stored_before_there_were_versions_is_of_the_first() -> None:
+    of_old = stored(1)
+    assert version_of({"request": of_old["request"]}) == 1
+
+
+@pytest.mark.parametrize("version", [0, -1, "1", None, True, 1.0])
+def test_what_is_no_version_is_refused(version: object) -> None:
+    with pytest.raises(ValueError, match="whole number from 1 on"):
+        version_of({"version": version})
