@@ -14,6 +14,7 @@ import typer
 
 from r3core.errors import CheckpointError, DeviceError, InvalidRequest
 from server.cli_generate import generate
+from server.cli_operate import jobs_app, queue_app
 from server.cli_options import (
     AllowUnexpected,
     Base,
@@ -114,6 +115,8 @@ def worker(
 
 
 app.command()(generate)
+app.add_typer(jobs_app)
+app.add_typer(queue_app)
 
 
 @app.command()
