@@ -30,6 +30,7 @@ from r3core.headers import (
     refuse,
     whole_number,
 )
+from r3core.other_weights import note_on
 from r3core.r3_json import check
 from r3core.types import (
     GENERATE_DEFAULTS,
@@ -82,11 +83,6 @@ _VAE_LEVEL: Final = re.compile(r"encoder\.down\.(\d+)\.")
 _FINGERPRINT_BLOCK: Final = 64 * 1024
 _FINGERPRINT_BLOCKS: Final = 64  # of a file larger than this:
 _FINGERPRINT_WHOLE: Final = 16 * 2**20
-_DCP_REMEDY: Final = (
-    "these are torch distributed-checkpoint shards, which hold pickles and are never opened here. Convert them "
-    "offline: torch.distributed.checkpoint.format_utils.dcp_to_torch_save(FOLDER, 'all.pt'), then save the 'model' "
-    "part of it with safetensors.torch.save_file to model.safetensors"
-)
 
 
 @dataclass(frozen=True)
@@ -166,7 +162,7 @@ def find_files(checkpoint: Path, base: Path | None = None) -> Files:
     is_base = (checkpoint / "llm_config.json").is_file()
     if not is_base and base is None:
         raise CheckpointError(
-            f"{checkpoint} has no llm_config.json{_dcp_note(checkpoint)}; name the BAGEL folder it was trained from "
+            f"{checkpoint} has no llm_config.json{note_on(checkpoint)}; name the BAGEL folder it was trained from "
             "with --base-checkpoint (R3_BASE_CHECKPOINT)"
         )
     configs = checkpoint if is_base else base
@@ -266,7 +262,7 @@ def _weights(checkpoint: Path, names: tuple[str, str]) -> tuple[tuple[Path, ...]
             )
         return tuple(checkpoint / s for s in shards), f"{len(shards)} shards of {index.name}"
     raise CheckpointError(
-        f"{checkpoint} has no {names[0]}, no {names[1]} and no *.safetensors.index.json{_dcp_note(checkpoint)}"
+        f"{checkpoint} has no {names[0]}, no {names[1]} and no *.safetensors.index.json{note_on(checkpoint)}"
     )
 
 
@@ -279,14 +275,13 @@ def _shards(index: Path) -> list[str]:
             f"{index}: weight_map has {reprlib.repr(unfit[0])} where a file name for each tensor should be; "
             "write the index again"
         )
-    return sorted(set(named.values()))
-
-
-def _dcp_note(checkpoint: Path) -> str:
-    if not checkpoint.is_dir() or (checkpoint / "model.safetensors").is_file():
-        return ""
-    has_shards = (checkpoint / ".metadata").exists() or any(checkpoint.glob("*.distcp"))
-    return f"; {_DCP_REMEDY}" if has_shards else ""
+    shards = sorted(set(named.values()))
+    if others := [shard for shard in shards if not shard.endswith(".safetensors")]:
+        raise CheckpointError(
+            f"{index} names {', '.join(others)}, which are not safetensors files; nothing else is opened "
+            "(docs/checkpoints.md)"
+        )
+    return shards
 
 
 def max_positions(llm: dict[str, Any], path: Path) -> int:

@@ -47,7 +47,7 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         needed = 8 + length + max((t["data_offsets"][1] for t in tensors.values()), default=0)
         if needed > size:
             raise ValueError(f"it is truncated: {size} bytes where its header needs {needed}")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}; fetch the file again") from error
     return infos
 
@@ -102,7 +102,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises CheckpointError that names the file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds {type(value).__name__}, not a JSON object")

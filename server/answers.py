@@ -13,6 +13,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from r3core.types import Verdict
 from server.errors import CODES, PROBLEM_TYPE
+from server.rate_limits import FIELDS
 from server.schemas import JobStatus
 
 Json = dict[str, Any]
@@ -238,11 +239,7 @@ def text_header(about: str) -> Json:
 _RETRY_AFTER: Final[Json] = {"Retry-After": text_header("In seconds.")}
 _PROBLEM_HEADERS: Final[dict[int, Json]] = {
     401: {"WWW-Authenticate": text_header("Bearer")},
-    429: {
-        **_RETRY_AFTER,
-        "RateLimit-Policy": text_header("What is allowed: a list of policies with q (how many) and w (in seconds)."),
-        "RateLimit": text_header("What is left: the same policies with r (how many) and t (seconds until more)."),
-    },
+    429: {**_RETRY_AFTER, **{name: text_header(about) for name, about in FIELDS.items()}},
     503: _RETRY_AFTER,
 }
 

@@ -15,6 +15,7 @@ import typer
 from r3core.errors import CheckpointError, DeviceError, InvalidRequest
 from server import cli_keys, cli_webhooks
 from server.cli_generate import generate
+from server.cli_operate import jobs_app, queue_app
 from server.cli_options import (
     AllowUnexpected,
     Base,
@@ -120,6 +121,8 @@ def worker(
 app.command()(generate)
 app.add_typer(cli_keys.app)
 app.add_typer(cli_webhooks.app)
+app.add_typer(jobs_app)
+app.add_typer(queue_app)
 
 
 @app.command()

@@ -20,7 +20,7 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import SettingsError
 
 from server.misconfigured import Misconfigured
-from server.settings import Settings
+from server.settings import Connection, Settings
 
 _DEVICE: Final = re.compile(r"cpu|cuda(:\d+)?")
 
@@ -36,6 +36,14 @@ def load_settings(given: dict[str, Any]) -> Settings:
         raise Misconfigured("; ".join(_fault(fault, given) for fault in error.errors())) from error
     except SettingsError as error:
         raise Misconfigured(_not_json(error)) from error
+
+
+def load_connection(given: dict[str, Any]) -> Connection:
+    """Where a running server is: what was given on the command line, else the environment, else the defaults."""
+    try:
+        return Connection(**given)
+    except ValidationError as error:
+        raise Misconfigured("; ".join(_fault(fault, given) for fault in error.errors())) from error
 
 
 def check_serve(settings: Settings) -> str | None:
@@ -227,7 +235,7 @@ def check_model(settings: Settings) -> str | None:
     return describe(settings.checkpoint, settings.base_checkpoint).name
 
 
-_SECRETS: Final = frozenset({"token_secret"})
+_SECRETS: Final = frozenset({"key", "token_secret"})
 _REDIS_REMEDY: Final = "give --redis-url/R3_REDIS_URL as redis://HOST:6379/0, rediss://… or unix:///PATH"
 
 
@@ -239,7 +247,7 @@ def _fault(fault: Any, given: dict[str, Any]) -> str:
     if known is not None and known.default not in (None, (), PydanticUndefined, fault["input"]):
         default = f", or leave it out for {known.default}"
     message = str(fault["msg"]).removeprefix("Value error, ")
-    shown = "***" if field in _SECRETS else fault["input"]
+    shown = "***" if field in _SECRETS else _shown_url(str(fault["input"]))
     return f"{name}={shown} is refused: {message[:1].lower()}{message[1:]}{default}"
 
 

@@ -126,10 +126,7 @@ class NewJob:
 
 @dataclass(frozen=True)
 class Submitted:
-    """The job that a submission came to; `replayed` where its idempotency key had made it before.
-
-    `limits` say what is left of the tenant's quotas.
-    """
+    """The job that a submission came to; `replayed` where its key had made it before; what is left of quotas."""
 
     id: str
     replayed: bool

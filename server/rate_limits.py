@@ -13,6 +13,10 @@ from typing import Any, Final
 
 LIMITS: Final = "r3.limits"  # where the request's ASGI scope holds what its answer is to say
 WINDOW_S: Final = 60
+FIELDS: Final = {
+    "RateLimit-Policy": "What is allowed: a list of policies with q (how many) and w (in seconds).",
+    "RateLimit": "What is left: the same policies with r (how many) and t (seconds until more).",
+}
 REQUESTS: Final = "requests"  # of one key
 JOBS: Final = "jobs"  # submitted by one tenant
 QUEUED: Final = "queued"  # one tenant's jobs that wait

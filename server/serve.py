@@ -28,7 +28,7 @@ from server.embedded import EmbeddedServer, locked
 from server.health import Startup, is_up, startup
 from server.misconfigured import EXIT_MISCONFIGURED
 from server.preflight import check_data_dir, check_exposure, check_serve
-from server.settings import NONE, Settings
+from server.settings import NONE, Settings, local_url
 
 EXIT_BROKEN: Final = 1
 POLL_S: Final = 0.1
@@ -192,7 +192,7 @@ class _Household:
         if state.is_done and is_up(self._settings.host, self._settings.port):
             self._is_ready = True
             self._api.stillborn = self._worker.stillborn = 0
-            say(f"ready: {address(self._settings)}")
+            say(f"ready: {local_url(self._settings.host, self._settings.port)}")
 
     def _say_progress(self, state: Startup) -> None:
         """A line for every tenth of the weights, so that a log stays short."""
@@ -229,12 +229,6 @@ def child_environment(settings: Settings) -> dict[str, str]:
     # What is under our prefix and no setting was told once, and is not handed on.
     others = {name: text for name, text in os.environ.items() if not name.startswith("R3_")}
     return {**others, **{f"R3_{name.upper()}": text for name, text in as_text.items()}}
-
-
-def address(settings: Settings) -> str:
-    """Where a browser on this machine finds the API."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 -- a name for it
-    return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{settings.port}"
 
 
 def say(line: str) -> None:

@@ -18,10 +18,11 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from server.hook_rules import allowed
 
 NONE = "none"  # says in the environment that a setting has no value
-_OTHER_VARIABLES = frozenset({"R3_RECORD", "R3_TEST_ALL", "R3_TEST_TIMES"})
+_OTHER_VARIABLES = frozenset({"R3_KEY", "R3_RECORD", "R3_TEST_ALL", "R3_TEST_TIMES", "R3_URL"})
 _HOST = re.compile(r"[\w.-]+|\[?(?=.*:.*:)[0-9a-fA-F:.]+\]?")
 _ORIGIN = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
 MIN_SECRET_CHARS = 32
+_ADDRESS = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?(/[\w./~-]*)?", re.IGNORECASE)
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 
 
@@ -202,3 +203,42 @@ class Settings(BaseSettings):
     def image_store_url(self) -> str:
         """Where pictures are kept: a folder of the data directory unless a URL is given."""
         return self.image_store or str(self.data_dir / "images")
+
+
+# where a running server is, for the commands that talk to one
+
+
+class Connection(BaseSettings):
+    """Where a running server answers, and the key that is shown to it. Without `url` it is the one on this machine."""
+
+    model_config = SettingsConfigDict(env_prefix="R3_", frozen=True, extra="forbid", env_ignore_empty=True)
+
+    url: str | None = None
+    key: SecretStr | None = None
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, url: str | None) -> str | None:
+        if url is not None and not _ADDRESS.fullmatch(url):
+            raise ValueError("it is no address of a server; write it as http://HOST:PORT or https://HOST")
+        return url
+
+    @field_validator("key")
+    @classmethod
+    def _is_one_word(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+            raise ValueError("a key is one word of ASCII characters; copy it again as it was printed when it was made")
+        return key
+
+    @property
+    def address(self) -> str:
+        """The server's URL."""
+        return self.url or local_url(self.host, self.port)
+
+
+def local_url(host: str, port: int) -> str:
+    """Where a browser on this machine finds a server that listens there."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 -- a name for it
+    return f"http://{f'[{name}]' if ':' in name and not name.startswith('[') else name}:{port}"

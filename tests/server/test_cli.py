@@ -62,7 +62,9 @@ def test_a_process_loads_nothing_heavy_that_it_does_not_use(module: str, heavy: 
     assert loaded.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["serve", "api", "worker", "generate", "verify", "openapi", "doctor", "keys"])
+@pytest.mark.parametrize(
+    "command", ["serve", "api", "worker", "generate", "verify", "openapi", "doctor", "keys", "jobs", "queue"]
+)
 def test_every_command_has_help(command: str, environment: Environment) -> None:
     ended = r3(command, "--help", environment=environment)
     assert ended.returncode == 0

@@ -254,6 +254,25 @@ def test_jobs_are_there_after_a_stop_and_a_start(start: Start) -> None:
         assert json.dumps(http.get(f"/jobs/{job['id']}").json()["trajectories"]) == json.dumps(job["trajectories"])
 
 
+def test_a_back_up_of_the_data_directory_has_every_job_and_picture(
+    start: Start, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """By the commands of docs/operations.md."""
+    served = start().ready()
+    with client(served) as http:
+        job = http.post("/generate", json={"prompt": "a red circle"}).json()
+        picture = http.get(job["trajectories"][0]["image"]["url"]).content
+    served.stop()
+    archive, restored = tmp_path / "backup.tar.gz", tmp_path / "restored"
+    subprocess.run(["tar", "-C", environment["R3_DATA_DIR"], "-czf", archive, "redis", "images"], check=True)
+    restored.mkdir()
+    subprocess.run(["tar", "-C", restored, "-xzf", archive], check=True)
+    again = start("--data-dir", str(restored)).ready()
+    with client(again) as http:
+        assert http.get(job["links"]["self"]).json() == job
+        assert http.get(job["trajectories"][0]["image"]["url"]).content == picture
+
+
 def answers(http: httpx.Client) -> bool:
     try:
         return http.get("/readyz").status_code == 200
