@@ -112,7 +112,7 @@ class KeyRing:
         stored = await self._store.read(self._stored)
         file = await asyncio.to_thread(self._read_file)
         is_on = self.is_on or stored.is_on or self._settings.keys_file is not None
-        if is_on and not self._secret:
+        if is_on and self._settings.token_secret is None and (not self._secret or stored is not self._stored):
             self._secret = stored.secret or await self._store.token_secret()
         if self._ring is None or stored != self._stored or file is not self._file or is_on != self._ring.is_on:
             self._ring = self._made_of(stored, file, is_on=is_on)

@@ -184,6 +184,19 @@ def test_every_api_process_knows_the_others_links(keyed: KeyedApi, holder: Holde
         assert stranger.get(job["links"]["self"]).json()["links"] == job["links"]
 
 
+def test_processes_agree_on_another_secret_where_the_one_in_redis_is_lost(keyed: KeyedApi, tmp_path: Path) -> None:
+    holder = keyed.holder("one")
+    job = finished(keyed, holder)
+    with running_api(keyed.url, tmp_path, auth="keys") as second, httpx.Client(base_url=second.url) as stranger:
+        assert stranger.get(job["links"]["self"]).status_code == 200
+        keyed.db.delete(f"{ROOT}token_secret")
+        keyed.holder("two")  # a change, so that all look again
+        until(lambda: keyed.stranger.get(job["links"]["self"]).status_code == 404)
+        until(lambda: stranger.get(job["links"]["self"]).status_code == 404)
+        fresh = holder.client.get(f"/jobs/{job['id']}").json()["links"]["self"]
+        assert (keyed.stranger.get(fresh).status_code, stranger.get(fresh).status_code) == (200, 200)
+
+
 def test_a_secret_of_the_operators_signs_in_place_of_that_in_redis(valkey: EmbeddedServer, tmp_path: Path) -> None:
     def shown(api: RunningApi, path: str) -> int:
         with httpx.Client(base_url=api.url) as stranger:
