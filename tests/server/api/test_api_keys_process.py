@@ -12,7 +12,7 @@ from server.queue_worker import WorkerQueue
 from tests.server.api.by_hand import TINY
 from tests.server.api.keyed import new_key
 from tests.server.api.test_api_generate import problem
-from tests.server.api.test_api_process import kill, own_redis, process
+from tests.server.api.test_api_process import kill, own_redis, process  # not the one that others share: it has no keys
 from tests.server.promises import promised
 from tests.server.waiting import until
 
@@ -58,14 +58,16 @@ def test_started_while_redis_is_away_it_is_closed_though_there_may_be_no_keys(
 
 @pytest.mark.row("L1", "L2")
 def test_no_key_and_no_token_is_in_the_log_and_acts_are_though_the_log_is_quiet(
-    valkey: EmbeddedServer, worker_queue: WorkerQueue, tmp_path: Path
+    own_redis: EmbeddedServer, tmp_path: Path
 ) -> None:
-    worker_queue.register(TINY.to_json())
-    key, secret = new_key(valkey.url, "one")
-    admin_key, admin = new_key(valkey.url, "boss", ("admin",))
+    queue = WorkerQueue(own_redis.url, "by-hand")
+    queue.register(TINY.to_json())
+    queue.close()
+    key, secret = new_key(own_redis.url, "one")
+    admin_key, admin = new_key(own_redis.url, "boss", ("admin",))
     bearer = {"Authorization": f"Bearer {secret}"}
     for level in ("debug", "error"):
-        with process(valkey.url, tmp_path, AUTH="keys", LOG_LEVEL=level) as (client, _):
+        with process(own_redis.url, tmp_path, AUTH="keys", LOG_LEVEL=level) as (client, _):
             until(lambda: client.get("/info", headers=bearer).status_code == 200)
             asked = {"prompt": f"a {secret}", "metadata": {"k": secret}}
             job = client.post("/generate", json=asked, headers={**bearer, "Prefer": "respond-async"}).json()
@@ -96,10 +98,10 @@ def test_no_key_and_no_token_is_in_the_log_and_acts_are_though_the_log_is_quiet(
 
 
 def test_the_process_listens_beyond_loopback_only_where_keys_are_asked_for(
-    valkey: EmbeddedServer, worker_queue: WorkerQueue, tmp_path: Path
+    own_redis: EmbeddedServer, tmp_path: Path
 ) -> None:
-    _, secret = new_key(valkey.url, "one")
-    with process(valkey.url, tmp_path, AUTH="keys", HOST="0.0.0.0") as (client, _):
+    _, secret = new_key(own_redis.url, "one")
+    with process(own_redis.url, tmp_path, AUTH="keys", HOST="0.0.0.0") as (client, _):
         assert client.get("/jobs", headers={"Host": "r3.example"}).status_code == 401
         named = {"Host": "r3.example", "Authorization": f"Bearer {secret}"}
         until(lambda: client.get("/jobs", headers=named).status_code == 200)
