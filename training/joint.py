@@ -34,7 +34,7 @@ class Recipe:
     """Numbers of the run; batches are per rank and step."""
 
     seed: int = 1
-    steps: int = 3600
+    steps: int = 2400
     draws: int = 48
     looks: int = 32
     edits: int = 48
