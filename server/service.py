@@ -33,7 +33,7 @@ class Service:
     metrics: Metrics
     catalogue: Catalogue
     presenter: Presenter
-    # A decoded picture takes up to 200 MB for a moment.
+    # A decoded picture takes up to 130 MB for a moment.
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     async def job_of(self, tenant: str, job_id: str) -> StoredJob:
