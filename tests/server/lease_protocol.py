@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import redis
 from hypothesis import strategies as st
@@ -21,6 +20,7 @@ from server.queue import QueuePolicy
 from server.queue_errors import QueueUnavailable
 from server.queue_records import TERMINAL_EVENTS, Checkpoint, Ending, Lease
 from tests.server.jobs import MODEL, job, lapse, picture_done
+from tests.server.known_jobs import Known, Worker
 from tests.server.lost_answers import LossyQueue, LossyWorkerQueue
 
 T = TypeVar("T")
@@ -31,55 +31,6 @@ WHO = st.integers(0, 1)
 IS_LOST = st.booleans()
 POLICY = QueuePolicy(lease_s=60.0, max_strikes=MAX_STRIKES)  # leases expire when the walk says so, not by the clock
 AN_HOUR_MS = 3_600_000
-
-Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-
-
-@dataclass
-class Known:
-    """What the walk knows of a job."""
-
-    tenant: str
-    key: str
-    has_deadline: bool
-    status: Status = "queued"
-    strikes: int = 0
-    attempt: int = 0
-    pictures: int = 0
-    checkpoints: int = 0
-    cancel: bool = False
-    stop: bool = False
-    holder: int | None = None
-    """Which worker has it; None where nobody does, or where its worker is dead."""
-    lease: Lease | None = None
-    """None also where the answer that gave it was lost."""
-    queue: LossyWorkerQueue | None = None
-    """That of who holds, or last held, the lease."""
-    zombies: list[tuple[LossyWorkerQueue, Lease]] = field(default_factory=list)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it is at its end."""
-        return self.status not in ("queued", "running")
-
-    def let_go(self) -> None:
-        """Nobody has it any more; who had it may not know."""
-        if self.lease is not None and self.queue is not None:
-            self.zombies.append((self.queue, self.lease))
-        self.lease = self.holder = None
-
-    def put_back(self) -> None:
-        """It waits again, unless its end was asked for meanwhile."""
-        self.status = "cancelled" if self.cancel else "succeeded" if self.stop and self.pictures else "queued"
-        self.let_go()
-
-
-@dataclass
-class Worker:
-    """One worker's queue, and the lease call whose answer it never heard: its room and how many it held."""
-
-    queue: LossyWorkerQueue
-    unheard: tuple[int, int] | None = None
 
 
 class LeaseProtocol(RuleBasedStateMachine):
