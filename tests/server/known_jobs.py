@@ -1,4 +1,4 @@
-"""What a random walk over the lease protocol knows of the jobs and the workers in it: the protocol's model, on a page."""
+"""What a random walk over the lease protocol knows of the jobs and the workers in it: the protocol, on a page."""
 
 from __future__ import annotations
 
