@@ -25,7 +25,7 @@ USAGE_FIELDS: Final = ("text_tokens", "denoise_steps", "forwards", "compute_s")
 Priority = Literal["high", "normal", "low"]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Json = dict[str, Any]
-TENANT_NAME: Final = re.compile(r"[A-Za-z0-9._@-]{1,128}")
+_TENANT = re.compile(r"[A-Za-z0-9._@-]{1,128}")
 
 
 class Event(NamedTuple):
@@ -112,7 +112,7 @@ class NewJob:
     webhook: Json | None = None
 
     def __post_init__(self) -> None:
-        if not TENANT_NAME.fullmatch(self.tenant):
+        if not _TENANT.fullmatch(self.tenant):
             raise ValueError(f"tenant {self.tenant!r} must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -")
         if not self.cost > 0:
             raise ValueError(f"cost {self.cost} of job {self.id} must be positive")

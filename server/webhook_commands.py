@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from typing import Final
 
 from server.audit import audit
 from server.logs import configure_logging
 from server.misconfigured import Misconfigured
 from server.queue_at_hand import asked_of_queue
-from server.queue_records import TENANT_NAME
 from server.settings import Settings
+
+_TENANT: Final = re.compile(r"[A-Za-z0-9._@-]{1,128}")
 
 
 def secret(settings: Settings, tenant: str, *, rotate: bool) -> int:
     """Print a tenant's secret, for the first and only time, or a new one. Raises Misconfigured."""
-    if not TENANT_NAME.fullmatch(tenant):
+    if not _TENANT.fullmatch(tenant):
         raise Misconfigured(f"tenant {tenant[:200]!r} must be 1 to 128 characters of A-Z a-z 0-9 . _ @ -")
     configure_logging("warning", "json", sys.stderr)
     if rotate:
