@@ -15,7 +15,7 @@ import redis
 from server.embedded import EmbeddedServer
 from server.queue import Queue, StoredJob
 from server.worker_health import HealthPort, Vitals
-from tests.server.test_worker_faults import WorkerProcess
+from tests.server.processes import WorkerProcess
 from tests.server.working import (
     ASKED,
     LONG,
