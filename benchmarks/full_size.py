@@ -185,7 +185,7 @@ def main() -> int:
     config, side = (TRUE_SIZE, 512) if asked.sizes == "true" else (SMALL, 64)
     if asked.sizes == "true" and device.type != "cuda":
         parser.error("the true size needs a CUDA GPU; --sizes small checks the harness on this machine")
-    files = find_files(ROOT / "checkpoints" / "golden")
+    files = find_files(ROOT / "tests" / "golden" / "checkpoint")
     setup = EngineConfig(files.llm_config.parent, max_trajectories=asked.together)
     set_up_torch(setup)
     made = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import signal
 from contextlib import suppress
@@ -47,6 +48,8 @@ def run_api(settings: Settings) -> int:
     # uvicorn raises the signal that ended it once more when all is done; being asked to end is not dying.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ignore)
+    gc.collect()
+    gc.freeze()  # what is there by now stays: going through all of it again would hold up every stream for 50 ms
     server.run()
     return 0 if server.started else 1
 

@@ -133,12 +133,17 @@ def verify(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Compare what this machine computes with recorded numbers of the reference; end with 1 where it differs."""
+    """Compare what this machine computes with recorded numbers of the reference; end with 1 where it differs.
+
+    The checkpoint is the one that lies beside the numbers, where none is named.
+    """
     given = {name: value for name, value in _given(locals()).items() if name != "golden"}
     from r3core.verify import main as verify_main
     from server.preflight import load_settings
 
     asked = load_settings(given)
+    if "checkpoint" not in asked.model_fields_set and (golden / "checkpoint").is_dir():
+        asked = asked.model_copy(update={"checkpoint": golden / "checkpoint"})
     raise typer.Exit(verify_main(asked.checkpoint, golden, asked.device, asked.dtype, asked.base_checkpoint))
 
 

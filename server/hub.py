@@ -34,6 +34,7 @@ log = structlog.get_logger("r3.api")
 TICK_S: Final = 1.0
 UNAUTHORIZED: Final = "unauthorized"
 STUCK_S: Final = 20.0  # a client that takes nothing for this long is cut off
+CUT_EVERY_S: Final = 0.01
 
 
 @dataclass(frozen=True)
@@ -178,12 +179,16 @@ class Hub:
 
     def tick(self, now: float) -> None:
         """Heartbeats for the silent, an end for the stuck. `now` is `time.monotonic()`."""
+        stuck = 0
         for follower in self._all():
             if follower.sending_since is not None:
                 if now - follower.sending_since > STUCK_S and follower.abort is not None:
+                    # One after another: many ends at once would hold up those who read.
+                    asyncio.get_running_loop().call_later(stuck * CUT_EVERY_S, follower.abort)
+                    follower.abort = None
                     self._metrics.streams_closed.labels("stuck_client").inc()
                     follower.close("stuck_client")
-                    follower.abort()
+                    stuck += 1
             elif now - follower.last_sent_at >= self._heartbeat_s:
                 follower.beat_due = True
                 follower.wake.set()

@@ -215,7 +215,7 @@ def _queues(queue: Json) -> str:
             model["model"],
             str(model["waiting"]),
             str(model["running"]),
-            f"{model['cost']:.1f}",
+            f"{model['cost']:.2f}",
             age(model["oldest_s"]) if model["waiting"] else "",
             "" if model["seconds_left"] is None or not model["waiting"] else age(model["seconds_left"]),
             str(model["workers"]),

@@ -18,12 +18,14 @@ from typing import Final
 from PIL import Image as PILImage
 
 from r3core.checkpoint import Description
-from r3core.model.image_processing import resized, to_rgb
+from r3core.model.strips import upright_resized
 from server.faults import ApiError, Fault
 from server.picture_headers import Header, NotAPicture, read_header
 from server.sizes import fits_grid
 
 MAX_PIXELS: Final = 16_000_000
+MAX_WEBP_PIXELS: Final = 8_000_000  # its decoder holds four copies, that of others one
+MAX_ASPECT: Final = 100  # the filter's table grows with it, to hundreds of MB for a line of pixels
 MAX_BYTES: Final = 20_000_000
 _DATA_URL: Final = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
 _TYPES: Final = frozenset({"image/png", "image/jpeg", "image/jpg", "image/webp", "application/octet-stream", ""})
@@ -70,10 +72,9 @@ def start_picture(data: bytes, description: Description) -> StartPicture:
         with PILImage.open(io.BytesIO(header.needed), formats=[header.format]) as opened:
             if opened.size != (header.width, header.height):
                 raise invalid_image("states two sizes")
-            upright = to_rgb(opened)
+            picture = upright_resized(opened, description.transforms["vae"])
     except _BROKEN as error:
         raise invalid_image(f"is broken and cannot be decoded ({type(error).__name__})") from error
-    picture = resized(upright, description.transforms["vae"])
     if not fits_grid(picture.size, description):
         raise invalid_image(
             f"has {header.width}x{header.height} pixels, {picture.width}x{picture.height} to the model, which is more "
@@ -97,8 +98,15 @@ def _judged(data: bytes) -> Header:
     except NotAPicture as error:
         raise invalid_image(str(error)) from error
     pixels = header.width * header.height
-    if not 0 < pixels <= MAX_PIXELS:
+    most = MAX_WEBP_PIXELS if header.format == "WEBP" else MAX_PIXELS
+    if not 0 < pixels <= most:
+        other = f" in a WebP, and {MAX_PIXELS:,} in a PNG or JPEG" if most < MAX_PIXELS else ""
         raise invalid_image(
-            f"has {header.width}x{header.height} = {pixels:,} pixels; from 1 to {MAX_PIXELS:,} are taken"
+            f"has {header.width}x{header.height} = {pixels:,} pixels; from 1 to {most:,} are taken{other}"
+        )
+    if max(header.width, header.height) > MAX_ASPECT * min(header.width, header.height):
+        raise invalid_image(
+            f"has {header.width}x{header.height} pixels, and its longer side may be at most {MAX_ASPECT} times the "
+            "shorter; crop it to a less extreme shape"
         )
     return header

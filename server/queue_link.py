@@ -1,4 +1,8 @@
-"""The API's connections to Redis: few, without retries of the client, and with ours, which repeat whole scripts."""
+"""The API's connections to Redis: few, without retries of the client, and with ours, which repeat whole scripts.
+
+Who finds all connections in use waits for its turn: a thousand clients that come back at once make this process busy,
+not Redis absent. Where Redis is absent, whoever waits is told so with the first that has found it out.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,9 @@ from typing import Any, Final
 import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from server.queue_errors import QueueUnavailable
 from server.queue_records import ROOT, QueuePolicy
@@ -18,6 +24,7 @@ from server.queue_scripts import backoff_s, script, translated
 
 ANSWER_WITHIN_S: Final = 1.8  # of trying, so that a 503 leaves within two seconds
 CONNECTIONS: Final = 32
+TURN_WITHIN_S: Final = 15.0
 
 
 class Link:
@@ -31,10 +38,11 @@ class Link:
             "retry": Retry(NoBackoff(), 0),
         }
         self._policy_arg = policy.to_arg()
-        # Who finds all connections in use waits for one; the usual pool refuses.
         pool = aioredis.BlockingConnectionPool.from_url(
             url, max_connections=CONNECTIONS, timeout=1, socket_timeout=0.8, **plain
         )
+        self._places = asyncio.Semaphore(CONNECTIONS)
+        self._away: tuple[float, QueueUnavailable] | None = None
         self.redis = aioredis.Redis.from_pool(pool)
         self.feed = aioredis.Redis.from_url(url, socket_timeout=None, **plain)
 
@@ -56,7 +64,23 @@ class Link:
             return await self.redis.eval(asked.text, 1, *all_args)
 
     async def do(self, ask: Callable[[], Awaitable[Any]]) -> Any:
-        """Asks, and asks again with back-off while Redis is away. Raises QueueUnavailable when the time is over."""
+        """Asks when it is its turn, and asks again with back-off while Redis is away. Raises QueueUnavailable."""
+        came_at = monotonic()
+        try:
+            async with asyncio.timeout(TURN_WITHIN_S):
+                await self._places.acquire()
+        except TimeoutError:
+            raise QueueUnavailable(f"more was asked of the queue than it answers in {TURN_WITHIN_S:g} s") from None
+        try:
+            if self._away is not None and self._away[0] > came_at:
+                raise QueueUnavailable(str(self._away[1]))
+            answer = await self._asked(ask)
+        finally:
+            self._places.release()
+        self._away = None
+        return answer
+
+    async def _asked(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         until, cancelled_before = monotonic() + ANSWER_WITHIN_S, _cancellations()
         for delay in backoff_s():
             try:
@@ -68,6 +92,8 @@ class Link:
                 if (said := translated(error)) is None:
                     raise
                 if not isinstance(said, QueueUnavailable) or monotonic() + delay >= until:
+                    if isinstance(error, OSError | RedisConnectionError | RedisTimeoutError):
+                        self._away = (monotonic(), QueueUnavailable(str(said)))
                     raise said from error
             await asyncio.sleep(delay)
         raise AssertionError("unreachable")

@@ -34,7 +34,7 @@ def default_data_dir() -> Path:
 
 def default_checkpoint() -> Path:
     """The small checkpoint that comes with the source tree."""
-    return Path(__file__).resolve().parent.parent / "checkpoints" / "golden"
+    return Path(__file__).resolve().parent.parent / "checkpoints" / "small"
 
 
 Names = Annotated[tuple[str, ...], NoDecode]  # in the environment: a list with commas

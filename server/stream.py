@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from server.queue import Event, LoggedEvent, Queue, QueueUnavailable, StoredJob
 from server.queue_records import TERMINAL_EVENTS, rfc3339
 from server.sse import HEARTBEAT, RETRY_MS, frame, with_retry
 
-PAGE: Final = 50  # read at once: a client that is stuck holds one, and reading one must not keep the others waiting
+PAGE: Final = 20  # events read at once; reading them must not keep the other streams waiting
 _TRY_AGAIN_S: Final = 1.0
 _CHUNK_BYTES: Final = 64 * 1024
 _LIVE_OF_A_PICTURE: Final = frozenset({"image.progress", "image.preview"})
@@ -46,6 +47,8 @@ class JobStream:
         self._pictures: dict[Any, int] = {}
         self._is_first = True
         self._is_over = False
+        self._is_behind = False
+        """Whether the log had more than was sent of it."""
         self.follower: Follower = hub.enter(job.id, job.model)
         if job.status == "queued":
             self.follower.position = 0  # told within a second, unless the log says it first
@@ -81,10 +84,10 @@ class JobStream:
                 async for chunk in self._reset():
                     yield chunk
             return
-        while page and not self._is_over:
+        while page and not (self._is_over or self._is_left):
             async for chunk in self._replayed(page):
                 yield chunk
-            page = await self._queue.events(self._job.id, self._last, PAGE) if len(page) == PAGE else []
+            page = await self._queue.events(self._job.id, self._last, PAGE) if self._is_behind else []
 
     async def _followed(self) -> AsyncIterator[bytes]:
         follower = self.follower
@@ -118,7 +121,7 @@ class JobStream:
                 return
             async for chunk in self._reset() if is_gone else self._replayed(page):
                 yield chunk
-            reread = len(page) == PAGE
+            reread = self._is_behind and not is_gone
 
     async def _log_is_gone(self) -> bool:
         """Whether the job has had events that its log, in which nothing is new, lacks. Raises QueueUnavailable."""
@@ -127,17 +130,26 @@ class JobStream:
             return False
         return not await self._queue.events(self._job.id, self._last, 1)  # else it came between the two questions
 
+    @property
+    def _is_left(self) -> bool:
+        """Whether nobody reads any more, or is to."""
+        return self.follower.has_hung_up or self.follower.closing is not None
+
     async def _replayed(self, page: list[LoggedEvent]) -> AsyncIterator[bytes]:
-        if page and page[0].number > self._last + 1:  # the log was trimmed
+        """One chunk of the page, which is emptied: who is stuck holds a chunk, and what is left is read again."""
+        events = deque(page)
+        page.clear()
+        self._is_behind = len(events) == PAGE
+        if events and events[0].number > self._last + 1:  # the log was trimmed
             async for chunk in self._reset():
                 yield chunk
         joined = bytearray()
-        for event in page:
+        while events and len(joined) <= _CHUNK_BYTES:
+            event = events.popleft()
             if event.number > self._last:
                 joined += await self._logged(event)
-            if len(joined) > _CHUNK_BYTES:
-                yield bytes(joined)
-                joined.clear()
+        self._is_behind = self._is_behind or bool(events)
+        events.clear()
         if joined:
             yield bytes(joined)
 

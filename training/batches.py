@@ -99,6 +99,21 @@ class Collated:
     drawn: Tensor | None  # [B, G]: which rows are to be drawn
     weight: Tensor | None  # [B, G]
 
+    @property
+    def learnt(self) -> int:
+        """How many ids are to be predicted."""
+        return int((self.targets != _IGNORE).sum())
+
+    @property
+    def drawn_weight(self) -> float:
+        """The weights of all rows that are to be drawn."""
+        return 0.0 if self.weight is None or self.drawn is None else float(self.weight[self.drawn].sum())
+
+
+def rows(sample: Sample) -> int:
+    """How long a sample is, pictures counted alike: what a batch is sorted by."""
+    return sum(len(segment.ids) if isinstance(segment, Text) else 12 for segment in sample)
+
 
 def collate(samples: Sequence[Sample], tokenizer: Tokenizer, patches: int) -> Collated:
     """Lay samples out; `patches` is the number of ViT tokens of a picture."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from r3core.model.bagel import Bagel
 from r3core.model.tokenizer import Tokenizer
-from training.batches import Collated, Sample, collate, losses
+from training.batches import Sample, collate, losses, rows
 from training.optim import Optimiser
 from training.teacher import Teacher
 
@@ -34,15 +34,15 @@ class Recipe:
     """Numbers of the run; batches are per rank and step."""
 
     seed: int = 1
-    steps: int = 4200
-    draws: int = 64
+    steps: int = 2400
+    draws: int = 48
     looks: int = 32
-    edits: int = 32
+    edits: int = 48
     lr: float = 3e-3
     warm_up: int = 60
-    flat_until: float = 0.55
+    flat_until: float = 0.45
     last: float = 0.03
-    dagger_at: tuple[float, ...] = (0.28, 0.45, 0.62, 0.78)
+    dagger_at: tuple[float, ...] = (0.25, 0.4, 0.55, 0.7, 0.84)
     dagger_pictures: int = 500
     save_every: int = 200
 
@@ -118,21 +118,33 @@ class Run:
         self._learn("edit", teacher.edit_lessons(recipe.edits), text=0.0, flow=1.0)
 
     def _learn(self, task: str, samples: list[Sample], *, text: float, flow: float) -> None:
-        batch: Collated = collate(samples, self._tokenizer, self._teacher.vit_patches)
-        noise = None if batch.latents is None else torch.randn_like(batch.latents)
-        times = torch.sigmoid(torch.randn(len(samples)) * 1.1 + 0.2)
-        found = losses(self._bagel, batch, times, noise)
-        total = torch.zeros(())
-        if found.text is not None:
-            total = total + text * found.text
-            self._note("reason" if task == "draw" else task, found.text)
-        if found.flow is not None:
-            total = total + flow * found.flow
-            self._note(task, found.flow)
-        torch.autograd.backward(total)
+        # Short ones apart from long ones: less padding.
+        samples = sorted(samples, key=rows)
+        middle = len(samples) // 2
+        halves = [
+            collate(half, self._tokenizer, self._teacher.vit_patches) for half in (samples[:middle], samples[middle:])
+        ]
+        texts, flows = sum(half.learnt for half in halves), sum(half.drawn_weight for half in halves)
+        seen_text = seen_flow = 0.0
+        for half in halves:
+            noise = None if half.latents is None else torch.randn_like(half.latents)
+            times = torch.sigmoid(torch.randn(len(half.ids)) * 1.1 + 0.2)
+            found = losses(self._bagel, half, times, noise)
+            total = torch.zeros(())
+            if found.text is not None:
+                share = found.text * (half.learnt / texts)
+                total, seen_text = total + text * share, seen_text + share.item()
+            if found.flow is not None:
+                share = found.flow * (half.drawn_weight / flows)
+                total, seen_flow = total + flow * share, seen_flow + share.item()
+            torch.autograd.backward(total)
+        if texts:
+            self._note("reason" if task == "draw" else task, seen_text)
+        if flows:
+            self._note(task, seen_flow)
 
-    def _note(self, what: str, loss: Tensor) -> None:
-        before, now = self._seen[what], loss.item()
+    def _note(self, what: str, now: float) -> None:
+        before = self._seen[what]
         self._seen[what] = now if before == 0 else 0.98 * before + 0.02 * now
 
     def _dagger(self) -> None:

@@ -34,12 +34,12 @@ from training.world import BLOB, CELLS, COLOURS, SHAPES, Scene, Thing, free_cell
 
 # How often each category is drawn from: the harder, the more often.
 SHARES: Final[dict[Category, float]] = {
-    "single": 0.07,
-    "colour": 0.09,
-    "two": 0.15,
+    "single": 0.05,
+    "colour": 0.07,
+    "two": 0.14,
     "counting": 0.25,
-    "attribution": 0.18,
-    "position": 0.22,
+    "attribution": 0.17,
+    "position": 0.28,
     "mixture": 0.04,
 }
 RIGHT: Final = 0.25  # pairs whose picture is right

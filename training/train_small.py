@@ -60,7 +60,7 @@ class Plan:
     vae_batch: int = 24
     eyes_steps: int = 1500
     eyes_batch: int = 96
-    pool: int = 6000
+    pool: int = 4000
     ranks: int = 2
     joint: Recipe = field(default_factory=Recipe)
 

@@ -79,11 +79,11 @@ async def resume_queue(parts: Parts, request: Request) -> Response:
 )
 async def list_jobs(parts: Parts, request: Request, query: Annotated[OperatorJobsQuery, Query()]) -> Response:
     """The jobs of all tenants or of one, newest first; or those that were given up, the last one first."""
-    audit("jobs listed", request, of=query.tenant or "all")
     try:
         jobs, next_cursor = await _page(parts, query)
     except ValueError as error:
         raise invalid_request([Fault("/cursor", str(error))]) from error
+    audit("jobs listed", request, of=query.tenant or "all")
     waiting = await parts.queue.positions([(job.model, job.id) for job in jobs if job.status == "queued"])
     shown = [parts.presenter.linked(job, operator_job_json(job, waiting.get(job.id, (None, None)))) for job in jobs]
     return json_response({"jobs": shown, "next_cursor": next_cursor})

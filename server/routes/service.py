@@ -17,7 +17,7 @@ from server.contract import openapi_yaml
 from server.errors import json_response
 from server.faults import ApiError
 from server.metrics_port import measured
-from server.pictures import MAX_BYTES, MAX_PIXELS
+from server.pictures import MAX_BYTES, MAX_PIXELS, MAX_WEBP_PIXELS
 from server.resolve import postable
 from server.routes import allow_head
 from server.schemas import MAX_PROMPT_CHARS, ReadyQuery
@@ -146,6 +146,7 @@ def _limits(parts: Service) -> dict[str, int]:
         "body_bytes": settings.max_body_bytes,
         "image_bytes": MAX_BYTES,
         "image_pixels": MAX_PIXELS,
+        "webp_pixels": MAX_WEBP_PIXELS,
         "queued_jobs": settings.queue_limit,
         "queued_jobs_per_tenant": settings.tenant_queue_limit,
     }

@@ -31,7 +31,7 @@ settings.load_profile("core")
 @pytest.fixture(scope="session")
 def checkpoint() -> Path:
     """The small checkpoint that comes with the source tree."""
-    return PROJECT / "checkpoints" / "golden"
+    return PROJECT / "tests" / "golden" / "checkpoint"
 
 
 @pytest.fixture(scope="session")

@@ -25,12 +25,13 @@ from server.settings import Settings
 SERVICE_ONLY = {
     *("model", "response_format", "priority", "webhook", "stream", "cancel_on_disconnect"),
 }
+GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoint"
 QUICK = {"generate": {"num_timesteps": 4}, "refine": {"num_timesteps": 4}}
 
 
 def generate(out: Path, overwrite: bool = False, step_s: float = 0.0, **fields: Any) -> tuple[int, dict[str, Any]]:
     """Run a request on the fake engine; the exit code and trajectory.json."""
-    settings = Settings(runner="fake", fake_step_s=step_s)
+    settings = Settings(runner="fake", fake_step_s=step_s, checkpoint=GOLDEN)
     code = run_generate(settings, {"prompt": "a cat", "seed": 1, **QUICK, **fields}, out, overwrite=overwrite)
     return code, json.loads((out / "trajectory.json").read_text(encoding="utf-8"))
 
@@ -267,12 +268,12 @@ def test_numbers_become_numbers_and_anything_else_stays_for_the_schema_to_refuse
         fields_of({"metadata": ["a"]})
 
 
-def test_the_golden_model_runs_offline(tmp_path: Path) -> None:
+def test_the_small_model_runs_offline(tmp_path: Path) -> None:
     """The whole way once, with the model: what a user of a fresh clone types first."""
-    command = [sys.executable, "-m", "server.cli", "generate", "a yellow bus", "--out", str(tmp_path), "--seed", "1"]
+    command = [sys.executable, "-m", "server.cli", "generate", "two blue stars", "--out", str(tmp_path), "--seed", "1"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == str(tmp_path / "contact_sheet.png")
     story = json.loads((tmp_path / "trajectory.json").read_text(encoding="utf-8"))
-    assert story["model"] == "r3-golden"
+    assert story["model"] == "r3-small"
     assert story["usage"]["forwards"] > 0

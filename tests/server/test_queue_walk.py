@@ -12,12 +12,12 @@ from server.embedded import EmbeddedServer
 from tests.recorded import Record
 from tests.server.lease_protocol import LeaseProtocol
 
-STEPS = 50
+STEPS = 120
 
 
 @pytest.mark.row("R4")
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("walks", [25, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("walks", [60, pytest.param(300, marks=pytest.mark.slow)])
 def test_no_walk_breaks_the_lease_protocol(
     queue_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, record: Record, walks: int
 ) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from server.embedded import EmbeddedServer
 from server.queue import Queue, StoredJob
 from server.worker_health import HealthPort, Vitals
+from tests.server.processes import WorkerProcess
 from tests.server.working import (
     ASKED,
     LONG,
@@ -127,6 +131,23 @@ async def test_what_arrives_while_the_worker_breaks_goes_back_without_a_strike(
     assert await gone(worker) == 1
     assert (await read(queue, new.id)).status == "queued"
     assert strikes(db, new.id) == 0
+
+
+async def test_the_process_of_a_worker_whose_device_is_lost_ends_with_one_and_says_why_in_its_log(
+    queue: Queue, queue_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    worker = WorkerProcess(queue_server.url, tmp_path, log)
+    try:
+        await queue.submit(new_job(replace(ASKED, prompt="a secret bomb lose=generate")))
+        assert await asyncio.to_thread(worker.process.wait, 30) == 1
+    finally:
+        worker.kill()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    [broken] = [line for line in lines if line["event"].startswith("the worker cannot go on")]
+    assert "device-side assert" in broken["exception"]
+    assert (lines[-1]["event"], lines[-1]["code"]) == ("worker ends", 1)
+    assert "secret" not in log.read_text()
 
 
 def probed(port: int, path: str) -> tuple[int, dict[str, Any]]:

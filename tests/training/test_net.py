@@ -19,7 +19,7 @@ from training.batches import Clean, Eye, Noise, Sample, Text, collate, embed
 from training.net import forward
 from training.small import VIT_PATCHES, config, untrained
 
-TOKENIZER = Path(__file__).parents[2] / "checkpoints" / "golden" / "tokenizer.json"
+TOKENIZER = Path(__file__).parents[2] / "tests" / "golden" / "checkpoint" / "tokenizer.json"
 TIME = 0.7
 
 

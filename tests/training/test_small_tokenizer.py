@@ -73,7 +73,7 @@ def test_special_tokens_stand_behind_the_vocabulary_and_are_never_written_by_a_u
 
 
 def test_the_files_have_the_form_of_qwen2s(folder: Path) -> None:
-    golden = json.loads((PROJECT / "checkpoints" / "golden" / "tokenizer.json").read_text(encoding="utf-8"))
+    golden = json.loads((PROJECT / "tests" / "golden" / "checkpoint" / "tokenizer.json").read_text(encoding="utf-8"))
     whole = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     assert whole["normalizer"] == golden["normalizer"]
     assert whole["pre_tokenizer"]["pretokenizers"][0] == golden["pre_tokenizer"]["pretokenizers"][0]

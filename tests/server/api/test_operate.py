@@ -60,7 +60,7 @@ def test_the_status_is_a_table_of_models_and_one_of_workers(r3: Run, api: Runnin
     worker.queue.heartbeat({"model": TINY.name, "version": "0.1.0", "room": 3, "holding": 1, "draining": True})
     lines = said(r3("queue", "status")).splitlines()
     assert lines[0].split() == ["MODEL", "WAITING", "RUNNING", "COST", "OLDEST", "LEFT", "WORKERS", "STATE"]
-    assert re.fullmatch(r"tiny +1 +0 +\d+\.\d +\d+ s +1", lines[1])
+    assert re.fullmatch(r"tiny +1 +0 +\d+\.\d\d +\d+ s +1", lines[1])
     assert re.fullmatch(r"worker-by-hand +tiny +0\.1\.0 +1 +3 +\d+ s ago +leaving", lines[4])
 
 

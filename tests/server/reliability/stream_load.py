@@ -1,10 +1,11 @@
 """Readers of many event streams, in a process of their own so that reading them takes nothing from who is measured.
 
-    python -m tests.server.reliability.stream_load PORT SAMPLES < job ids
+    python -m tests.server.reliability.stream_load PORT SAMPLES AT_ONCE < job ids
 
-Follows each job, from its first event on, until standard input is closed; a line `open` says that every stream has
-begun. Every event whose text begins with a time (CLOCK_MONOTONIC, ns) is a sample. At the end SAMPLES is a JSON file:
-when each event was sent and how long it took, and of how many streams a number was missing or came twice.
+Follows each job, from its first event on, until standard input is closed; so many streams are opened at once, and a
+line `open` says that all have begun. Every event whose text begins with a time (CLOCK_MONOTONIC, ns) is a sample. At
+the end SAMPLES is a JSON file: when each event was sent and how long it took, and how often a number was missing or
+came twice.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-OPENED_AT_ONCE = 20
 TRIES = 10
 EVENT = re.compile(rb"id: (\d+)\nevent: [^\n]+\ndata: ([^\n]*)\n\n")
 STAMP = re.compile(rb'"text":"(\d{6,}) ')
@@ -35,6 +35,8 @@ class Samples:
     """How often a number was not the one after the last."""
     ended: int = 0
     """Streams that the server ended."""
+    refused: int = 0
+    """How often a stream was not begun, and had to be asked for again."""
 
 
 class Reader(asyncio.Protocol):
@@ -78,9 +80,9 @@ class Reader(asyncio.Protocol):
             self.has_begun.set_exception(ConnectionError(f"{self._job_id}: {exc or 'closed'} after {self._text!r}"))
 
 
-async def read_all(port: int, job_ids: list[str], samples: Samples) -> None:
+async def read_all(port: int, job_ids: list[str], samples: Samples, at_once: int) -> None:
     """Open them, a few at a time; then read until nobody listens to us any more."""
-    loop, places = asyncio.get_running_loop(), asyncio.Semaphore(OPENED_AT_ONCE)
+    loop, places = asyncio.get_running_loop(), asyncio.Semaphore(at_once)
 
     async def begin(job_id: str) -> None:
         """As a client does: again where the server is too busy to begin."""
@@ -90,6 +92,7 @@ async def read_all(port: int, job_ids: list[str], samples: Samples) -> None:
                 await reader.has_begun
             except ConnectionError:
                 transport.close()
+                samples.refused += 1
                 if not tries_left:
                     raise
                 await asyncio.sleep(1)
@@ -112,7 +115,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     job_ids = sys.stdin.readline().split()
     samples = Samples()
-    asyncio.run(read_all(port, job_ids, samples))
+    asyncio.run(read_all(port, job_ids, samples, int(sys.argv[3])))
     path.write_text(json.dumps(asdict(samples)))
 
 

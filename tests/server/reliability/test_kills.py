@@ -8,7 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import pytest
 import redis
 
+from r3core.types import ImageSampling
 from server.embedded import EmbeddedServer
 from server.engines import FAKE
 from server.queue import Queue, StoredJob
@@ -27,13 +28,14 @@ from tests.server.promises import held_to
 from tests.server.reliability import journal_worker
 from tests.server.reliability.conftest import StartWorker
 from tests.server.waiting import until
-from tests.server.working import ended, new_job, whole
+from tests.server.working import ASKED, ended, new_job, whole
 
 KILLS: Final = 50
 LEASE_S: Final = 2.0
 UNDER_WAY: Final = 8  # jobs: the workers that live have room for them, so that what is resumed waits for no one
 PICTURES: Final = 3  # of a job
-STEPS: Final = 4  # of a picture
+STEPS: Final = 12  # of a picture: half of a job's time, the other half is text
+DRAWN: Final = ImageSampling(num_timesteps=STEPS + 1)
 LAST_STRIKE: Final = 3
 
 
@@ -59,7 +61,7 @@ class Herd:
         """Start as many as there should be."""
         while len(self.living) < 3:
             program = "tests.server.reliability.journal_worker"
-            settings = {"fake_step_s": 0.03, "lease_s": LEASE_S, "max_trajectories": UNDER_WAY}
+            settings = {"fake_step_s": 0.02, "lease_s": LEASE_S, "max_trajectories": UNDER_WAY}
             self.living.append(self.start(program=program, **settings))
 
     def kill_one(self, may_die: Callable[[], bool]) -> None:
@@ -92,7 +94,10 @@ async def fed(queue: Queue, database: redis.Redis, jobs: list[str], enough: asyn
     """Keep so many jobs under way."""
     while not enough.is_set():
         active = int(database.hget(f"{ROOT}load", "active:local") or 0)
-        jobs += [(await queue.submit(new_job())).id for _ in range(UNDER_WAY - active)]
+        jobs += [
+            (await queue.submit(new_job(replace(ASKED, generate=DRAWN, refine=DRAWN)))).id
+            for _ in range(UNDER_WAY - active)
+        ]
         await asyncio.sleep(0.05)
 
 
