@@ -63,7 +63,7 @@ def run_worker(settings: Settings) -> int:
         engine, description = _loaded(settings, vitals, inbox)
         work = WorkerQueue(settings.redis_url, _worker_id(), QueuePolicy.from_settings(settings))
         try:
-            if not _queue_answers(work, inbox):
+            if not _queue_answers(work, inbox, vitals):
                 return 0
             return Worker(settings, engine, description, work, inbox, vitals).run()
         finally:
@@ -181,9 +181,10 @@ def _loaded(settings: Settings, vitals: Vitals, inbox: Inbox) -> tuple[Engine, D
     return engine, description
 
 
-def _queue_answers(work: WorkerQueue, inbox: Inbox) -> bool:
+def _queue_answers(work: WorkerQueue, inbox: Inbox, vitals: Vitals) -> bool:
     """Waits until Redis answers; False where it was asked to leave first. Raises Misconfigured for an old one."""
     while not inbox.asked_to_leave:
+        vitals.beat()  # who waits for Redis is alive, however long it takes
         try:
             work.ping()
         except QueueUnavailable as error:

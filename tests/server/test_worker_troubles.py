@@ -20,9 +20,13 @@ from r3core.versions import STORED_VERSION
 from server.embedded import EmbeddedServer
 from server.engines import FAKE
 from server.images import ImageStore
+from server.inbox import Inbox
 from server.queue import Queue, QueueUnavailable
 from server.queue_records import Json, dumps
 from server.queue_worker import WorkerQueue
+from server.worker import _queue_answers
+from server.worker_health import HUNG_AFTER_S, Vitals
+from tests.server.waiting import until as until_now
 from tests.server.working import (
     ASKED,
     FOR_EVER,
@@ -152,6 +156,19 @@ async def test_a_worker_leaves_while_redis_is_away_and_nothing_more_can_be_publi
     await until(full)
     assert worker.leave() == 0
     await queue.close()
+
+
+def test_who_waits_for_redis_at_its_start_is_alive_however_long_it_takes(own_server: EmbeddedServer) -> None:
+    own_server.stop()
+    work, inbox, vitals = WorkerQueue(own_server.url, "waits"), Inbox(), Vitals(is_loaded=True)
+    vitals.beat_at_s -= 2 * HUNG_AFTER_S
+    waiting = threading.Thread(target=_queue_answers, args=(work, inbox, vitals))
+    waiting.start()
+    until_now(lambda: vitals.livez()[0])
+    inbox.leave()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    work.close()
 
 
 async def test_a_lost_lease_leaves_nothing_behind(

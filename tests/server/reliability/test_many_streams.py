@@ -245,9 +245,8 @@ def test_clients_that_never_read_cost_the_others_nothing(
             time.sleep(alone_s)
             before_bytes, together_ns = api.rss_bytes(), time.monotonic_ns()
             with never_reading(api.port, job_ids, stuck_count):
+                all_there_ns = time.monotonic_ns()
                 most_bytes, closed_after_s = watched(api, stuck_count)
-            until_s = alone_s - (time.monotonic_ns() - together_ns) / 1e9
-            time.sleep(max(0.0, until_s))
             ended_ns = time.monotonic_ns()
             pacer.stop()
             time.sleep(1)
@@ -257,10 +256,12 @@ def test_clients_that_never_read_cost_the_others_nothing(
         assert (seen.out_of_order, seen.ended) == (0, 0)
         assert resumes(api, job_ids[0], after=2)
     more_mb = (most_bytes - before_bytes) / MB
-    alone_ms, beside_ms = seen.p99_ms(alone_ns, together_ns), seen.p99_ms(together_ns, ended_ns)
+    alone_ms, coming_ms = seen.p99_ms(alone_ns, together_ns), seen.p99_ms(together_ns, all_there_ns)
+    beside_ms = seen.p99_ms(all_there_ns, ended_ns)
     figure = (
-        f"{more_mb:.0f} MB more; p99 of {good} readers {alone_ms:.1f} ms alone, {beside_ms:.1f} ms beside"
-        f" {stuck_count} that never read; these were cut off after {closed_after_s:.0f} s and could resume"
+        f"{more_mb:.0f} MB more; p99 of {good} readers {alone_ms:.1f} ms alone, {coming_ms:.1f} ms while"
+        f" {stuck_count} that never read came and were sent their logs, {beside_ms:.1f} ms beside them until the last"
+        f" was cut off, after {closed_after_s:.0f} s; they could resume"
     )
     record("S2", figure, kept=more_mb <= 100 and beside_ms <= 1.2 * alone_ms and closed_after_s <= 30)
     held_to(more_mb, 100)
@@ -273,12 +274,13 @@ def test_clients_that_never_read_cost_the_others_nothing(
 def watched(api: ApiProcess, count: int) -> tuple[int, float]:
     """The most memory the API took, and how long it was until the last of so many clients was cut off."""
     began, most = time.monotonic(), 0
-    while cut_off(api) < count:
-        most = max(most, api.rss_bytes())
+    while time.monotonic() - began < 15 or cut_off(api) < count:  # asking the API takes milliseconds of its time
+        for _ in range(5):
+            time.sleep(0.2)
+            most = max(most, api.rss_bytes())
         assert time.monotonic() - began < 30 * BEYOND, "\n".join(
             line for line in api.client.get("/metrics").text.splitlines() if line.startswith("r3_sse")
         )
-        time.sleep(0.2)
     return most, time.monotonic() - began
 
 
