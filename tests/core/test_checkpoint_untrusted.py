@@ -18,6 +18,8 @@ from r3core.checkpoint import describe
 from r3core.model.tokenizer import Tokenizer
 from tests.core.test_checkpoint import Tensors, read, refusal, shard
 
+pytestmark = pytest.mark.row("C1")
+
 PICKLES = ("pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "model.pkl", "optimizer.pickle")
 
 

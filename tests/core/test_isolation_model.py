@@ -18,6 +18,8 @@ from tests.core.conftest import MakeRuntime
 from tests.core.test_engine_model import APPLES, MIX, ask, run_together
 from tests.core.walking import end_of, nameless, pictures
 
+pytestmark = pytest.mark.row("R9")
+
 Spoil = Callable[[Runtime, pytest.MonkeyPatch], None]
 BAD = ask(APPLES, seed=11, max_rounds=1)
 MATES = {name: MIX[name] for name in ("plain", "wide, sampled, another renorm", "no plan, previews")}

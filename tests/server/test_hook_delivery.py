@@ -28,6 +28,8 @@ from tests.server.delivering import TLS, cancelled, due, made, turn, waiting
 from tests.server.jobs import leased, picture_done, submitted
 from tests.server.receiving import Receiver, receiving
 
+pytestmark = pytest.mark.row("W2")
+
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:

@@ -12,6 +12,8 @@ from server.hook_rules import MAX_URL_CHARS, Allowed, Target, is_public, shown
 from server.misconfigured import Misconfigured
 from server.preflight import load_settings
 
+pytestmark = pytest.mark.row("W1")
+
 
 @pytest.mark.parametrize(
     ("url", "scheme", "host", "port", "path"),

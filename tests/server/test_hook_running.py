@@ -23,6 +23,8 @@ from tests.server.delivering import cancelled, due, end, made, waiting
 from tests.server.receiving import Receiver, receiving
 from tests.server.waiting import until as waited_for
 
+pytestmark = pytest.mark.row("W2")
+
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:

@@ -18,6 +18,8 @@ from server.hook_sender import NotAllowed, NotSent, Resolve, Sender, resolved, t
 from tests.server.receiving import Receiver, receiving
 from tests.server.waiting import until
 
+pytestmark = pytest.mark.row("W1")
+
 NAME = "hooks.example.com"
 LOOPBACK = Allowed.parse([NAME, "127.0.0.1"])
 HEADERS = {"webhook-id": "msg_1", "Content-Type": "application/json"}

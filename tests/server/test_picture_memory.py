@@ -16,6 +16,8 @@ from server.pictures import MAX_PIXELS, MAX_WEBP_PIXELS, start_picture
 from tests.server.api.by_hand import TINY
 from tests.server.test_pictures import pixels, png_claiming, saved
 
+pytestmark = pytest.mark.row("F3")
+
 PROMISED_BYTES = 64 * 2**20
 PROGRAM = r"""
 import re, sys

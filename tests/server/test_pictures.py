@@ -23,6 +23,8 @@ from server.faults import ApiError
 from server.pictures import MAX_BYTES, StartPicture, from_base64, start_picture
 from tests.server.api.by_hand import TINY
 
+pytestmark = pytest.mark.row("F3")
+
 NOISE = PILImage.effect_noise((320, 256), 80).convert("RGB")
 
 

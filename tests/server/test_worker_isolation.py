@@ -30,6 +30,8 @@ from tests.server.working import (
     whole,
 )
 
+pytestmark = pytest.mark.row("R9")
+
 GOOD = [replace(ASKED, prompt=f"a good cat number {number} edits=2", seed=number) for number in range(2)]
 
 

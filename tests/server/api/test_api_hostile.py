@@ -27,6 +27,8 @@ from tests.server.promises import promised
 from tests.server.test_picture_memory import PROMISED_BYTES
 from tests.server.test_pictures import WHOLE, animated, png_claiming, saved
 
+pytestmark = pytest.mark.row("F2")
+
 JOB = f"/jobs/job_{'0' * 32}"
 JSON = {"Content-Type": "application/json"}
 

@@ -99,6 +99,7 @@ def test_loopback_names_are_served(api: RunningApi, host: str) -> None:
     assert api.client.get("/jobs", headers={"Host": host}).status_code == 200
 
 
+@pytest.mark.row("H1")
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost.evil.example", "file://"])
 def test_pages_of_other_origins_are_refused(api: RunningApi, origin: str) -> None:
     answer = api.client.post("/generate", json={"prompt": "a"}, headers={"Origin": origin})
@@ -140,6 +141,7 @@ def test_pages_of_named_origins_may_show_pictures(valkey: EmbeddedServer, worker
             assert api.client.get("/jobs").headers[policy] == "same-origin"
 
 
+@pytest.mark.row("H1")
 def test_preflights_are_not_answered_unless_origins_are_named(api: RunningApi) -> None:
     asked = {"Origin": api.url, "Access-Control-Request-Method": "POST"}
     assert api.client.options("/generate", headers=asked).status_code == 405
@@ -160,6 +162,7 @@ def test_heads_without_end_are_refused_fast_and_not_kept(api: RunningApi, head: 
                 assert connection.recv(65536).startswith(b"HTTP/1.1 431 ")
 
 
+@pytest.mark.row("H1")
 @pytest.mark.parametrize("path", ["/jobs", "/livez", "/nope", "/openapi.json", "/docs", "/metrics", "/generate"])
 def test_every_answer_carries_the_safe_headers(api: RunningApi, path: str) -> None:
     answer = api.client.get(path)

@@ -15,6 +15,7 @@ from tests.server.api.events import check_whole, events_of
 from tests.server.api.keyed import Holder, KeyedApi
 from tests.server.api.running import running_api
 from tests.server.api.test_api_generate import PICTURE, problem
+from tests.server.waiting import until
 
 pytestmark = pytest.mark.row("T1")
 
@@ -207,6 +208,7 @@ def test_lines_of_a_request_say_whose_it_was_by_the_keys_id(keyed: KeyedApi, one
     with capture_logs() as lines:
         one.client.get("/jobs")
         keyed.stranger.get("/jobs")
+        until(lambda: sum(line["event"] == "request" for line in lines) == 2)  # they come behind the answers
     requests = [line for line in lines if line["event"] == "request"]
     assert [line.get("key") for line in requests] == [one.key.id, None]
     assert [line.get("tenant") for line in requests] == ["one", None]

@@ -168,6 +168,7 @@ def test_many_at_once_all_come_to_their_end(api: RunningApi) -> None:
             check_whole(events_of(client.get(job["links"]["events"])))
 
 
+@pytest.mark.row("F1")
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_no_request_gets_an_answer_that_the_contract_does_not_know(api: RunningApi, tmp_path: Path) -> None:
