@@ -47,8 +47,9 @@ class Telling:
         self, job: HeldJob, index: int, stage: tuple[Literal["reason", "reflect"], int], done: JobEvent
     ) -> None:
         rest = self._pace.rest(job.key(index))
-        last = (_delta(job, index, *stage, rest),) if rest else ()
-        self._put(Say(job.lease, (*last, done)))
+        last = _delta(job, index, *stage, rest)
+        last.data["at"] = done.data["at"]  # it is said before the whole, and was not made after it
+        self._put(Say(job.lease, (last, done) if rest else (done,)))
 
 
 def _delta(job: HeldJob, index: int, stage: Literal["reason", "reflect"], round_: int, text: str) -> JobEvent:

@@ -8,17 +8,19 @@ import pytest
 
 from tests.recorded import Record, Recorder
 
+SOAK_MINUTES = 30.0
 _RECORDER = pytest.StashKey[Recorder]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--minutes`, for the soak."""
-    parser.addoption("--minutes", type=float, default=30.0, help="how long the soak lasts (30)")
+    parser.addoption("--minutes", type=float, default=SOAK_MINUTES, help="how long the soak lasts (30)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One recorder for the run."""
-    config.stash[_RECORDER] = Recorder()
+    """One recorder for the run; a soak that is cut short has nothing to say."""
+    recorder = config.stash[_RECORDER] = Recorder()
+    recorder.is_on = recorder.is_on and config.getoption("--minutes") >= SOAK_MINUTES
 
 
 @pytest.fixture
