@@ -77,7 +77,10 @@ async def metrics(parts: Parts) -> Response:
 
 
 @router.get(
-    "/info", operation_id="info", summary="Models, limits, versions", responses=answer(200, Info, "What is served")
+    "/info",
+    operation_id="info",
+    summary="Models, limits, versions",
+    responses={**answer(200, Info, "What is served"), **problems(422)},
 )
 async def info(parts: Parts, _caller: Reader) -> Response:
     """Every known model with its sizes, defaults and example prompts, and the limits of this server."""
