@@ -91,8 +91,7 @@ class Run:
         """Run to the last step; the averaged weights."""
         recipe = self._recipe
         daggers = {round(recipe.steps * at) for at in recipe.dagger_at}
-        passed = sum(self._step > at for at in daggers)
-        for _ in range(1 if passed else 0):
+        if any(self._step > at for at in daggers):  # a resumed run, whose own pictures were not stored
             self._teacher.learn_from_own_pictures(self._bagel, recipe.dagger_pictures)
         started, first = time.monotonic(), self._step
         while self._step < recipe.steps:

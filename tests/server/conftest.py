@@ -15,10 +15,13 @@ import structlog
 
 from r3core.fake import FakeRunner
 from server.embedded import EmbeddedServer, find_binary, locked
+from server.hook_delivery import Deliveries
 from server.images import ImageStore
 from server.queue import Queue, QueuePolicy
 from server.queue_worker import WorkerQueue
 from server.settings import Settings
+from tests.server.delivering import made
+from tests.server.receiving import Receiver, receiving
 from tests.server.working import RunningWorker, Start
 
 POLICY = QueuePolicy(lease_s=5.0)
@@ -127,3 +130,16 @@ def start(settings: Settings, queue: Queue) -> Iterator[Start]:
     yield begin
     for worker in started:
         worker.leave(times=2)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Where webhooks are sent to."""
+    with receiving() as one:
+        yield one
+
+
+@pytest.fixture
+def deliveries(queue: Queue, store: ImageStore) -> Deliveries:
+    """The deliveries of a process that may send to this machine."""
+    return made(queue, store)

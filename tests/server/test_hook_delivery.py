@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -29,17 +28,6 @@ from tests.server.jobs import leased, picture_done, submitted
 from tests.server.receiving import Receiver, receiving
 
 pytestmark = pytest.mark.row("W2")
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as one:
-        yield one
-
-
-@pytest.fixture
-def deliveries(queue: Queue, store: ImageStore) -> Deliveries:
-    return made(queue, store)
 
 
 def outcomes(deliveries: Deliveries) -> dict[str, float]:

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -24,17 +24,6 @@ from tests.server.receiving import Receiver, receiving
 from tests.server.waiting import until as waited_for
 
 pytestmark = pytest.mark.row("W2")
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as one:
-        yield one
-
-
-@pytest.fixture
-def deliveries(queue: Queue, store: ImageStore) -> Deliveries:
-    return made(queue, store)
 
 
 @pytest.fixture

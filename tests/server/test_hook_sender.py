@@ -25,12 +25,6 @@ LOOPBACK = Allowed.parse([NAME, "127.0.0.1"])
 HEADERS = {"webhook-id": "msg_1", "Content-Type": "application/json"}
 
 
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as one:
-        yield one
-
-
 class Names:
     """A resolver that answers what it is told, one answer a question, and counts how often it is asked."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,16 +23,11 @@ from server.queue_worker import WorkerQueue
 from tests.server.api.by_hand import TINY, HandWorker
 from tests.server.api.events import check_whole, parsed
 from tests.server.api.test_api_generate import problem
+from tests.server.processes import free_port
 from tests.server.promises import promised
 from tests.server.waiting import until
 
 ROOT = Path(__file__).parents[3]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from tests.server.api.events import Sse, parsed
 from tests.server.api.keyed import KeyedApi, keyed_api, new_key, revoke
 from tests.server.api.running import running_api
 from tests.server.api.test_api_generate import problem
+from tests.server.processes import free_port
 from tests.server.promises import promised
 from tests.server.waiting import until
 
@@ -217,12 +218,6 @@ def test_a_key_of_the_file_that_was_revoked_in_the_queue_is_revoked(valkey: Embe
 
 
 # the port for metrics
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_the_metrics_port_answers_metrics_to_everyone_and_nothing_else(valkey: EmbeddedServer, tmp_path: Path) -> None:
