@@ -18,13 +18,17 @@ from typing import Final
 from PIL import Image as PILImage
 
 from r3core.checkpoint import Description
-from r3core.model.strips import upright_resized
+from r3core.model.image_processing import resize_to
+from r3core.model.strips import along_columns, along_rows
 from server.faults import ApiError, Fault
+from server.picture_decoders import decode
 from server.picture_headers import Header, NotAPicture, read_header
 from server.sizes import fits_grid
 
 MAX_PIXELS: Final = 16_000_000
-MAX_WEBP_PIXELS: Final = 8_000_000  # its decoder holds four copies, that of others one
+MAX_WEBP_PIXELS: Final = 4_200_000  # its decoder holds three pictures: 2048x2048 are 50 MB
+MAX_WEBP_BYTES: Final = 12_000_000  # and the file once more
+MAX_PROGRESSIVE_SAMPLES: Final = 24_000_000  # its decoder holds each in two bytes
 MAX_ASPECT: Final = 100  # the filter's table grows with it, to hundreds of MB for a line of pixels
 MAX_BYTES: Final = 20_000_000
 _DATA_URL: Final = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.IGNORECASE)
@@ -69,17 +73,19 @@ def start_picture(data: bytes, description: Description) -> StartPicture:
     """An uploaded file, or a stored master, as the checkpoint sees it. Raises ApiError invalid_image."""
     header = _judged(data)
     try:
-        with PILImage.open(io.BytesIO(header.needed), formats=[header.format]) as opened:
-            if opened.size != (header.width, header.height):
-                raise invalid_image("states two sizes")
-            picture = upright_resized(opened, description.transforms["vae"])
+        decoded = decode(data, header)
+        upright = decoded.upright((header.width, header.height))
+        size = resize_to(upright, description.transforms["vae"])
+        if not fits_grid(size, description):
+            raise invalid_image(
+                f"has {upright[0]}x{upright[1]} pixels, {size[0]}x{size[1]} to the model, which is more than its grid "
+                "holds; crop it to a less extreme shape"
+            )
+        narrow = along_rows(decoded, size[0])
+        del decoded  # what comes now would not fit beside it
     except _BROKEN as error:
         raise invalid_image(f"is broken and cannot be decoded ({type(error).__name__})") from error
-    if not fits_grid(picture.size, description):
-        raise invalid_image(
-            f"has {header.width}x{header.height} pixels, {picture.width}x{picture.height} to the model, which is more "
-            "than its grid holds; crop it to a less extreme shape"
-        )
+    picture = along_columns(narrow, size[1])
     out = io.BytesIO()
     picture.save(out, "PNG")
     return StartPicture(out.getvalue(), picture.width, picture.height)
@@ -97,16 +103,34 @@ def _judged(data: bytes) -> Header:
         header = read_header(data)
     except NotAPicture as error:
         raise invalid_image(str(error)) from error
-    pixels = header.width * header.height
-    most = MAX_WEBP_PIXELS if header.format == "WEBP" else MAX_PIXELS
-    if not 0 < pixels <= most:
-        other = f" in a WebP, and {MAX_PIXELS:,} in a PNG or JPEG" if most < MAX_PIXELS else ""
-        raise invalid_image(
-            f"has {header.width}x{header.height} = {pixels:,} pixels; from 1 to {most:,} are taken{other}"
-        )
-    if max(header.width, header.height) > MAX_ASPECT * min(header.width, header.height):
-        raise invalid_image(
-            f"has {header.width}x{header.height} pixels, and its longer side may be at most {MAX_ASPECT} times the "
-            "shorter; crop it to a less extreme shape"
-        )
+    if fault := _fault_in(header, len(data)):
+        raise invalid_image(fault)
     return header
+
+
+def _fault_in(header: Header, size: int) -> str | None:
+    """What is too much of it, completing "the image …"."""
+    width, height = header.width, header.height
+    pixels = width * height
+    webp = header.format == "WEBP"
+    most = MAX_WEBP_PIXELS if webp else MAX_PIXELS
+    if not 0 < pixels <= most:
+        other = f" in a WebP, and {MAX_PIXELS:,} in a PNG or JPEG" if webp else ""
+        return f"has {width}x{height} = {pixels:,} pixels; from 1 to {most:,} are taken{other}"
+    if webp and size > MAX_WEBP_BYTES:
+        return (
+            f"is a WebP of {size:,} bytes; at most {MAX_WEBP_BYTES:,} are taken in a WebP, and {MAX_BYTES:,} in a PNG "
+            "or JPEG"
+        )
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        return (
+            f"has {width}x{height} pixels, and its longer side may be at most {MAX_ASPECT} times the shorter; crop it "
+            "to a less extreme shape"
+        )
+    samples = 0 if header.jpeg is None else header.jpeg.held_samples
+    if samples > MAX_PROGRESSIVE_SAMPLES:
+        return (
+            f"is a progressive JPEG of {width}x{height} pixels with {samples:,} samples; at most "
+            f"{MAX_PROGRESSIVE_SAMPLES:,} are taken of that kind; save it as a baseline JPEG, or smaller"
+        )
+    return None

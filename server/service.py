@@ -34,7 +34,7 @@ class Service:
     catalogue: Catalogue
     presenter: Presenter
     authority: Authority
-    # A decoded picture takes up to 130 MB for a moment.
+    # A picture takes up to 64 MB for a moment: two at once, whoever else waits.
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 
     async def job_of(self, tenant: str, job_id: str) -> StoredJob:

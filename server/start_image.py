@@ -38,11 +38,11 @@ async def take_start_image(
 
     Raises ApiError invalid_image, or image_not_found for an id that names no image of the tenant's.
     """
-    if given.startswith("img_"):
-        content, parent = await _own_image(parts, tenant, given)
-    else:
-        content, parent = await asyncio.to_thread(from_base64, given), None
-    async with parts.decoding:
+    async with parts.decoding:  # the file too is in memory no sooner than its turn
+        if given.startswith("img_"):
+            content, parent = await _own_image(parts, tenant, given)
+        else:
+            content, parent = await asyncio.to_thread(from_base64, given), None
         picture = await asyncio.to_thread(start_picture, content, description)
     sha256 = await asyncio.to_thread(parts.images.put, tenant, job_id, picture.png)
     image_id = f"img_{secrets.token_hex(16)}"

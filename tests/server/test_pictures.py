@@ -20,6 +20,8 @@ from PIL import ImageOps
 
 from r3core.model.image_processing import resize_to
 from server.faults import ApiError
+from server.picture_decoders import decode
+from server.picture_headers import read_header
 from server.pictures import MAX_BYTES, StartPicture, from_base64, start_picture
 from tests.server.api.by_hand import TINY
 
@@ -34,12 +36,13 @@ def saved(image: PILImage.Image, image_format: str = "PNG", **options: Any) -> b
     return out.getvalue()
 
 
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """Of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 def png_claiming(width: int, height: int, data: bytes = b"") -> bytes:
     """A PNG of almost no bytes that says it is that large; all of it is one byte, packed."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", data or zlib.compress(b"\0" * 10)) + chunk(b"IEND", b"")
 
@@ -48,6 +51,24 @@ def webp_claiming(width: int, height: int) -> bytes:
     """A lossless WebP that says it is that large."""
     whole = saved(NOISE, "WEBP", lossless=True)
     return whole[:21] + struct.pack("<I", (width - 1) | (height - 1) << 14) + whole[25:]
+
+
+def webp_with(size: int) -> bytes:
+    """A WebP with so many bytes in it that nobody needs."""
+    whole = saved(NOISE, "WEBP", exif=b"Exif\0\0")
+    whole += b"JUNK" + struct.pack("<I", size) + bytes(size)
+    return whole[:4] + struct.pack("<I", len(whole) - 8) + whole[8:]
+
+
+def jpeg_claiming(width: int, height: int, **options: Any) -> bytes:
+    """A progressive JPEG that says it is that large."""
+    whole = saved(NOISE, "JPEG", progressive=True, **options)
+    return whole.replace(struct.pack(">HH", 256, 320), struct.pack(">HH", height, width))
+
+
+def scan_in(progressive: bytes) -> bytes:
+    """The last one of its scans."""
+    return progressive[progressive.rindex(b"\xff\xda") : -2]
 
 
 def animated(image_format: str) -> bytes:
@@ -67,6 +88,7 @@ def refusal(data: bytes) -> str:
     return caught.value.detail
 
 
+PROGRESSIVE = saved(NOISE, "JPEG", progressive=True)
 WHOLE = {"PNG": saved(NOISE), "JPEG": saved(NOISE, "JPEG"), "WEBP": saved(NOISE, "WEBP")}
 
 
@@ -78,7 +100,14 @@ WHOLE = {"PNG": saved(NOISE), "JPEG": saved(NOISE, "JPEG"), "WEBP": saved(NOISE,
         (png_claiming(2**31, 2**31), "pixels"),
         (png_claiming(16_000_000, 1), "at most 100 times the shorter"),
         (png_claiming(39, 4000), "at most 100 times the shorter"),
-        (webp_claiming(2829, 2829), "8,003,241 pixels; from 1 to 8,000,000 are taken in a WebP, and 16,000,000 in"),
+        (webp_claiming(2050, 2049), "4,200,450 pixels; from 1 to 4,200,000 are taken in a WebP, and 16,000,000 in"),
+        (webp_with(12_000_000), "at most 12,000,000 are taken in a WebP, and 20,000,000 in"),
+        (jpeg_claiming(4000, 4000, subsampling=0), "48,000,000 samples; at most 24,000,000 are taken of that kind"),
+        (jpeg_claiming(4000, 4016, subsampling=2), "pixels; from 1 to 16,000,000"),
+        (WHOLE["JPEG"].replace(b"\xff\xc0", b"\xff\xc3"), "rare kind"),
+        (WHOLE["JPEG"].replace(b"\xff\xc0", b"\xff\xc0\0\x02\xff\xc0"), "states its size twice"),
+        (WHOLE["JPEG"][:2] + (b"\xff\xdb\xff\xff" + bytes(65533)) * 17 + WHOLE["JPEG"][2:], "bytes of tables"),
+        (PROGRESSIVE[:-2] + scan_in(PROGRESSIVE) * 100 + PROGRESSIVE[-2:], "more than 100 scans"),
         (WHOLE["JPEG"].replace(struct.pack(">HH", 256, 320), struct.pack(">HH", 60_000, 60_000)), "pixels"),
         (
             saved(NOISE, "WEBP", lossless=True)[:21] + b"\xff\xff\xff\x0f" + saved(NOISE, "WEBP", lossless=True)[25:],
@@ -172,10 +201,9 @@ def test_a_cameras_second_picture_behind_the_first_is_left_out() -> None:
 
 def test_texts_and_profiles_do_not_reach_the_decoder() -> None:
     bomb = zlib.compress(b"\0" * 50_000_000, 9)
-    content = b"Comment\0\0" + bomb
-    chunk = struct.pack(">I", len(content)) + b"zTXt" + content + struct.pack(">I", zlib.crc32(b"zTXt" + content))
     whole = WHOLE["PNG"]
-    assert start_picture(whole[:33] + chunk + whole[33:], TINY).width == 320
+    with_text = whole[:33] + chunk(b"zTXt", b"Comment\0\0" + bomb) + whole[33:]
+    assert start_picture(with_text, TINY).width == 320
 
 
 def test_a_picture_too_extreme_for_the_grid_is_refused() -> None:
@@ -227,3 +255,32 @@ def test_other_texts_are_refused(text: str) -> None:
 def test_too_many_bytes_are_refused_before_they_are_decoded() -> None:
     with pytest.raises(ApiError, match="at most"):
         from_base64("A" * 27_000_000)
+
+
+@pytest.mark.parametrize(("held_bytes", "scale"), [(400_000, 1), (120_000, 2), (1000, 4)])
+def test_a_jpeg_that_would_be_too_much_is_decoded_smaller_and_comes_out_alike(
+    held_bytes: int, scale: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smooth = NOISE.resize((40, 32)).resize((320, 256), PILImage.Resampling.BICUBIC)
+    exif = PILImage.Exif()
+    exif[0x0112] = 6
+    data = saved(smooth, "JPEG", quality=95, exif=exif)
+    whole = start_picture(data, TINY)
+    monkeypatch.setattr("server.picture_decoders.HELD_BYTES", held_bytes)
+    decoded = decode(data, read_header(data))
+    assert (decoded.size, decoded.orientation) == ((320 // scale, 256 // scale), 6)
+    smaller = start_picture(data, TINY)
+    assert (smaller.width, smaller.height) == (whole.width, whole.height) == (256, 320)
+    assert np.abs(pixels(smaller).astype(int) - pixels(whole)).mean() < 3
+
+
+def test_of_a_jpegs_notes_a_decoder_gets_what_says_which_side_is_up_and_which_colours() -> None:
+    exif = PILImage.Exif()
+    exif[0x0112] = 3
+    whole = saved(NOISE.convert("CMYK"), "JPEG", exif=exif, icc_profile=b"profile" * 99, comment="comment")
+    jpeg = read_header(whole).jpeg
+    assert jpeg is not None
+    assert b"Exif" in jpeg.front
+    assert b"Adobe" in jpeg.front
+    assert b"profile" not in jpeg.front
+    assert b"comment" not in jpeg.front
