@@ -107,6 +107,37 @@ def test_a_stream_by_a_link_ends_when_the_link_is_revoked_or_over(keyed: KeyedAp
             ends_as_unauthorized(events)
 
 
+@pytest.mark.parametrize("path", ["/generate", "/jobs/{job}/share"])
+def test_what_a_revoked_key_began_to_send_does_nothing_when_its_end_comes(keyed: KeyedApi, path: str) -> None:
+    holder, mate = keyed.holder("late"), keyed.holder("late")
+    job = mate.submit()["id"]
+    body = b'{"prompt": "a cat"}' if path == "/generate" else b'{"expires_s": 3600}'
+    head = f"POST {path.format(job=job)} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {holder.secret}\r\n"
+    head += f"Content-Type: application/json\r\nPrefer: respond-async\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", keyed.api.port), timeout=20) as slow:
+        slow.sendall(head.encode() + body[:5])
+        until(lambda: "bucket:key:" + holder.key.id in str(keyed.db.keys("*")))  # it was let in
+        revoke(keyed.url, holder.key)
+        until(lambda: holder.client.get("/jobs").status_code == 401)
+        time.sleep(1.1)
+        slow.sendall(body[5:])
+        assert slow.recv(65536).startswith(b"HTTP/1.1 401 ")
+    assert [one["id"] for one in mate.client.get("/jobs").json()["jobs"]] == [job]
+    assert not keyed.db.keys("*share*")
+
+
+def test_a_body_that_takes_its_time_is_read_to_its_end_while_its_key_is_good(keyed: KeyedApi) -> None:
+    holder = keyed.holder("patient")
+    body = b'{"prompt": "a cat"}'
+    head = f"POST /generate HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {holder.secret}\r\nPrefer: respond-async\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", keyed.api.port), timeout=20) as slow:
+        slow.sendall(head.encode() + body[:5])
+        time.sleep(1.2)
+        slow.sendall(body[5:])
+        assert slow.recv(65536).startswith(b"HTTP/1.1 202 ")
+
+
 # from no keys to the first
 
 
