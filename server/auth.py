@@ -2,8 +2,8 @@
 
 Behind it every request's scope says who called, and the routes ask what that caller may (callers.py). A path that is
 not listed as open is closed, also one that no route has: strangers learn nothing of what there is. Whoever is let in is
-counted against their limit, and the answer tells them how they stand. Who takes their time over a body is asked again at
-its end: what began with a key that has been revoked since does nothing any more.
+counted against their limit, and the answer tells them how they stand. Who takes their time over a body is looked at
+again at its end: what began with a key that has been revoked since does nothing any more.
 """
 
 from __future__ import annotations

@@ -24,12 +24,12 @@ from typing import Annotated, Any, Final
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from server.keys import DIGEST, KEY_ID, MAX_LIMIT, Key, TenantLimits, scopes_named, tenant_name
+from server.keys import DIGEST, KEY_ID, MAX_LIMIT, Key, KeysUnreadable, TenantLimits, scopes_named, tenant_name
 
 MAX_BYTES: Final = 4 * 1024 * 1024
 
 
-class KeysFileError(Exception):
+class KeysFileError(KeysUnreadable):
     """The file cannot be read, or is not in form; the message says where and what to do."""
 
 
