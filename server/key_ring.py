@@ -136,7 +136,7 @@ class KeyRing:
             found = path.stat()
         except OSError as error:
             raise KeysFileError(f"{path} cannot be read ({error.strerror})") from error
-        seen = (found.st_ino, found.st_mtime_ns, found.st_size)
+        seen = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)  # ctime: nobody can set it back
         if seen == self._file_seen:
             return self._file
         content = read_keys_file(path)

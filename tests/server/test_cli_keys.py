@@ -92,6 +92,8 @@ def test_what_a_tenant_may_have_is_set_bit_by_bit_and_shown(environment: Environ
         (["create", "a/b"], "cannot name a tenant"),
         (["create", "a", "--tenant", ".."], "cannot name a tenant"),
         (["create", "a", "--scope", "all"], "use read, generate, admin"),
+        (["create", "a", "--requests-per-min", "1000001"], "1000001 requests a minute are too many"),
+        (["hash", "a", "--requests-per-min", "1000001"], "1000001 requests a minute are too many"),
         (["revoke", "nobody"], "no key has the id or name 'nobody'"),
         (["limits", "a", "--weight", "0"], "weight 0.0 must be from"),
         (["limits", "a", "--queued", "-1"], "queued -1 must be from"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -213,6 +214,21 @@ def test_keys_of_the_file_come_and_go_with_it_beside_those_of_the_queue(valkey: 
         in_file(file)
         until(lambda: status(keyed, second_secret) == 401)
         assert in_queue.client.get("/jobs").status_code == 200
+
+
+def test_a_key_that_is_exchanged_in_place_is_seen_though_size_and_time_of_the_file_stay(
+    valkey: EmbeddedServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.yaml"
+    (first, first_secret), (second, second_secret) = file_key("a"), file_key("a")
+    in_file(file, entry(first))
+    with keyed_api(valkey.url, tmp_path, keys_file=file) as keyed:
+        until(lambda: status(keyed, first_secret) == 200)
+        seen = file.stat()
+        file.write_text("keys:\n" + entry(second))
+        os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+        assert (file.stat().st_size, file.stat().st_ino) == (seen.st_size, seen.st_ino)
+        until(lambda: (status(keyed, first_secret), status(keyed, second_secret)) == (401, 200))
 
 
 def test_while_the_file_cannot_be_read_nobody_comes_in_and_then_all_do(valkey: EmbeddedServer, tmp_path: Path) -> None:
