@@ -9,6 +9,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Final
 
+from starlette.types import ASGIApp
 from uvicorn import Config
 
 from server.app import close_streams, create_app
@@ -30,7 +31,20 @@ def run_api(settings: Settings) -> int:
     configure_logging(settings.log_level, settings.log_format)
     _allow_many_streams()
     app = create_app(settings)
-    config = Config(
+    config = config_of(app, settings)
+    server = ApiServer(config, lambda: close_streams(app))
+    # uvicorn raises the signal that ended it once more when all is done; being asked to end is not dying.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _ignore)
+    gc.collect()
+    gc.freeze()  # what is there by now stays: going through all of it again would hold up every stream for 50 ms
+    server.run()
+    return 0 if server.started else 1
+
+
+def config_of(app: ASGIApp, settings: Settings) -> Config:
+    """How uvicorn serves the app."""
+    return Config(
         app,
         host=settings.host.strip("[]"),
         port=settings.port,
@@ -40,18 +54,11 @@ def run_api(settings: Settings) -> int:
         backlog=BACKLOG,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE_S,
+        forwarded_allow_ips=list(settings.trusted_proxies),  # left out, uvicorn believes whoever is on this machine
         server_header=False,
         access_log=False,
         log_config=None,
     )
-    server = ApiServer(config, lambda: close_streams(app))
-    # uvicorn raises the signal that ended it once more when all is done; being asked to end is not dying.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _ignore)
-    gc.collect()
-    gc.freeze()  # what is there by now stays: going through all of it again would hold up every stream for 50 ms
-    server.run()
-    return 0 if server.started else 1
 
 
 def _allow_many_streams() -> None:

@@ -19,8 +19,7 @@ from server.callers import LOCAL, Caller, Link
 from server.doors import takes_link
 from server.faults import ApiError
 from server.key_ring import KeyRing, Ring
-from server.keys import Scope, key_shown
-from server.keys_file import KeysFileError
+from server.keys import KeysUnreadable, Scope, key_shown
 from server.links import Linked
 from server.queue_errors import RateLimited
 from server.rate_limits import REQUESTS, Limit
@@ -90,7 +89,7 @@ class Authority:
         """The keys that are good. Raises ApiError keys_unavailable, and QueueUnavailable."""
         try:
             return await self._ring.now()
-        except KeysFileError as error:
+        except KeysUnreadable as error:
             raise ApiError(
                 "keys_unavailable",
                 "the keys cannot be read, so that nobody can be let in; the server's log says why",

@@ -136,7 +136,15 @@ class StreamReset(EventView):
 class StreamClosing(EventView):
     """We end this stream, not the job: come back with Last-Event-ID after `retry_ms`."""
 
-    reason: Literal["shutdown", "slow_client", "stuck_client", "queue_unavailable", "job_deleted", "unauthorized"]
+    reason: Literal[
+        "shutdown",
+        "slow_client",
+        "stuck_client",
+        "queue_unavailable",
+        "job_deleted",
+        "unauthorized",
+        "keys_unavailable",
+    ]
     retry_ms: int
 
 

@@ -33,6 +33,7 @@ log = structlog.get_logger("r3.api")
 
 TICK_S: Final = 1.0
 UNAUTHORIZED: Final = "unauthorized"
+KEYS_UNAVAILABLE: Final = "keys_unavailable"
 STUCK_S: Final = 20.0  # a client that takes nothing for this long is cut off
 CUT_EVERY_S: Final = 0.01
 
@@ -84,9 +85,9 @@ class Follower:
         self.closing = self.closing or reason
         self.wake.set()
 
-    def shut_out(self) -> None:
+    def shut_out(self, reason: str) -> None:
         """End it because its caller may follow no longer, at once where a slow client holds up the end."""
-        self.close(UNAUTHORIZED)
+        self.close(reason)
         if self.sending_since is not None and self.abort is not None:
             self.abort()
 
@@ -196,16 +197,21 @@ class Hub:
     async def close_refused(self, refused: Callable[[Iterable[Caller]], Awaitable[set[Caller]]]) -> None:
         """Once a second, for ever, shut out callers who would not be let in any more: those that `refused` says.
 
-        While that cannot be known they stay: nothing comes over the live feed then.
+        While the queue is away they stay, for nothing comes over the live feed then. Where it is there and yet nobody
+        can say who may follow, nobody may.
         """
         while True:
             await asyncio.sleep(TICK_S)
             callers = {follower.caller for follower in self._all() if follower.caller is not None}
-            with suppress(QueueError, ApiError):
-                gone = await refused(callers) if callers else set()
+            with suppress(QueueError):
+                reason = UNAUTHORIZED
+                try:
+                    gone = await refused(callers) if callers else set()
+                except ApiError:
+                    gone, reason = callers, KEYS_UNAVAILABLE
                 for follower in self._all():
                     if follower.caller in gone:
-                        follower.shut_out()
+                        follower.shut_out(reason)
 
     async def tell_positions(self) -> None:
         """A live `job.queued` to followers of waiting jobs whose place has changed. Raises QueueUnavailable."""

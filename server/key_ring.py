@@ -18,7 +18,7 @@ from typing import Final
 
 import structlog
 
-from server.keys import NO_LIMITS, Key, TenantLimits
+from server.keys import NO_LIMITS, Key, KeysUnreadable, TenantLimits
 from server.keys_file import KeysFile, KeysFileError, read_keys_file
 from server.links import Links
 from server.queue_errors import QueueUnavailable
@@ -77,7 +77,7 @@ class KeyRing:
         self._store = store
 
     async def now(self) -> Ring:
-        """Who may come in. Raises QueueUnavailable or KeysFileError where that cannot be known."""
+        """Who may come in. Raises QueueUnavailable or KeysUnreadable where that cannot be known."""
         if self._settings.auth_mode == "none":
             return OFF
         if self._ring is not None and time.monotonic() - self._read_at_s < FRESH_S:
@@ -100,7 +100,7 @@ class KeyRing:
             try:
                 await self.read()
                 failing = ""
-            except (QueueUnavailable, KeysFileError) as error:
+            except (QueueUnavailable, KeysUnreadable) as error:
                 if not failing:
                     log.warning("keys cannot be read; who needs one is answered 503", reason=str(error))
                 failing = str(error)
@@ -136,7 +136,7 @@ class KeyRing:
             found = path.stat()
         except OSError as error:
             raise KeysFileError(f"{path} cannot be read ({error.strerror})") from error
-        seen = (found.st_ino, found.st_mtime_ns, found.st_size)
+        seen = (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)  # ctime: nobody can set it back
         if seen == self._file_seen:
             return self._file
         content = read_keys_file(path)

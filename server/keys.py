@@ -36,6 +36,10 @@ _TENANT: Final = re.compile(TENANT_PATTERN.strip("^$"))
 _NOBODYS: Final = "0" * 64  # compared with where there is no such key, so that the answer takes as long
 
 
+class KeysUnreadable(Exception):
+    """Who may come in cannot be known; the message says why, and is for the operator alone."""
+
+
 @dataclass(frozen=True)
 class Key:
     """A key as it is kept. Times in ms since 1970; without `requests_per_min` the server's default holds."""

@@ -14,6 +14,7 @@ from typing import Any
 from server.audit import audit
 from server.keys import (
     KEY,
+    MAX_LIMIT,
     NO_LIMITS,
     Key,
     TenantLimits,
@@ -41,6 +42,8 @@ def new_key(
     key_id = id_of(secret)
     if key_id is None:
         raise Misconfigured(f"what was read has {len(secret)} characters and is no key; a key is {KEY.pattern}")
+    if requests_per_min is not None and requests_per_min > MAX_LIMIT:
+        raise Misconfigured(f"{requests_per_min} requests a minute are too many; give at most {MAX_LIMIT:,}")
     try:
         named = scopes_named(scopes or ["generate"])
         whose = tenant_name(tenant or tenant_name(name))

@@ -24,12 +24,13 @@ from typing import Annotated, Any, Final
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from server.keys import DIGEST, KEY_ID, MAX_LIMIT, Key, TenantLimits, scopes_named, tenant_name
+from server.keys import DIGEST, KEY_ID, MAX_LIMIT, Key, KeysUnreadable, TenantLimits, scopes_named, tenant_name
 
 MAX_BYTES: Final = 4 * 1024 * 1024
+MAX_TIME_MS: Final = 253_402_300_799_000  # the end of the year 9999
 
 
-class KeysFileError(Exception):
+class KeysFileError(KeysUnreadable):
     """The file cannot be read, or is not in form; the message says where and what to do."""
 
 
@@ -51,7 +52,7 @@ def read_keys_file(path: Path) -> KeysFile:
     if len(content) > MAX_BYTES:
         raise KeysFileError(f"{path} has more than {MAX_BYTES:,} bytes")
     try:
-        value = yaml.safe_load(content.decode("utf-8"))
+        value = yaml.load(content.decode("utf-8"), _Loader)  # noqa: S506 -- a SafeLoader
         form = _File.model_validate({} if value is None else value)
     except UnicodeDecodeError as error:
         raise KeysFileError(f"{path} is not UTF-8 at byte {error.start}") from error
@@ -68,6 +69,21 @@ def entry(key: Key) -> str:
     values["scopes"] = list(key.scopes)
     text: str = yaml.safe_dump([values], sort_keys=False, default_flow_style=None, width=1000)
     return text
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a name stands once: of two, PyYAML would take the last and say nothing."""
+
+    def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
+        """As ever, unless a name is there twice."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        names = set()
+        for name, _ in node.value:
+            if isinstance(name, yaml.ScalarNode):
+                if name.value in names:  # which it is, is not said: it may be a key that was put in by mistake
+                    raise yaml.composer.ComposerError(None, None, "this name is there twice", name.start_mark)
+                names.add(name.value)
+        return node
 
 
 def _key_id(text: str) -> str:
@@ -101,7 +117,7 @@ class _Key(_Strict):
     scopes: Annotated[list[str], AfterValidator(_scopes)]
     sha256: Annotated[str, AfterValidator(_digest)]
     requests_per_min: _Limit = None
-    created_ms: int | None = None
+    created_ms: Annotated[int, Field(ge=0, le=MAX_TIME_MS)] | None = None
 
 
 class _Tenant(_Strict):

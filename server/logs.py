@@ -36,11 +36,12 @@ def configure_logging(level: str, log_format: Literal["json", "console"], to: Te
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    last: list[Any] = (
-        [structlog.processors.format_exc_info, struck, structlog.processors.JSONRenderer()]
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
         if log_format == "json"
-        else [struck, structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        else structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     )
+    last: list[Any] = [structlog.processors.format_exc_info, struck, renderer]  # tracebacks are struck out of, too
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(allow=())],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],

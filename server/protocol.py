@@ -75,7 +75,7 @@ class AbortableProtocol(HttpToolsProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header came, or a trailer, which uvicorn would put among the headers before the app looks at them."""
         if self._is_in_head:
-            super().on_header(name, value)
+            super().on_header(name, value.strip(b" \t"))  # which belongs to no value; the parser leaves it at the end
 
     def on_headers_complete(self) -> None:
         """The head is whole."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import structlog
+from redis.exceptions import RedisError
 
-from server.keys import Key, TenantLimits
+from server.keys import Key, KeysUnreadable, TenantLimits
 from server.queue_link import Link
 from server.rate_limits import Limit
 
@@ -39,8 +40,8 @@ class QueueKeys:
         self._run = link.run
 
     async def read(self, known: StoredKeys | None = None) -> StoredKeys:
-        """All of it as it stands; `known` itself where nothing has changed since."""
-        answer = await self._run("keys", "" if known is None else known.changed)
+        """All of it as it stands; `known` itself where nothing has changed since. Raises KeysUnreadable."""
+        answer = await self._told("keys", "" if known is None else known.changed)
         if known is not None and len(answer) == 2:
             return known
         since, changed, keys, tenants, secret = answer
@@ -60,13 +61,20 @@ class QueueKeys:
         await self._run("tenant_limits", tenant, "" if limits is None else limits.to_json(), running)
 
     async def token_secret(self) -> str:
-        """What links are signed with: made by whoever asks first, the same for all processes."""
-        return cast(str, await self._run("token_secret", secrets.token_hex(_SECRET_BYTES)))
+        """What links are signed with: made by whoever asks first, the same for all processes. Raises KeysUnreadable."""
+        return cast(str, await self._told("token_secret", secrets.token_hex(_SECRET_BYTES)))
 
     async def admit(self, policy: str, bucket: str, per_min: int) -> tuple[bool, Limit]:
         """Counts a request against a bucket that holds a minute's worth; whether it may go on, and what is left."""
         admitted, left, reset_s = await self._run("admit", bucket, per_min)
         return bool(admitted), Limit(policy, per_min, int(left), int(reset_s))
+
+    async def _told(self, name: str, argument: str) -> Any:
+        """What Redis answers who asks for keys; where it answers that it will not, nobody knows who may come in."""
+        try:
+            return await self._run(name, argument)
+        except RedisError as error:
+            raise KeysUnreadable(f"Redis does not tell the keys: {error}") from error
 
 
 def _keys(flat: Sequence[str]) -> dict[str, Key]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -10,6 +11,7 @@ from server.queue_link import Link
 from server.queue_records import ROOT, StoredJob
 
 LIST_CHUNK: Final = 100
+_CURSOR: Final = re.compile(r"[0-9]{1,17}")  # as Redis reads numbers: no other digits, and none too large for it
 
 
 class _Entry(NamedTuple):
@@ -90,6 +92,6 @@ def _key(job_id: str) -> str:
 def _cursor(text: str | None) -> str:
     if text is None:
         return "+inf"
-    if not text.isdecimal():
-        raise ValueError(f"{text!r} is not one of ours; begin without a cursor, then pass next_cursor back")
+    if not _CURSOR.fullmatch(text):
+        raise ValueError(f"{text[:50]!r} is not one of ours; begin without a cursor, then pass next_cursor back")
     return f"({text}"

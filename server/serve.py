@@ -217,7 +217,7 @@ class _Household:
 def child_environment(settings: Settings) -> dict[str, str]:
     """Our own environment with every setting in it, so that a child reads exactly these."""
     values = settings.model_dump(mode="json", exclude_none=True)
-    for name in ("allowed_hosts", "cors_origins", "webhook_allow"):
+    for name in ("allowed_hosts", "cors_origins", "trusted_proxies", "webhook_allow"):
         values[name] = ",".join(values[name])
     if settings.token_secret is not None:
         values["token_secret"] = settings.token_secret.get_secret_value()

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -56,6 +57,7 @@ class Settings(BaseSettings):
     allowed_hosts: Names = ()
     cors_origins: Names = ()
     public_url: str | None = None
+    trusted_proxies: Names = ()
 
     # what to serve
     checkpoint: Path = Field(default_factory=default_checkpoint)
@@ -115,7 +117,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["json", "console"] = "json"
 
-    @field_validator("allowed_hosts", "cors_origins", "webhook_allow", mode="before")
+    @field_validator("allowed_hosts", "cors_origins", "trusted_proxies", "webhook_allow", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         return tuple(name for part in value.split(",") if (name := part.strip())) if isinstance(value, str) else value
@@ -141,6 +143,19 @@ class Settings(BaseSettings):
                     "no caller is asked for a key, so that not every page may"
                 )
         return tuple(origin.rstrip("/").lower() for origin in origins)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in proxies:
+            try:
+                ip_network(proxy)
+            except ValueError as error:
+                raise ValueError(
+                    f"{proxy!r} is no address and no network ({error}); name each proxy that sets X-Forwarded-For, "
+                    "such as 127.0.0.1 or 10.0.0.0/8"
+                ) from error
+        return proxies
 
     @field_validator("auth", mode="before")
     @classmethod

@@ -27,7 +27,7 @@ from server.callers import Caller, Maker
 from server.errors import invalid_request, json_response, status_of
 from server.faults import ApiError, Fault
 from server.hook_rules import allowed
-from server.hub import UNAUTHORIZED
+from server.hub import KEYS_UNAVAILABLE, UNAUTHORIZED
 from server.keys import TenantLimits
 from server.negotiation import mode_of
 from server.queue import NewJob, QueueError, StoredJob, Submitted
@@ -213,7 +213,9 @@ async def _until_ended(request: Request, parts: Service, waiting: Waiting) -> St
             return None
         finally:
             listener.cancel()
-        if follower.closing == UNAUTHORIZED:
+        if follower.closing in (UNAUTHORIZED, KEYS_UNAVAILABLE) and await parts.authority.no_longer_good(
+            [waiting.caller]
+        ):
             raise refused("this key was revoked while its request was waiting; use another", "invalid_token")
         if follower.has_hung_up and on_hang_up is not None:
             await on_hang_up()

@@ -92,6 +92,8 @@ def test_what_a_tenant_may_have_is_set_bit_by_bit_and_shown(environment: Environ
         (["create", "a/b"], "cannot name a tenant"),
         (["create", "a", "--tenant", ".."], "cannot name a tenant"),
         (["create", "a", "--scope", "all"], "use read, generate, admin"),
+        (["create", "a", "--requests-per-min", "1000001"], "1000001 requests a minute are too many"),
+        (["hash", "a", "--requests-per-min", "1000001"], "1000001 requests a minute are too many"),
         (["revoke", "nobody"], "no key has the id or name 'nobody'"),
         (["limits", "a", "--weight", "0"], "weight 0.0 must be from"),
         (["limits", "a", "--queued", "-1"], "queued -1 must be from"),
@@ -192,6 +194,7 @@ def test_a_directory_whose_holder_has_its_queue_elsewhere_says_so(tmp_path: Path
         ({"R3_KEYS_FILE": "/nowhere/keys.yaml", "R3_AUTH": "none"}, "asks nobody for one"),
         ({"R3_METRICS_PORT": "8000", "R3_PORT": "8000"}, "cannot both listen on port 8000"),
         ({"R3_REQUESTS_PER_MIN": "0"}, "R3_REQUESTS_PER_MIN=0 is refused"),
+        ({"R3_TRUSTED_PROXIES": "127.0.0.1,*"}, "'*' is no address and no network"),
     ],
 )
 def test_what_would_let_strangers_in_or_cannot_work_is_refused(
@@ -235,12 +238,19 @@ def test_what_asks_for_keys_or_is_reached_from_here_alone_may_listen(
 
 def test_children_of_serve_are_told_every_setting_of_these(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = "s" * 40
-    given = Settings(auth="none", token_secret=SecretStr(secret), requests_per_min=None, keys_file=tmp_path / "k")
+    given = Settings(
+        auth="none",
+        token_secret=SecretStr(secret),
+        requests_per_min=None,
+        keys_file=tmp_path / "k",
+        trusted_proxies=("10.0.0.0/8", "::1"),
+    )
     for name, value in child_environment(given).items():
         if name.startswith("R3_"):
             monkeypatch.setenv(name, value)
     told = Settings()
     assert (told.auth, told.requests_per_min, told.keys_file) == ("none", None, tmp_path / "k")
+    assert told.trusted_proxies == ("10.0.0.0/8", "::1")
     assert told.token_secret is not None
     assert told.token_secret.get_secret_value() == secret
     assert secret not in repr(told)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import hmac
 import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -190,6 +192,10 @@ def test_json_and_an_empty_file_are_read_too(tmp_path: Path) -> None:
         ("keys: [{id: r3_1, name: a, tenant: a, scopes: [read], sha256: x}]", "keys.0.id"),
         ("keys: [{scopes: [all]}]", "scope 'all' is not known"),
         ("keys: [{requests_per_min: '5'}]", "keys.0.requests_per_min"),
+        ("keys: [{created_ms: 99999999999999999999}]", "keys.0.created_ms"),
+        ("keys: []\ntenants: {}\nkeys: []", "line 3, column 1: this name is there twice"),
+        ("tenants: {a: {queued: 1}, a: {queued: 50}}", "line 1, column 27: this name is there twice"),
+        ("keys: [{scopes: [read], 'scopes': [admin]}]", "this name is there twice"),
         ("&a [*a]", "the file: "),
         ("\0", "not YAML"),
         ("!!python/object/apply:os.system [id]", "not YAML"),
@@ -206,8 +212,11 @@ def test_a_file_with_a_mistake_is_refused_whole_and_the_mistake_is_named(tmp_pat
 def test_a_key_that_was_put_into_the_file_by_mistake_is_not_repeated(tmp_path: Path) -> None:
     _, secret = made()
     file = tmp_path / "keys.yaml"
-    for field in ("id", "sha256", "scopes"):
-        file.write_text(f"keys: [{{{field}: {secret}}}]")
+    for text in (
+        *(f"keys: [{{{field}: {secret}}}]" for field in ("id", "sha256", "scopes")),
+        f"{{{secret}: 1, {secret}: 2}}",
+    ):
+        file.write_text(text)
         with pytest.raises(KeysFileError) as caught:
             read_keys_file(file)
         assert secret not in str(caught.value)
@@ -251,3 +260,22 @@ def test_keys_and_tokens_are_struck_out_of_every_log_line() -> None:
     token = Links(SECRET, HOUR).token("t", "j", NOON)
     line = struck(None, "", {"path": f"/jobs/{secret}", "exception": f"GET /images/x?token={token}&a=1 failed", "n": 1})
     assert line == {"path": f"/jobs/{key.id}_***", "exception": "GET /images/x?token=***&a=1 failed", "n": 1}
+
+
+@pytest.mark.row("L1")
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_they_are_struck_out_of_tracebacks_too(log_format: Literal["json", "console"]) -> None:
+    key, secret = made()
+    program = f"""
+import sys, structlog
+from server.logs import configure_logging
+configure_logging("info", {log_format!r}, sys.stdout)
+try:
+    raise RuntimeError("GET /images/x?token=abc.def of " + sys.argv[1])
+except RuntimeError:
+    structlog.get_logger("r3.api").exception("unforeseen error")
+"""
+    done = subprocess.run([sys.executable, "-c", program, secret], capture_output=True, text=True, check=True)
+    assert f"RuntimeError: GET /images/x?token=*** of {key.id}_***" in done.stdout
+    assert "abc.def" not in done.stdout
+    assert secret.removeprefix(key.id) not in done.stdout

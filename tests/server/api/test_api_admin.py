@@ -129,7 +129,9 @@ def anothers(api: RunningApi, database: redis.Redis) -> str:
 
 
 @pytest.mark.parametrize(
-    "query", ["status=lost", "limit=0", "limit=101", "cursor=x", "status=poisoned&cursor=x", "x=1"]
+    "query",
+    ["status=lost", "limit=0", "limit=101", "cursor=x", "status=poisoned&cursor=x", "x=1", "cursor=１２", "cursor=²"]
+    + [f"{status}cursor={'9' * 18}" for status in ("", "status=poisoned&")],
 )
 def test_a_query_that_means_nothing_is_refused(api: RunningApi, query: str) -> None:
     problem(api.client.get(f"/admin/jobs?{query}"), 422, "invalid_request")

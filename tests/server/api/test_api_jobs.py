@@ -85,7 +85,9 @@ def test_jobs_are_listed_by_status(api: RunningApi, worker: HandWorker) -> None:
         assert [job["id"] for job in jobs] == expected
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "status=done", "cursor=x", "page=2"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=101", "limit=x", "status=done", "cursor=x", "page=2", "cursor=１２"]
+)
 def test_a_query_that_means_nothing_is_refused(api: RunningApi, query: str) -> None:
     body = problem(api.client.get(f"/jobs?{query}"), 422, "invalid_request")
     assert body["errors"][0]["pointer"] == f"/{query.partition('=')[0]}"

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from starlette.types import Receive, Scope, Send
 
+from server.api import config_of
 from server.embedded import EmbeddedServer
 from server.queue_worker import WorkerQueue
+from server.settings import Settings
 from tests.server.api.by_hand import TINY
 from tests.server.api.keyed import new_key
 from tests.server.api.test_api_generate import problem
@@ -106,3 +110,27 @@ def test_the_process_listens_beyond_loopback_only_where_keys_are_asked_for(
         assert client.get("/jobs", headers={"Host": "r3.example"}).status_code == 401
         named = {"Host": "r3.example", "Authorization": f"Bearer {secret}"}
         until(lambda: client.get("/jobs", headers=named).status_code == 200)
+
+
+@pytest.mark.row("L2")
+@pytest.mark.parametrize(
+    ("proxies", "told"), [("", "127.0.0.1"), ("10.0.0.0/8", "127.0.0.1"), ("10.0.0.0/8,127.0.0.0/8", "203.0.113.9")]
+)
+async def test_a_client_cannot_choose_the_address_that_is_written_down_unless_it_is_a_named_proxy(
+    proxies: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    async def app(scope: Scope, _receive: Receive, _send: Send) -> None:
+        seen.append(scope["client"][0])
+
+    async def nothing(*_: object) -> Any: ...
+
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")  # uvicorn's own, which no setting of ours is
+    monkeypatch.setenv("R3_TRUSTED_PROXIES", proxies)
+    config = config_of(app, Settings())
+    config.load()
+    headers = [(b"x-forwarded-for", b"203.0.113.9")]
+    scope: Any = {"type": "http", "client": ("127.0.0.1", 1), "scheme": "http", "headers": headers}
+    await config.loaded_app(scope, nothing, nothing)
+    assert seen == [told]

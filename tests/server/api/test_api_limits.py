@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,27 @@ def test_a_key_that_asks_too_often_is_refused_and_told_when_to_come_again(keyed:
     assert keyed.stranger.get("/livez").status_code == 200
     assert holder.client.get("/livez").status_code == 200
     assert keyed.stranger.get("/jobs").status_code == 401
+
+
+def test_no_spelling_of_the_header_is_another_key_or_another_bucket(keyed: KeyedApi) -> None:
+    secret = keyed.holder("spelt", requests_per_min=1000).secret
+    left = []
+    for line in (
+        "Authorization: Bearer {}",
+        "AUTHORIZATION:bearer  {}",
+        "authorization:\t BEARER {} ",
+        "Authorization: Bearer {}\t ",
+    ):
+        request = f"GET /jobs HTTP/1.1\r\nHost: a\r\n{line.format(secret)}\r\nConnection: close\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", keyed.api.port), timeout=10) as connection:
+            connection.sendall(request.encode())
+            head = connection.recv(65536).decode()
+        assert head.startswith("HTTP/1.1 200 "), line
+        found = re.search(r'"requests";r=(\d+)', head)
+        assert found
+        left.append(int(found[1]))
+    assert left == sorted(left, reverse=True)
+    assert len([name for name in keyed.db.keys("*bucket:*") if "key:" in name]) == 1
 
 
 def test_a_refusal_counts_for_a_key_too_and_a_stranger_costs_no_one(keyed: KeyedApi) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -107,6 +108,37 @@ def test_a_stream_by_a_link_ends_when_the_link_is_revoked_or_over(keyed: KeyedAp
             ends_as_unauthorized(events)
 
 
+@pytest.mark.parametrize("path", ["/generate", "/jobs/{job}/share"])
+def test_what_a_revoked_key_began_to_send_does_nothing_when_its_end_comes(keyed: KeyedApi, path: str) -> None:
+    holder, mate = keyed.holder("late"), keyed.holder("late")
+    job = mate.submit()["id"]
+    body = b'{"prompt": "a cat"}' if path == "/generate" else b'{"expires_s": 3600}'
+    head = f"POST {path.format(job=job)} HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {holder.secret}\r\n"
+    head += f"Content-Type: application/json\r\nPrefer: respond-async\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", keyed.api.port), timeout=20) as slow:
+        slow.sendall(head.encode() + body[:5])
+        until(lambda: "bucket:key:" + holder.key.id in str(keyed.db.keys("*")))  # it was let in
+        revoke(keyed.url, holder.key)
+        until(lambda: holder.client.get("/jobs").status_code == 401)
+        time.sleep(1.1)
+        slow.sendall(body[5:])
+        assert slow.recv(65536).startswith(b"HTTP/1.1 401 ")
+    assert [one["id"] for one in mate.client.get("/jobs").json()["jobs"]] == [job]
+    assert not keyed.db.keys("*share*")
+
+
+def test_a_body_that_takes_its_time_is_read_to_its_end_while_its_key_is_good(keyed: KeyedApi) -> None:
+    holder = keyed.holder("patient")
+    body = b'{"prompt": "a cat"}'
+    head = f"POST /generate HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {holder.secret}\r\nPrefer: respond-async\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", keyed.api.port), timeout=20) as slow:
+        slow.sendall(head.encode() + body[:5])
+        time.sleep(1.2)
+        slow.sendall(body[5:])
+        assert slow.recv(65536).startswith(b"HTTP/1.1 202 ")
+
+
 # from no keys to the first
 
 
@@ -182,6 +214,21 @@ def test_keys_of_the_file_come_and_go_with_it_beside_those_of_the_queue(valkey: 
         in_file(file)
         until(lambda: status(keyed, second_secret) == 401)
         assert in_queue.client.get("/jobs").status_code == 200
+
+
+def test_a_key_that_is_exchanged_in_place_is_seen_though_size_and_time_of_the_file_stay(
+    valkey: EmbeddedServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.yaml"
+    (first, first_secret), (second, second_secret) = file_key("a"), file_key("a")
+    in_file(file, entry(first))
+    with keyed_api(valkey.url, tmp_path, keys_file=file) as keyed:
+        until(lambda: status(keyed, first_secret) == 200)
+        seen = file.stat()
+        file.write_text("keys:\n" + entry(second))
+        os.utime(file, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+        assert (file.stat().st_size, file.stat().st_ino) == (seen.st_size, seen.st_ino)
+        until(lambda: (status(keyed, first_secret), status(keyed, second_secret)) == (401, 200))
 
 
 def test_while_the_file_cannot_be_read_nobody_comes_in_and_then_all_do(valkey: EmbeddedServer, tmp_path: Path) -> None:
