@@ -11,7 +11,7 @@ QueueError
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from server.rate_limits import WINDOW_S, Limit
 
@@ -75,3 +75,7 @@ class ServerTooOld(QueueError):
 
 class OutOfOrder(QueueError):
     """A checkpoint whose number is not the next one of its job."""
+
+
+REFUSALS: Final = (QueueFull, RateLimited, IdempotencyMismatch)
+"""A submission that ends with one of these made no job, for certain; after QueueUnavailable there may be one."""
