@@ -23,7 +23,10 @@ class QueueError(Exception):
 
 
 class QueueUnavailable(QueueError):
-    """Redis did not answer, or refused to write; nothing is known to be lost. `retry_after_s` in seconds."""
+    """Redis did not answer, or refused to write; nothing is known to be lost, and what was asked may have been done.
+
+    `retry_after_s` in seconds.
+    """
 
     def __init__(self, message: str, retry_after_s: float = 2.0) -> None:
         super().__init__(message)
