@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from tests.server.waiting import until
 ROOT = Path(__file__).parents[3]
 
 
-def test_the_api_process_knows_no_torch_and_is_up_in_two_seconds() -> None:
+def test_the_api_process_knows_no_torch_and_is_up_in_two_seconds(valkey: EmbeddedServer, tmp_path: Path) -> None:
     program = """
 import sys
 from server.app import create_app
@@ -44,6 +45,9 @@ print(heavy)
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT, timeout=60
     )
     assert done.stdout.strip() == "[]"
+    with ExitStack() as running:
+        with promised(2):
+            running.enter_context(api_process(valkey.url, tmp_path))
 
 
 def test_asked_to_end_it_closes_streams_and_ends_with_0(
