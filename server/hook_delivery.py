@@ -24,6 +24,7 @@ from typing import Any, Final
 import structlog
 
 from server import hook_message
+from server.faults import ApiError
 from server.hook_rules import allowed, shown
 from server.hook_sender import NotAllowed, NotSent, Sender, tls_context
 from server.metrics import Metrics
@@ -163,10 +164,15 @@ class Deliveries:
             await self._answered(hook, status)
 
     async def _content(self, job: StoredJob) -> bytes:
-        """The message. Raises NotSent where pictures that belong into it take so long that the lease would end."""
+        """The message. Raises NotSent where its links cannot be signed, or where pictures that belong into it take so
+        long that the lease would end.
+        """
         try:
             async with asyncio.timeout(COMPOSE_S):
+                await self._presenter.ready()
                 return hook_message.body(await self._presenter.job(job))
+        except ApiError as error:
+            raise NotSent(error.detail) from error
         except TimeoutError as error:
             raise NotSent(f"the job's pictures could not be read in {COMPOSE_S:g} s") from error
 
