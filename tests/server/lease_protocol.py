@@ -132,6 +132,7 @@ class LeaseProtocol(WalkedQueue):
         worker.loses = lost
         assert worker.checkpoint(one, lease.token, done) == "ok"
         known.status = "cancelled" if known.cancel else status
+        known.strikes = 0
         known.let_go()
 
     @precondition(lambda self: self.held())
