@@ -16,7 +16,8 @@ from r3core.types import StopReason, Trajectory
 from server.held import HeldJob, Leases, Ready, Turn
 from server.inbox import Inbox, Order
 from server.intake import Intake
-from server.publisher import End, Forget, GiveBack, Item, Publisher, Unpublished
+from server.publications import End, Forget, GiveBack, Item
+from server.publisher import Publisher, Unpublished
 from server.queue_records import Ending, Json
 from server.telling import Telling
 from server.worker_health import Vitals

@@ -154,7 +154,9 @@ def json_bytes(value: Any) -> bytes:
 def queue_error(error: QueueError) -> ApiError:
     """The queue's errors in the API's words. Raises those that are faults of ours."""
     if isinstance(error, QueueUnavailable):
-        detail = f"{error}; nothing was lost, try again in {_whole(error.retry_after_s)} s"
+        # What was asked may have been done all the same, where only the answer was lost.
+        again = f"try again in {_whole(error.retry_after_s)} s, and submit with an Idempotency-Key to make no job twice"
+        detail = f"{error}; nothing that was accepted is lost: {again}"
         return ApiError("queue_unavailable", detail, headers={"Retry-After": _whole(error.retry_after_s)})
     if isinstance(error, QueueFull):
         return ApiError(

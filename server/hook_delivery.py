@@ -17,12 +17,14 @@ import time
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final
 
 import structlog
 
 from server import hook_message
+from server.faults import ApiError
 from server.hook_rules import allowed, shown
 from server.hook_sender import NotAllowed, NotSent, Sender, tls_context
 from server.metrics import Metrics
@@ -151,7 +153,8 @@ class Deliveries:
             content = await self._content(job)
             signing = await self._queue.hooks.signing_secrets(tenant)
             headers = hook_message.headers(job.id, int(time.time()), content, signing)
-            status = await self._sender.post(job.webhook["url"], headers, content)
+            heard = partial(self._heard, hook)
+            status = await self._sender.post(job.webhook["url"], headers, content, heard)
         except NotAllowed as error:
             log.warning("webhook is not allowed", job_id=hook.job_id, reason=str(error))
             await self._failed(hook, str(error), "refused")
@@ -161,16 +164,25 @@ class Deliveries:
             await self._answered(hook, status)
 
     async def _content(self, job: StoredJob) -> bytes:
-        """The message. Raises NotSent where pictures that belong into it take so long that the lease would end."""
+        """The message. Raises NotSent where its links cannot be signed, or where pictures that belong into it take so
+        long that the lease would end.
+        """
         try:
             async with asyncio.timeout(COMPOSE_S):
+                await self._presenter.ready()
                 return hook_message.body(await self._presenter.job(job))
+        except ApiError as error:
+            raise NotSent(error.detail) from error
         except TimeoutError as error:
             raise NotSent(f"the job's pictures could not be read in {COMPOSE_S:g} s") from error
 
-    async def _answered(self, hook: DueHook, status: int) -> None:
+    def _heard(self, hook: DueHook, status: int) -> None:
+        """Remember a 2xx from its first line on: the end of the process may come before that of the answer."""
         if 200 <= status < 300:
             self._taken.add(hook.job_id)
+
+    async def _answered(self, hook: DueHook, status: int) -> None:
+        if hook.job_id in self._taken:
             self._outcomes.labels("delivered").inc()
             log.info("webhook delivered", job_id=hook.job_id, tries=hook.tries + 1, status=status)
             await self._mark_delivered(hook)

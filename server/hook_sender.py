@@ -3,6 +3,8 @@ status.
 
 Nothing between the judgement and the connection asks a resolver again; TLS is verified against the name all the same.
 Redirects are not followed and no proxy of the environment's is used, for httpcore knows neither by itself.
+Of an answer little is read, and in small pieces: a receiver that sends thousands of the smallest parts (`100 Continue`,
+chunks of one byte) would keep the event loop, and everyone's requests with it, busy for seconds.
 """
 
 from __future__ import annotations
@@ -24,9 +26,12 @@ CONNECT_S: Final = 5.0
 ATTEMPT_S: Final = 20.0
 LAST_WORDS_S: Final = 1.0  # for the rest of an answer whose status is known
 ANSWER_BYTES: Final = 64 * 1024
+PIECE_BYTES: Final = 2048  # as many as are taken apart before others have their turn
+PART_BYTES: Final = 256  # what a part of an answer's body counts at least
 ADDRESSES_TRIED: Final = 4
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+Heard = Callable[[int], None]
 
 
 class NotSent(Exception):
@@ -45,13 +50,22 @@ class Sender:
         self._tls = tls
         self._resolve = resolve or resolved
 
-    async def post(self, url: str, headers: Mapping[str, str], content: bytes) -> int:
-        """The status of the answer, whatever it is. Raises NotSent, NotAllowed."""
+    async def post(self, url: str, headers: Mapping[str, str], content: bytes, heard: Heard | None = None) -> int:
+        """The status of the answer, whatever it is. Raises NotSent, NotAllowed.
+
+        `heard` is told it at once, while the rest of the answer is still read: who is cancelled then knows it too.
+        """
         target = self._judged(url)
         seen: list[int] = []
+
+        def note(status: int) -> None:
+            seen.append(status)
+            if heard is not None:
+                heard(status)
+
         try:
             async with asyncio.timeout(ATTEMPT_S):
-                await self._post(target, await self._addresses(target), headers, content, seen)
+                await self._post(target, await self._addresses(target), headers, content, note)
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, OSError) as error:
             if not seen:  # else the answer was cut off behind its status, which is what counts
                 raise NotSent(f"{target.host}: {_said(error)}") from error
@@ -84,13 +98,13 @@ class Sender:
         addresses: Sequence[Address],
         headers: Mapping[str, str],
         content: bytes,
-        seen: list[int],
+        heard: Heard,
     ) -> None:
-        """Tries one address after the other until one can be connected to; puts the status into `seen`."""
+        """Tries one address after the other until one can be connected to; tells `heard` the status."""
         for number, address in enumerate(addresses, start=1):
             try:
                 async with self._pool(address) as pool:
-                    await _ask(pool, target, headers, content, seen)
+                    await _ask(pool, target, headers, content, heard)
                 return
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 if number == len(addresses):
@@ -118,20 +132,53 @@ class _Pinned(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         del host
-        return await self._plain.connect_tcp(self._address, port, timeout, local_address, socket_options)
+        return _Bounded(await self._plain.connect_tcp(self._address, port, timeout, local_address, socket_options))
 
     async def sleep(self, seconds: float) -> None:
         await self._plain.sleep(seconds)
 
 
+class _Bounded(httpcore.AsyncNetworkStream):
+    """A connection of which ANSWER_BYTES are read at most, PIECE_BYTES at a time."""
+
+    def __init__(self, plain: httpcore.AsyncNetworkStream) -> None:
+        self._plain = plain
+        self._left = ANSWER_BYTES
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - the interface's
+        if self._left <= 0:
+            raise httpcore.ReadError(f"its answer is longer than {ANSWER_BYTES:,} bytes")
+        await asyncio.sleep(0)  # what TLS has decrypted already is read without waiting
+        piece = await self._plain.read(min(max_bytes, PIECE_BYTES, self._left), timeout)
+        self._left -= len(piece)
+        return piece
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - the interface's
+        await self._plain.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._plain.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the interface's
+    ) -> httpcore.AsyncNetworkStream:
+        return _Bounded(await self._plain.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._plain.get_extra_info(info)
+
+
 async def _ask(
-    pool: httpcore.AsyncConnectionPool, target: Target, headers: Mapping[str, str], content: bytes, seen: list[int]
+    pool: httpcore.AsyncConnectionPool, target: Target, headers: Mapping[str, str], content: bytes, heard: Heard
 ) -> None:
     url = httpcore.URL(scheme=target.scheme, host=target.host, port=target.port, target=target.path)
     times = {"connect": CONNECT_S, "read": ATTEMPT_S, "write": ATTEMPT_S, "pool": ATTEMPT_S}
     given = [("Host", target.authority), *headers.items(), ("Accept", "*/*"), ("Connection", "close")]
     async with pool.stream("POST", url, headers=given, content=content, extensions={"timeout": times}) as answer:
-        seen.append(answer.status)
+        heard(answer.status)
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
                 await _hear_out(answer)
@@ -141,7 +188,7 @@ async def _hear_out(answer: httpcore.Response) -> None:
     """Read a little of the answer, so that a receiver is not cut off for saying thanks."""
     left = ANSWER_BYTES
     async for part in answer.aiter_stream():
-        left -= len(part)
+        left -= max(len(part), PART_BYTES)
         if left <= 0:
             return
 

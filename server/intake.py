@@ -17,7 +17,8 @@ from r3core.versions import STORED_VERSION, NewerVersion, version_of
 from server.encoding import pixels_of
 from server.held import Leases, Ready
 from server.images import ImageMissing, ImageStore, tried_again
-from server.publisher import End, GiveBack, Publisher, Unpublished
+from server.publications import End, GiveBack
+from server.publisher import Publisher, Unpublished
 from server.queue_errors import QueueUnavailable
 from server.queue_records import Ending, Json, Lease
 from server.queue_worker import WorkerQueue

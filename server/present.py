@@ -31,6 +31,13 @@ class Presenter:
         """One whose answers go to that caller."""
         return Presenter(self._queue, self._images, self._authority, caller)
 
+    async def ready(self) -> None:
+        """Know what signs links. A request was let in by it; what no request asks for must see to it itself.
+
+        Raises QueueUnavailable, and ApiError where keys cannot be read.
+        """
+        await self._authority.ring()
+
     async def job(self, job: StoredJob) -> Json:
         """The job as GET /jobs/{id} gives it. Raises QueueUnavailable."""
         position = await self._queue.position(job) if job.status == "queued" else (None, None)

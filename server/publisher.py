@@ -11,96 +11,24 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
-from r3core.types import Image, StopReason, Trajectory
+from r3core.types import StopReason, Trajectory
 from server import encoding
 from server.held import Leases
 from server.images import ImageStore, tried_again
+from server.publications import End, GiveBack, Item, Keep, Say, Show, Tell, event
 from server.queue_errors import QueueUnavailable
-from server.queue_records import Checkpoint, Ending, Event, Json, Lease, picture, rfc3339
+from server.queue_records import Checkpoint, Ending, Event, Json, Lease, picture
 from server.queue_worker import WorkerQueue, Written
 from server.worker_metrics import WorkerMetrics
 from server.worker_thread import WorkerThread
 
-if TYPE_CHECKING:
-    from r3core.events import Pixels
-
 log = structlog.get_logger("r3.worker")
 
 LINE: Final = 256
-
-
-@dataclass(frozen=True)
-class Say:
-    """Log events of a job."""
-
-    lease: Lease
-    events: tuple[Event, ...]
-
-
-@dataclass(frozen=True)
-class Tell:
-    """Announce an event that is not logged; left out when there is too much to do."""
-
-    lease: Lease
-    event: Event
-
-
-@dataclass(frozen=True)
-class Show:
-    """Announce a preview; left out when there is too much to do."""
-
-    lease: Lease
-    index: int
-    round: int
-    pixels: Pixels
-    event: Event
-
-
-@dataclass(frozen=True)
-class Keep:
-    """Store a finished picture and the trajectory that it belongs to, and announce it."""
-
-    lease: Lease
-    round: int
-    image: Image
-    instruction: str | None
-    pixels: Pixels
-    trajectory: Trajectory
-    usage: dict[str, float]
-    at_s: float = field(default_factory=time.time)
-
-
-@dataclass(frozen=True)
-class End:
-    """Store a trajectory at its end, announced where it has a stop reason, and with an ending end the job."""
-
-    lease: Lease
-    trajectory: Trajectory | None
-    usage: dict[str, float]
-    ending: Ending | None
-    at_s: float = field(default_factory=time.time)
-
-
-@dataclass(frozen=True)
-class GiveBack:
-    """Give a job back for another worker, with or without the strike that its lease cost."""
-
-    lease: Lease
-    forgive: bool = True
-
-
-@dataclass(frozen=True)
-class Forget:
-    """Nothing more will be written under the lease, which is lost."""
-
-    lease: Lease
-
-
-Item = Say | Tell | Show | Keep | End | GiveBack | Forget
 
 
 class Unpublished(Exception):
@@ -113,12 +41,6 @@ class _Written:
 
     checkpoint: int
     images: dict[str, Json] = field(default_factory=dict)
-
-
-def event(lease: Lease, name: str, trajectory: int | None, at_s: float | None = None, **fields: object) -> Event:
-    """An event of a job, as of now unless another time (Unix seconds) is given."""
-    at = rfc3339((time.time() if at_s is None else at_s) * 1000)
-    return Event(name, {"job_id": lease.id, "trajectory": trajectory, "at": at, **fields})
 
 
 class Publisher:

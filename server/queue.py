@@ -29,7 +29,7 @@
     {r3}:hooked:<claim>   list: what a call to lease webhooks was given, so that a lost answer can be repeated
     {r3}:hook_secret:<tenant>   hash: current, and until `previous_until` (ms) previous; `shown` to which call
     {r3}:paused           hash: models of which nothing is leased, '' for all, and since when, ms
-    {r3}:dead             sorted set of poisoned jobs by time, kept 7 days
+    {r3}:dead             sorted set of poisoned jobs by time, kept as long as they are: 7 days
     {r3}:stats            hash: jobs reclaimed and poisoned since the database was made
     {r3}:workers          sorted set of workers by last heartbeat, ms; {r3}:worker_info what each said of itself
     {r3}:models           hash: the description of each model that was ever loaded

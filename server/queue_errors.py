@@ -11,7 +11,7 @@ QueueError
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from server.rate_limits import WINDOW_S, Limit
 
@@ -23,7 +23,10 @@ class QueueError(Exception):
 
 
 class QueueUnavailable(QueueError):
-    """Redis did not answer, or refused to write; nothing is known to be lost. `retry_after_s` in seconds."""
+    """Redis did not answer, or refused to write; nothing is known to be lost, and what was asked may have been done.
+
+    `retry_after_s` in seconds.
+    """
 
     def __init__(self, message: str, retry_after_s: float = 2.0) -> None:
         super().__init__(message)
@@ -75,3 +78,7 @@ class ServerTooOld(QueueError):
 
 class OutOfOrder(QueueError):
     """A checkpoint whose number is not the next one of its job."""
+
+
+REFUSALS: Final = (QueueFull, RateLimited, IdempotencyMismatch)
+"""A submission that ends with one of these made no job, for certain; after QueueUnavailable there may be one."""

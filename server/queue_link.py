@@ -1,7 +1,8 @@
 """The API's connections to Redis: few, without retries of the client, and with ours, which repeat whole scripts.
 
 Who finds all connections in use waits for its turn: a thousand clients that come back at once make this process busy,
-not Redis absent. Where Redis is absent, whoever waits is told so with the first that has found it out.
+not Redis absent. Where Redis is absent, whoever waits is told so with the first that has found it out; where it is only
+slow, and has answered others meanwhile, nobody else is.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from server.queue_records import ROOT, QueuePolicy
 from server.queue_scripts import backoff_s, script, translated
 
 ANSWER_WITHIN_S: Final = 1.8  # of trying, so that a 503 leaves within two seconds
+# Of one attempt: as long as leaves time for another over a new connection, for one of the pool may be dead. With a
+# shorter one a slow Redis would be asked everything twice, and be called absent.
+ATTEMPT_S: Final = 1.2
 CONNECTIONS: Final = 32
 TURN_WITHIN_S: Final = 15.0
 
@@ -39,10 +43,11 @@ class Link:
         }
         self._policy_arg = policy.to_arg()
         pool = aioredis.BlockingConnectionPool.from_url(
-            url, max_connections=CONNECTIONS, timeout=1, socket_timeout=0.8, **plain
+            url, max_connections=CONNECTIONS, timeout=1, socket_timeout=ATTEMPT_S, **plain
         )
         self._places = asyncio.Semaphore(CONNECTIONS)
         self._away: tuple[float, QueueUnavailable] | None = None
+        self._answered_at = float("-inf")
         self.redis = aioredis.Redis.from_pool(pool)
         self.feed = aioredis.Redis.from_url(url, socket_timeout=None, **plain)
 
@@ -77,11 +82,12 @@ class Link:
             answer = await self._asked(ask)
         finally:
             self._places.release()
-        self._away = None
+        self._away, self._answered_at = None, monotonic()
         return answer
 
     async def _asked(self, ask: Callable[[], Awaitable[Any]]) -> Any:
-        until, cancelled_before = monotonic() + ANSWER_WITHIN_S, _cancellations()
+        began, cancelled_before = monotonic(), _cancellations()
+        until = began + ANSWER_WITHIN_S
         for delay in backoff_s():
             try:
                 async with asyncio.timeout(until - monotonic()):
@@ -92,7 +98,8 @@ class Link:
                 if (said := translated(error)) is None:
                     raise
                 if not isinstance(said, QueueUnavailable) or monotonic() + delay >= until:
-                    if isinstance(error, OSError | RedisConnectionError | RedisTimeoutError):
+                    is_silent = isinstance(error, OSError | RedisConnectionError | RedisTimeoutError)
+                    if is_silent and self._answered_at < began:
                         self._away = (monotonic(), QueueUnavailable(str(said)))
                     raise said from error
             await asyncio.sleep(delay)

@@ -45,14 +45,13 @@ class Listing:
             before = f"({entries[-1].made_us:.0f}"
 
     async def poisoned(self, limit: int, cursor: str | None) -> tuple[list[StoredJob], str | None]:
-        """Jobs that were given up, the last one first; the cursor counts them."""
+        """Jobs that were given up, the last one first; the cursor counts those that are still there."""
         first = 0 if cursor is None else int(_cursor(cursor)[1:])
         index = f"{ROOT}dead"
         rows = await self._do(lambda: self._redis.zrevrange(index, first, first + limit))
         jobs = await self._do(partial(self._read, [_Entry(index, job_id, 0.0) for job_id in rows[:limit]], None))
-        return [jobs[job_id] for job_id in rows[:limit] if job_id in jobs], (
-            str(first + limit) if len(rows) > limit else None
-        )
+        found = [jobs[job_id] for job_id in rows[:limit] if job_id in jobs]
+        return found, str(first + len(found)) if len(rows) > limit else None  # who is gone is no longer in the index
 
     async def _entries(self, indexes: Sequence[str], before: str) -> list[_Entry]:
         """The newest of all indexes that are older than `before`."""

@@ -61,6 +61,7 @@ class QueuePolicy:
     max_strikes: int = 3
     event_ttl_s: float = 3600
     job_ttl_s: float | None = 24 * 3600
+    poisoned_ttl_s: float = 7 * 24 * 3600
     idempotency_ttl_s: float = 24 * 3600
     queue_limit: int = 1000
     tenant_queue_limit: int = 1000
@@ -80,6 +81,7 @@ class QueuePolicy:
                 "max_strikes": self.max_strikes,
                 "event_ttl_ms": int(self.event_ttl_s * 1000),
                 "job_ttl_ms": None if self.job_ttl_s is None else int(self.job_ttl_s * 1000),
+                "poisoned_ttl_ms": int(self.poisoned_ttl_s * 1000),
                 "idem_ttl_ms": int(self.idempotency_ttl_s * 1000),
                 "jobs": self.queue_limit,
                 "tenant_jobs": self.tenant_queue_limit,

@@ -29,6 +29,7 @@ TRANSIENT: Final = (
     *(redis.ConnectionError, redis.TimeoutError, OSError),
     *(BusyLoadingError, ReadOnlyError, TryAgainError, MasterDownError, ClusterDownError),
 )
+TIMEOUTS: Final = (redis.TimeoutError, TimeoutError)
 # The same by the first word of what Redis says, where redis-py has no class for it.
 TRANSIENT_CODES: Final = ("MISCONF", "NOREPLICAS", "LOADING", "READONLY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN")
 
@@ -59,8 +60,10 @@ def translated(error: Exception) -> QueueError | None:
     """The queue's error for one of Redis's, None where it is a fault of ours that must be seen as it is."""
     if isinstance(error, OutOfMemoryError):
         return QueueUnavailable("Redis is at its memory limit and takes no new work; running jobs go on", 10.0)
+    if isinstance(error, TIMEOUTS):
+        return QueueUnavailable("Redis did not answer in time: it is overloaded, hangs, or is away")
     if isinstance(error, TRANSIENT):
-        return QueueUnavailable(f"Redis is not reachable: {str(error) or 'it did not answer in time'}")
+        return QueueUnavailable(f"Redis is not reachable: {str(error) or type(error).__name__}")
     if isinstance(error, ResponseError) and str(error).startswith(TRANSIENT_CODES):
         return QueueUnavailable(f"Redis cannot take this now: {error}")
     if isinstance(error, ResponseError) and "OUT_OF_ORDER" in str(error):

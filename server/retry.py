@@ -18,6 +18,7 @@ from server.faults import ApiError
 from server.images import ImageMissing
 from server.keys import TenantLimits
 from server.queue import NewJob, StoredJob, Submitted
+from server.queue_errors import REFUSALS
 from server.queue_records import new_job_id
 from server.schemas import MAX_DEADLINE_S
 from server.service import Service
@@ -37,8 +38,8 @@ async def submit_again(parts: Service, job: StoredJob) -> Submitted:
     request, params = await _with_start_picture(parts, job, job_id)
     try:
         submitted = await parts.queue.submit(_again(job, job_id, (request, params), limits))
-    except BaseException:
-        await _forget(parts, job, job_id)
+    except REFUSALS:
+        await _forget(parts, job, job_id)  # after anything else the new job may be there, and need its picture
         raise
     if submitted.replayed:
         await _forget(parts, job, job_id)

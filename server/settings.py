@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     keep_gb: Annotated[float, Field(gt=0)] = 10.0
     event_ttl_s: Annotated[int, Field(ge=1)] = 3600
     job_ttl_s: Annotated[int, Field(ge=1)] | None = 24 * 3600
+    poisoned_ttl_s: Annotated[int, Field(ge=1)] = 7 * 24 * 3600
     idempotency_ttl_s: Annotated[int, Field(ge=1)] = 24 * 3600
 
     # limits

@@ -8,7 +8,7 @@ from typing import Literal
 from r3core.events import Event, ImageReady, Preview, Progress, Reasoned, Reflected, TextDelta
 from server.held import HeldJob
 from server.pace import Pace
-from server.publisher import Item, Keep, Say, Show, Tell, event
+from server.publications import Item, Keep, Say, Show, Tell, event
 from server.queue_records import Event as JobEvent
 
 

@@ -108,7 +108,9 @@ async def cancel_job(parts: Parts, request: Request, job_id: str) -> Response:
     """Stop computing within one step; the job ends `cancelled`, and what is finished stays."""
     job = await _job(parts, job_id)
     with _audited("job cancelled", request, of=job.tenant, job_id=job.id):
-        if await parts.queue.cancel(job.id) == "already_finished":
+        outcome = await parts.queue.cancel(job.id)
+        if outcome != "accepted":
+            job = await _job(parts, job_id)  # as it is by now, where it is still there
             raise ApiError("already_finished", f"{job.id} is already {job.status}; there is nothing left to end")
     return json_response(await _shown(parts, await _job(parts, job_id)), 202)
 

@@ -31,6 +31,7 @@ from server.hub import KEYS_UNAVAILABLE, UNAUTHORIZED
 from server.keys import TenantLimits
 from server.negotiation import mode_of
 from server.queue import NewJob, QueueError, StoredJob, Submitted
+from server.queue_errors import REFUSALS
 from server.queue_records import job_cost, new_job_id
 from server.rate_limits import note
 from server.resolve import SEEDS_DRAWN_BELOW, faults_against, read_generation, resolved, shown_params
@@ -134,8 +135,8 @@ async def _submit(parts: Service, asked: Asked) -> Submitted:
         start = await take_start_image(parts, tenant, job_id, body.image, asked.description)
     try:
         submitted = await parts.queue.submit(_new_job(job_id, asked, start, quotas))
-    except BaseException:
-        await _forget(parts, tenant, job_id, start)
+    except REFUSALS:
+        await _forget(parts, tenant, job_id, start)  # after anything else the job may be there, and need its picture
         raise
     if submitted.replayed:
         await _forget(parts, tenant, job_id, start)

@@ -1,5 +1,5 @@
 #!lua flags=no-writes,allow-oom
--- Numbers for metrics and operators, as JSON text: of every model that was loaded or has jobs waiting.
+-- Numbers for metrics and operators, as JSON text: of every model that was loaded, has jobs waiting or is paused.
 local function number(text) return tonumber(text or 0) end
 local function oldest_s(model)
   local first = NOW
@@ -14,6 +14,10 @@ for _, model in ipairs(call('HKEYS', ROOT .. 'models')) do names[model] = true e
 for _, field in ipairs(call('HKEYS', ROOT .. 'load')) do
   local model = field:match('^jobs:m:(.*)$')
   if model then names[model] = true end
+end
+
+for _, model in ipairs(call('HKEYS', ROOT .. 'paused')) do
+  if model ~= '' then names[model] = true end
 end
 
 local models, running, oldest = {}, 0, 0

@@ -29,7 +29,7 @@ local function refused(scope, whose, jobs_limit, cost_limit)
   local jobs, cost = tonumber(waiting[1] or 0), tonumber(waiting[2] or 0)
   local over = math.max(cost + job.cost - cost_limit, jobs >= jobs_limit and cost / math.max(jobs, 1) or 0)
   if over <= 0 or jobs == 0 then return nil end
-  local seconds = seconds_for(job.model, over) or 10
+  local seconds = is_paused(job.model) and math.huge or seconds_for(job.model, over) or 10
   return {'full', whose, whole(math.min(math.max(math.ceil(seconds), 1), 120))}
 end
 local full = refused('', 'server', POLICY.jobs, POLICY.cost)

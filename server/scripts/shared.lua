@@ -4,7 +4,6 @@
 local ROOT = KEYS[1]
 local POLICY = cjson.decode(ARGV[1])
 local EVENTS_KEPT = 10000
-local DEAD_TTL_MS = 7 * 24 * 3600 * 1000
 local RATE_FADES = 0.98 -- each finished job makes what was measured before count this much less
 local AFTER = 1e-6 -- the least distance behind the virtual time: what was popped stays before what was not
 local CHUNK = 1000 -- Lua cannot unpack many thousands of values
@@ -233,17 +232,17 @@ local function forget_shares(id)
   call('DEL', ROOT .. 'shares:' .. id)
 end
 
-local function begin_lifetimes(id, job)
+local function begin_lifetimes(id, job, ttl)
   local previews = ROOT .. 'pv:' .. id
   keep_for(POLICY.event_ttl_ms, ROOT .. 'ev:' .. id, previews)
   for _, preview in ipairs(call('SMEMBERS', previews)) do keep_for(POLICY.event_ttl_ms, ROOT .. 'img:' .. preview) end
-  keep_for(POLICY.job_ttl_ms, job_key(id))
-  if POLICY.job_ttl_ms ~= cjson.null then
-    for _, digest in ipairs(shares(id)) do call('PEXPIRE', ROOT .. 'share:' .. digest, POLICY.job_ttl_ms, 'LT') end
-    call('PEXPIRE', ROOT .. 'shares:' .. id, POLICY.job_ttl_ms, 'LT')
+  keep_for(ttl, job_key(id))
+  if ttl ~= cjson.null then
+    for _, digest in ipairs(shares(id)) do call('PEXPIRE', ROOT .. 'share:' .. digest, ttl, 'LT') end
+    call('PEXPIRE', ROOT .. 'shares:' .. id, ttl, 'LT')
   end
   for _, field in ipairs(call('HKEYS', job_key(id))) do
-    if field:sub(1, 2) == 'i:' then keep_for(POLICY.job_ttl_ms, ROOT .. 'img:' .. field:sub(3)) end
+    if field:sub(1, 2) == 'i:' then keep_for(ttl, ROOT .. 'img:' .. field:sub(3)) end
   end
   if call('HINCRBY', ROOT .. 'load', 'active:' .. job.tenant, -1) <= 0 then
     call('HDEL', ROOT .. 'load', 'active:' .. job.tenant, 'running:' .. job.tenant)
@@ -262,8 +261,9 @@ local function asks_for(webhook, event)
   return false
 end
 
--- The only place that ends a job: exactly one terminal event, and it is the last. `problem` is JSON text or nil.
-local function finish(id, job, status, problem)
+-- The only place that ends a job: exactly one terminal event, and it is the last. `problem` is JSON text or nil; `ttl` is
+-- how long the job is kept where that is not as long as any.
+local function finish(id, job, status, problem, ttl)
   if job.status == 'queued' then leave_wait(id, job) else call('ZREM', lease_key(job), id) end
   call('HSET', job_key(id), 'status', status, 'finished', whole(NOW))
   if problem then call('HSET', job_key(id), 'error', problem) end
@@ -274,11 +274,11 @@ local function finish(id, job, status, problem)
   end
   say(id, 'job.' .. status, 'null', problem and ',"error":' .. problem or '')
   if job.webhook and asks_for(job.webhook, 'job.' .. status) then call('ZADD', ROOT .. 'hooks', whole(NOW), id) end
-  begin_lifetimes(id, job)
+  begin_lifetimes(id, job, ttl or POLICY.job_ttl_ms)
 end
 
-local function fail(id, job, code, message)
-  finish(id, job, 'failed', '{"code":"' .. code .. '","message":' .. cjson.encode(message) .. '}')
+local function fail(id, job, code, message, ttl)
+  finish(id, job, 'failed', '{"code":"' .. code .. '","message":' .. cjson.encode(message) .. '}', ttl)
 end
 
 local function public_form(id, image_id)
@@ -336,15 +336,17 @@ local function put_back(id, job)
   call('PUBLISH', ROOT .. 'wake', job.model)
 end
 
+-- Gives a job up, and keeps it for an operator to look at and to try again.
 local function poison(id, job)
-  local dead = ROOT .. 'dead'
+  local dead, kept = ROOT .. 'dead', POLICY.job_ttl_ms
+  if kept ~= cjson.null then kept = math.max(kept, POLICY.poisoned_ttl_ms) end
   call('ZADD', dead, whole(NOW), id)
-  call('ZREMRANGEBYSCORE', dead, '-inf', whole(NOW - DEAD_TTL_MS))
-  call('PEXPIRE', dead, DEAD_TTL_MS)
+  call('ZREMRANGEBYSCORE', dead, '-inf', whole(NOW - POLICY.poisoned_ttl_ms))
+  call('PEXPIRE', dead, POLICY.poisoned_ttl_ms)
   call('HINCRBY', ROOT .. 'stats', 'poisoned', 1)
   call('HINCRBY', job_key(id), 'token', 1)
   local message = 'its worker was lost %d times before it had finished another picture; it is not tried again'
-  fail(id, job, 'poison_job', message:format(job.strikes))
+  fail(id, job, 'poison_job', message:format(job.strikes), kept)
 end
 
 -- A job whose worker is gone: back to the queue, or given up.

@@ -21,10 +21,14 @@ from tests.server.jobs import submitted
 TLS = tls_context()
 
 
-def made(queue: Queue, store: ImageStore, sender: Sender | None = None) -> Deliveries:
-    """The deliveries of a process that may send to this machine."""
+def made(
+    queue: Queue, store: ImageStore, sender: Sender | None = None, authority: Authority | None = None
+) -> Deliveries:
+    """The deliveries of a process that may send to this machine; no key is asked for unless `authority` does."""
     one = sender or Sender(Allowed.parse(["127.0.0.1", "hooks.example.com"]), TLS)
-    return Deliveries(queue, Presenter(queue, store, Authority(Settings(auth="none"))), one, Metrics("test"))
+    return Deliveries(
+        queue, Presenter(queue, store, authority or Authority(Settings(auth="none"))), one, Metrics("test")
+    )
 
 
 async def turn(deliveries: Deliveries) -> None:

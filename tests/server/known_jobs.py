@@ -25,6 +25,7 @@ class Known:
     checkpoints: int = 0
     cancel: bool = False
     stop: bool = False
+    is_poisoned: bool = False
     holder: int | None = None
     """Which worker has it; None where nobody does, or where its worker is dead."""
     lease: Lease | None = None
@@ -48,6 +49,13 @@ class Known:
         """It waits again, unless its end was asked for meanwhile."""
         self.status = "cancelled" if self.cancel else "succeeded" if self.stop and self.pictures else "queued"
         self.let_go()
+
+    def reclaimed(self, max_strikes: int) -> None:
+        """It is taken from a worker that is lost, or failing: it waits again, unless that was its last strike."""
+        self.is_poisoned = self.strikes >= max_strikes and not self.cancel and not (self.stop and self.pictures)
+        self.put_back()
+        if self.is_poisoned:
+            self.status = "failed"
 
 
 @dataclass

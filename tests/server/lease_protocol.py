@@ -1,70 +1,35 @@
 """The lease protocol as a machine that walks at random against the real scripts: what it knows is what Redis must hold.
 
-Two workers and an API submit, lease, renew, write, lose, cancel, stop, give back, end and delete jobs in any order.
+Two workers and an API submit, lease, renew, write, lose, cancel, stop, give back (with the strike forgiven or not), end
+and delete jobs, and an operator pauses and resumes their queue, in any order.
 Between any two steps something may crash: an answer is lost, and the call is made again by the queue's own code or not
 at all; a worker dies or sleeps, before or after a call, and what it held or was just given runs out.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Coroutine
-from typing import Any, ClassVar, TypeVar
+from typing import Any
 
-import redis
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 
-from server.queue import QueuePolicy
 from server.queue_errors import QueueUnavailable
-from server.queue_records import TERMINAL_EVENTS, Checkpoint, Ending, Lease
+from server.queue_records import Checkpoint, Ending, Lease
 from tests.server.jobs import MODEL, job, lapse, picture_done
 from tests.server.known_jobs import Known, Worker
-from tests.server.lost_answers import LossyQueue, LossyWorkerQueue
+from tests.server.walked_queue import MAX_STRIKES, WalkedQueue
 
-T = TypeVar("T")
-MAX_STRIKES = 3
 MOST_JOBS = 6
 PICK = st.integers(0, 5)
 WHO = st.integers(0, 1)
 IS_LOST = st.booleans()
 SELDOM = st.sampled_from([None, None, None, 0, 1, 2, 3, 4, 5])  # most walks must come far enough to finish pictures
-POLICY = QueuePolicy(lease_s=60.0, max_strikes=MAX_STRIKES)  # leases expire when the walk says so, not by the clock
 AN_HOUR_MS = 3_600_000
 
 
-class LeaseProtocol(RuleBasedStateMachine):
+class LeaseProtocol(WalkedQueue):
     """See above."""
-
-    url: ClassVar[str]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loop = asyncio.new_event_loop()
-        self.db = redis.Redis.from_url(self.url, decode_responses=True, protocol=2)
-        self.db.flushall()
-        self.queue = LossyQueue(self.url, POLICY)
-        self.born: list[LossyWorkerQueue] = []
-        self.workers = [self.new_worker(), self.new_worker()]
-        self.known: dict[str, Known] = {}
-        self.deleted: dict[str, Known] = {}
-
-    def new_worker(self) -> Worker:
-        self.born.append(LossyWorkerQueue(self.url, f"walker-{len(self.born)}", POLICY))
-        self.born[-1].register({"name": MODEL})
-        return Worker(self.born[-1])
-
-    def teardown(self) -> None:
-        self.do(self.queue.close())
-        self.loop.close()
-        for queue in self.born:
-            queue.close()
-        self.db.close()
-
-    def do(self, asked: Coroutine[Any, Any, T], *, lost: bool = False) -> T:
-        self.queue.loses = lost
-        return self.loop.run_until_complete(asked)
 
     # jobs in
 
@@ -132,18 +97,6 @@ class LeaseProtocol(RuleBasedStateMachine):
             assert (lease.attempt, lease.checkpoint) == (known.attempt, known.checkpoints)
             assert lease.alone == (known.strikes == MAX_STRIKES)
 
-    def given(self, waiting: list[str], room: int, holding: int) -> list[str]:
-        """Who is given: in order, but what is on its last strike goes to an idle worker and alone."""
-        given: list[str] = []
-        for one in waiting[:room]:
-            last = self.known[one].strikes == MAX_STRIKES - 1
-            if last and (holding or given):
-                break
-            given.append(one)
-            if last:
-                break
-        return given
-
     @precondition(lambda self: self.held())
     @rule(pick=PICK)
     def renew(self, pick: int) -> None:
@@ -179,16 +132,21 @@ class LeaseProtocol(RuleBasedStateMachine):
         worker.loses = lost
         assert worker.checkpoint(one, lease.token, done) == "ok"
         known.status = "cancelled" if known.cancel else status
+        known.strikes = 0
         known.let_go()
 
     @precondition(lambda self: self.held())
-    @rule(pick=PICK, lost=IS_LOST)
-    def give_back(self, pick: int, *, lost: bool) -> None:
+    @rule(pick=PICK, forgive=st.booleans(), lost=IS_LOST)
+    def give_back(self, pick: int, *, forgive: bool, lost: bool) -> None:
         one, known, worker, lease = self.picked(pick)
         worker.loses = lost
-        assert worker.release(one, lease.token) == ("lost" if lost else "ok")  # which is the same to who gives it back
-        known.strikes = max(0, known.strikes - 1)
-        known.put_back()
+        released = worker.release(one, lease.token, forgive=forgive)
+        assert released == ("lost" if lost else "ok")  # which is the same to who gives it back
+        if forgive:
+            known.strikes = max(0, known.strikes - 1)
+            known.put_back()
+        else:
+            known.reclaimed(MAX_STRIKES)
 
     @rule(pick=PICK)
     def write_as_a_zombie(self, pick: int) -> None:
@@ -222,11 +180,7 @@ class LeaseProtocol(RuleBasedStateMachine):
         known = self.known[one]
         lapse(self.db, one)
         assert self.do(self.queue.sweep(), lost=lost) == (0 if lost else 1)  # the second time there is nothing to do
-        if known.strikes >= MAX_STRIKES and not known.cancel and not (known.stop and known.pictures):
-            known.status = "failed"
-            known.let_go()
-        else:
-            known.put_back()
+        known.reclaimed(MAX_STRIKES)
 
     @rule(pick=PICK)
     def a_deadline_passes(self, pick: int) -> None:
@@ -237,6 +191,20 @@ class LeaseProtocol(RuleBasedStateMachine):
             self.db.zadd("{r3}:due", {one: 1.0}, xx=True)
             assert self.do(self.queue.sweep()) == 1
             self.known[one].status = "succeeded" if self.known[one].pictures else "failed"
+
+    # what operators ask
+
+    @rule(what=st.sampled_from([MODEL, None, "another"]), lost=IS_LOST)
+    def pause(self, what: str | None, *, lost: bool) -> None:
+        self.do(self.queue.admin.pause(what), lost=lost)
+        self.paused.add(what)
+
+    @precondition(lambda self: self.paused)
+    @rule(what=st.sampled_from([None, MODEL, None, "another"]), lost=IS_LOST)
+    def resume(self, what: str | None, *, lost: bool) -> None:
+        ended = bool(self.paused) if what is None else what in self.paused
+        assert self.do(self.queue.admin.resume(what), lost=lost) is (ended and not lost)  # the second time nothing is
+        self.paused = set() if what is None else self.paused - {what}
 
     # what clients ask
 
@@ -283,51 +251,3 @@ class LeaseProtocol(RuleBasedStateMachine):
         assert answer == ("not_found" if lost else "deleted")
         self.deleted[one] = self.known.pop(one)
         assert not list(self.db.scan_iter(f"*{one}"))
-
-    # what is known
-
-    def picked(self, pick: int) -> tuple[str, Known, LossyWorkerQueue, Lease]:
-        held = self.held()
-        one = held[pick % len(held)]
-        known = self.known[one]
-        assert known.lease is not None
-        assert known.holder is not None
-        return one, known, self.workers[known.holder].queue, known.lease
-
-    def held(self) -> list[str]:
-        """What a living worker knows that it holds."""
-        return [one for one, known in self.known.items() if known.holder is not None and known.lease is not None]
-
-    def held_by(self, who: int) -> list[str]:
-        return [one for one in self.held() if self.known[one].holder == who]
-
-    def running(self) -> list[str]:
-        return [one for one, known in self.known.items() if known.status == "running"]
-
-    def waiting(self) -> list[str]:
-        return [str(i) for i in self.db.zrange(f"{{r3}}:wait:{MODEL}", 0, -1)]
-
-    @invariant()
-    def every_job_is_where_it_should_be(self) -> None:
-        assert set(self.waiting()) == {one for one, known in self.known.items() if known.status == "queued"}
-        assert set(self.db.zrange(f"{{r3}}:lease:{MODEL}", 0, -1)) == set(self.running())
-        load = self.db.hgetall("{r3}:load")
-        assert int(load.get("jobs", 0)) == len(self.waiting())
-        for tenant in "ab":
-            mine = [known for known in self.known.values() if known.tenant == tenant]
-            assert int(load.get(f"active:{tenant}", 0)) == sum(not known.is_over for known in mine)
-            assert self.db.zcard(f"{{r3}}:jobs:{tenant}") == len(mine)
-
-    @invariant()
-    def every_log_is_whole_and_ends_once(self) -> None:
-        for name, known in self.known.items():
-            events = self.do(self.queue.events(name))
-            assert [event.number for event in events] == list(range(1, len(events) + 1))
-            ends = [event.name for event in events if event.name in TERMINAL_EVENTS]
-            assert ends == ([f"job.{known.status}"] if known.is_over else [])
-            assert not known.is_over or events[-1].name == ends[0]
-            said = [event.name for event in events]
-            assert (said.count("job.started"), said.count("image")) == (known.attempt, known.pictures)
-            found = self.do(self.queue.job(name))
-            assert found is not None
-            assert found.status == known.status

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -102,6 +102,9 @@ class WorkerProcess(R3Process):
             connection.close()
 
 
+StartWorker = Callable[..., WorkerProcess]
+
+
 class ApiProcess(R3Process):
     """`r3 api` on a free port; `client` calls it."""
 
@@ -147,6 +150,23 @@ def api_process(url: str, data_dir: Path, **settings: Any) -> Iterator[ApiProces
         yield api
     finally:
         api.close()
+
+
+@contextmanager
+def worker_processes(url: str, data_dir: Path) -> Iterator[StartWorker]:
+    """Starts workers, each with a log of its own, that last as long as the block."""
+    started: list[WorkerProcess] = []
+
+    def begin(url: str = url, **settings: Any) -> WorkerProcess:
+        started.append(WorkerProcess(url, data_dir, data_dir / f"worker-{len(started)}.log", **settings))
+        return started[-1]
+
+    try:
+        yield begin
+    finally:
+        for one in started:
+            if one.is_running():
+                one.kill()
 
 
 def free_port() -> int:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from standardwebhooks import WebhookVerificationError
 
 from server import hook_delivery
+from server.authority import Authority
 from server.hook_delivery import GIVE_UP_S, Deliveries, retry_delay_s
 from server.hook_rules import Allowed
 from server.hook_sender import Sender
@@ -23,6 +24,7 @@ from server.images import ImageStore
 from server.queue import Queue
 from server.queue_records import Ending
 from server.queue_worker import WorkerQueue
+from server.settings import Settings
 from tests.server.delivering import TLS, cancelled, due, made, turn, waiting
 from tests.server.jobs import leased, picture_done, submitted
 from tests.server.receiving import Receiver, receiving
@@ -65,6 +67,20 @@ async def test_a_finished_job_is_told_signed_as_the_api_shows_it(
     assert said["data"]["trajectories"][0]["rounds"][0]["image"]["url"] == "/images/img_0_0"
     assert (got.headers["content-type"], waiting(db)) == ("application/json", [])
     assert outcomes(deliveries) == {"delivered": 1}
+
+
+async def test_links_are_signed_though_no_request_came_before(
+    queue: Queue, worker: WorkerQueue, store: ImageStore, receiver: Receiver
+) -> None:
+    authority = Authority(Settings(auth="keys"))
+    authority.connect(queue)
+    await submitted(queue, webhook={"url": receiver.url, "events": None})
+    lease = leased(worker)
+    worker.checkpoint(lease.id, lease.token, picture_done(lease, 1, ending=Ending("succeeded")))
+    await turn(made(queue, store, authority=authority))
+    said = json.loads(receiver.received[0].body)["data"]
+    assert "?token=" in said["links"]["self"]
+    assert "?token=" in said["trajectories"][0]["rounds"][0]["image"]["url"]
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])

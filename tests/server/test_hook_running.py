@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis
 
-from server import hook_delivery
+from server import hook_delivery, hook_sender
 from server.embedded import EmbeddedServer
 from server.hook_delivery import AT_ONCE, AT_ONCE_OF_ONE_TENANT, Deliveries
 from server.images import ImageStore
@@ -94,6 +94,32 @@ async def test_at_the_end_of_the_process_what_is_under_way_is_given_back(
     [hook] = await queue.hooks.lease(1)
     assert (hook.job_id, hook.tries) == (sent, 0)
     assert not deliveries._under_way
+
+
+async def test_what_was_taken_while_the_process_ends_is_never_sent_again_though_the_answer_goes_on(
+    queue: Queue,
+    running: asyncio.Task[None],
+    receiver: Receiver,
+    db: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hook_delivery, "LEAVE_S", 1.0)
+    monkeypatch.setattr(hook_sender, "LAST_WORDS_S", 60.0)
+    said, ended = threading.Event(), threading.Event()
+
+    def never_done(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(b"x")
+        said.set()
+        ended.wait(20)
+
+    receiver.answers = [never_done]
+    await cancelled(queue, receiver.url)
+    await until(said.is_set)
+    await end(running)
+    ended.set()
+    assert waiting(db) == []
 
 
 async def test_a_fault_of_ours_ends_neither_the_loop_nor_the_webhook(

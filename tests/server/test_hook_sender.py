@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
+import h11
 import pytest
 import trustme
 
@@ -185,6 +187,41 @@ async def test_a_status_that_was_seen_counts_whatever_comes_behind_it(receiver: 
     receiver.answers = [cut_off, silent]
     assert await sender().post(receiver.url, HEADERS, b"{}") == 200
     assert await sender().post(receiver.url, HEADERS, b"{}") == 202
+
+
+@pytest.mark.parametrize(
+    ("head", "part", "comes_to"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n", None),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n", 200),
+    ],
+)
+async def test_of_an_answer_in_thousands_of_parts_few_are_taken_apart(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, head: bytes, part: bytes, comes_to: int | None
+) -> None:
+    """Each costs the event loop a tenth of a millisecond, and a receiver could send them for as long as it is heard."""
+    parts = 0
+    next_event = h11.Connection.next_event
+
+    def counted(self: h11.Connection) -> Any:
+        nonlocal parts
+        parts += 1
+        return next_event(self)
+
+    def flood(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(head)
+        for _ in range(200):
+            handler.wfile.write(part * 1000)
+
+    monkeypatch.setattr(h11.Connection, "next_event", counted)
+    receiver.answers = [flood]
+    attempt = sender().post(receiver.url, HEADERS, b"{}")
+    if comes_to is None:
+        with pytest.raises(NotSent, match="longer than"):
+            await attempt
+    else:
+        assert await attempt == comes_to
+    assert parts < 5000
 
 
 async def test_headers_without_end_are_not_read(receiver: Receiver) -> None:

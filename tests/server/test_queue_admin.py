@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 import redis
 
-from server.queue import Queue
+from server.embedded import EmbeddedServer
+from server.queue import Queue, QueueFull
 from server.queue_records import Checkpoint, Ending
 from server.queue_worker import Control, WorkerQueue
+from tests.server.conftest import POLICY
 from tests.server.jobs import MODEL, lapse, leased, leased_ids, picture_done, stored, submitted
 
 DONE = Ending("succeeded")
@@ -119,6 +122,28 @@ async def test_depth_tells_of_pauses_rates_and_models_that_no_worker_came_for(
     assert (depth["models"][MODEL]["paused"], depth["all_paused"]) == (1, 1)
 
 
+async def test_what_is_paused_is_shown_before_any_worker_has_come(queue: Queue) -> None:
+    await queue.admin.pause(MODEL)
+    assert (await queue.depth())["models"][MODEL]["paused"] == 1
+    await queue.admin.resume(MODEL)
+    assert (await queue.depth())["models"] == {}
+
+
+async def test_who_is_refused_during_a_pause_is_told_to_come_back_late(
+    queue_server: EmbeddedServer, queue: Queue, db: redis.Redis
+) -> None:
+    db.hset(f"{{r3}}:rate:{MODEL}", mapping={"mark": 1, "cost": 8.0, "time": 4.0})
+    full = Queue(queue_server.url, replace(POLICY, queue_limit=1))
+    await submitted(full)
+    for pause, seconds in ((None, 2), (queue.admin.pause, 120)):
+        if pause is not None:
+            await pause(MODEL)
+        with pytest.raises(QueueFull) as refused:
+            await submitted(full)
+        assert refused.value.retry_after_s == seconds
+    await full.close()
+
+
 # everyone's jobs
 
 
@@ -173,6 +198,22 @@ async def test_poisoned_jobs_are_listed_the_last_one_first_while_they_are_known(
     db.delete(f"{{r3}}:job:{poisoned[0]}")
     assert [one.id for one in (await queue.admin.poisoned())[0]] == [poisoned[2]]
     assert db.zcard("{r3}:dead") == 1
+
+
+async def test_no_poisoned_job_is_passed_over_where_others_are_gone(
+    queue: Queue, worker: WorkerQueue, db: redis.Redis
+) -> None:
+    kept = [await poison(queue, worker, db, "a") for _ in range(3)]
+    for _ in range(2):
+        db.delete(f"{{r3}}:job:{await poison(queue, worker, db, 'b')}")
+    listed: list[str] = []
+    cursor = None
+    while True:
+        jobs, cursor = await queue.admin.poisoned(limit=2, cursor=cursor)
+        listed += [one.id for one in jobs]
+        if cursor is None:
+            break
+    assert listed == kept[::-1]
 
 
 @pytest.mark.parametrize("cursor", ["x", "-1", ""])

@@ -194,6 +194,31 @@ async def test_lifetimes_begin_at_the_end(queue_server: EmbeddedServer, db: redi
     await queue.close()
 
 
+@pytest.mark.parametrize(("job_ttl_s", "kept_s"), [(600, 6000), (60_000, 60_000), (None, None)])
+async def test_a_poisoned_job_is_kept_for_an_operator_to_look_at(
+    queue_server: EmbeddedServer,
+    db: redis.Redis,
+    new_worker: NewWorker,
+    job_ttl_s: int | None,
+    kept_s: int | None,
+) -> None:
+    policy = replace(POLICY, job_ttl_s=job_ttl_s, poisoned_ttl_s=6000, max_strikes=2)
+    queue, worker = Queue(queue_server.url, policy), new_worker(policy)
+    sent = await submitted(queue)
+    for number in range(1, 4):
+        lease = leased(worker)
+        if number == 1:
+            worker.checkpoint(sent, lease.token, picture_done(lease, 1))
+        lapse(db, sent)
+        assert worker.lease(MODEL, 0, 0) == []
+    found = await stored(queue, sent)
+    assert (found.error or {}).get("code") == "poison_job"
+    kept = [db.pttl(f"{{r3}}:{name}") for name in (f"job:{sent}", "img:img_0_0")]
+    assert [-1 if ms < 0 else round(ms / 1000) for ms in kept] == [-1 if kept_s is None else kept_s] * 2
+    assert round(db.pttl("{r3}:dead") / 1000) == 6000
+    await queue.close()
+
+
 async def test_jobs_without_a_lifetime_are_kept(
     queue_server: EmbeddedServer, db: redis.Redis, new_worker: NewWorker
 ) -> None:

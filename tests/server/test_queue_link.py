@@ -1,14 +1,97 @@
-"""The API's calls to Redis: a task that is cancelled ends, whatever the client library makes of it."""
+"""The API's calls to Redis: a task that is cancelled ends, whatever the client library makes of it, and a Redis that is
+slow is not taken for one that is away.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 
-from server.queue import Queue
+from server.queue import Queue, QueueUnavailable
+from server.queue_scripts import translated
+
+
+class Slow:
+    """Between the queue and Redis: each answer comes `delay_s` later."""
+
+    delay_s = 0.0
+
+    def __init__(self, behind: str) -> None:
+        self._behind = behind.removeprefix("unix://").partition("?")[0]
+        self._serving: list[asyncio.Task[None]] = []
+
+    def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """There is another connection."""
+        self._serving.append(asyncio.create_task(self._serve(reader, writer)))
+
+    async def end(self) -> None:
+        """Wait until every connection is closed."""
+        await asyncio.gather(*self._serving)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, questions = await asyncio.open_unix_connection(self._behind)
+        with suppress(OSError):
+            await asyncio.gather(self._passed(reader, questions, 0), self._passed(answers, writer, None))
+        for one in (writer, questions):
+            one.close()
+
+    async def _passed(self, given: asyncio.StreamReader, to: asyncio.StreamWriter, delay_s: float | None) -> None:
+        while content := await given.read(65536):
+            await asyncio.sleep(self.delay_s if delay_s is None else delay_s)
+            to.write(content)
+        to.close()
+
+
+@asynccontextmanager
+async def slowed(url: str, folder: Path) -> AsyncIterator[tuple[Slow, Queue]]:
+    """A queue whose Redis can be slow."""
+    slow = Slow(url)
+    server = await asyncio.start_unix_server(slow.connected, folder / "s")
+    queue = Queue(f"unix://{folder / 's'}")
+    try:
+        yield slow, queue
+    finally:
+        await queue.close()
+        await slow.end()
+        server.close()
+
+
+async def test_a_redis_that_takes_a_second_is_slow_and_not_away(queue_server: Any, tmp_path: Path) -> None:
+    async with slowed(queue_server.url, tmp_path) as (slow, queue):
+        await asyncio.gather(*(queue.ping() for _ in range(4)))
+        slow.delay_s = 1.0
+        await asyncio.gather(*(queue.ping() for _ in range(4)))
+
+
+@pytest.mark.parametrize("is_slow", [True, False])
+async def test_who_is_not_answered_in_time_speaks_for_those_in_line_only_where_nobody_is(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch, is_slow: bool
+) -> None:
+    monkeypatch.setattr("server.queue_link.ANSWER_WITHIN_S", 0.4)
+    link = queue._link
+    link._places = asyncio.Semaphore(2)
+
+    def takes(seconds: float) -> Any:
+        return link.do(lambda: asyncio.sleep(seconds, "answered"))
+
+    others = [takes(0.1), takes(0.35)] if is_slow else [takes(60)]
+    *_, last = await asyncio.gather(takes(60), *others, takes(0), return_exceptions=True)
+    assert isinstance(last, QueueUnavailable) is not is_slow
+
+
+@pytest.mark.parametrize("error", [redis.TimeoutError("Timeout reading from socket"), TimeoutError()])
+def test_what_did_not_answer_in_time_is_not_called_unreachable(error: Exception) -> None:
+    said = translated(error)
+    assert isinstance(said, QueueUnavailable)
+    assert "in time" in str(said)
+    assert "reachable" not in str(said)
 
 
 async def test_a_cancellation_that_a_client_library_loses_is_heeded_all_the_same(queue: Queue) -> None:

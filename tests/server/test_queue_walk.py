@@ -23,6 +23,8 @@ def test_no_walk_breaks_the_lease_protocol(
 ) -> None:
     for module in ("queue_link", "queue_worker"):
         monkeypatch.setattr(f"server.{module}.backoff_s", lambda: repeat(0.0))
+    for limit in ("ANSWER_WITHIN_S", "ATTEMPT_S"):  # a walk knows what it lost; a busy machine loses nothing
+        monkeypatch.setattr(f"server.queue_link.{limit}", 60.0)
 
     class Walk(LeaseProtocol):
         url = queue_server.url

@@ -7,10 +7,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,29 +17,18 @@ from r3core.types import Request
 from server.embedded import EmbeddedServer
 from server.queue import Queue, QueuePolicy
 from tests.recorded import Record
-from tests.server.processes import LEASE_S, WorkerProcess
+from tests.server.processes import LEASE_S, StartWorker, WorkerProcess, worker_processes
 from tests.server.promises import promised
 from tests.server.working import ASKED, FOR_EVER, LONG, ended, new_job, read, until, until_event, whole
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sends signals that only Linux has")
 
 
-Start = Callable[..., WorkerProcess]
-
-
 @pytest.fixture
-def start(queue_server: EmbeddedServer, queue: Queue, tmp_path: Path) -> Iterator[Start]:
+def start(queue_server: EmbeddedServer, queue: Queue, tmp_path: Path) -> Iterator[StartWorker]:
     """Starts worker processes."""
-    started: list[WorkerProcess] = []
-
-    def begin(url: str = queue_server.url, **settings: Any) -> WorkerProcess:
-        started.append(WorkerProcess(url, tmp_path, tmp_path / f"worker-{len(started)}.log", **settings))
-        return started[-1]
-
-    yield begin
-    for one in started:
-        if one.process.poll() is None:
-            one.kill()
+    with worker_processes(queue_server.url, tmp_path) as start:
+        yield start
 
 
 async def probed(worker: WorkerProcess, path: str, status: int) -> None:
@@ -51,7 +39,9 @@ async def probed(worker: WorkerProcess, path: str, status: int) -> None:
 
 
 @pytest.mark.row("R1")
-async def test_a_killed_workers_job_goes_on_with_another_from_its_last_picture(queue: Queue, start: Start) -> None:
+async def test_a_killed_workers_job_goes_on_with_another_from_its_last_picture(
+    queue: Queue, start: StartWorker
+) -> None:
     killed = start()
     new = new_job(replace(ASKED, refine=LONG))
     await queue.submit(new)
@@ -67,7 +57,7 @@ async def test_a_killed_workers_job_goes_on_with_another_from_its_last_picture(q
 
 
 @pytest.mark.row("R4")
-async def test_a_worker_that_slept_for_three_leases_is_fenced(queue: Queue, start: Start, record: Record) -> None:
+async def test_a_worker_that_slept_for_three_leases_is_fenced(queue: Queue, start: StartWorker, record: Record) -> None:
     """It wakes up in the middle of a picture, and so does one that was about to end its job."""
     zombie = start()
     new, short = new_job(replace(ASKED, refine=LONG)), new_job()
@@ -103,7 +93,7 @@ async def all_lost(worker: WorkerProcess, job_ids: list[str]) -> bool:
 
 @pytest.mark.row("R3")
 async def test_sigterm_finishes_the_picture_in_hand_gives_the_rest_back_and_ends_with_zero(
-    queue: Queue, start: Start, record: Record
+    queue: Queue, start: StartWorker, record: Record
 ) -> None:
     leaving = start(lease_s=10)
     jobs = [new_job(replace(ASKED, generate=LONG, refine=LONG)) for _ in range(3)]
@@ -133,7 +123,7 @@ async def test_sigterm_finishes_the_picture_in_hand_gives_the_rest_back_and_ends
 
 @pytest.mark.row("R3")
 async def test_sigterm_over_the_drain_limit_ends_with_the_step_in_hand(
-    queue: Queue, start: Start, record: Record
+    queue: Queue, start: StartWorker, record: Record
 ) -> None:
     leaving = start(lease_s=10, drain_s=0.5)
     endless = Request("a cat edits=2", width=64, height=48, seed=7, generate=FOR_EVER)
@@ -159,7 +149,7 @@ async def said(worker: WorkerProcess, word: str) -> bool:
 
 @pytest.mark.row("R6")
 async def test_a_job_that_kills_its_worker_is_given_up_and_those_beside_it_succeed(
-    queue: Queue, start: Start, record: Record
+    queue: Queue, start: StartWorker, record: Record
 ) -> None:
     killer = new_job(replace(ASKED, prompt="a bomb kill=generate"))
     beside = [new_job() for _ in range(2)]
@@ -178,7 +168,7 @@ async def test_a_job_that_kills_its_worker_is_given_up_and_those_beside_it_succe
 
 
 @pytest.mark.row("R8")
-async def test_a_worker_outlives_its_redis(own_server: EmbeddedServer, start: Start) -> None:
+async def test_a_worker_outlives_its_redis(own_server: EmbeddedServer, start: StartWorker) -> None:
     queue = Queue(own_server.url, QueuePolicy(lease_s=LEASE_S))
     worker = start(own_server.url, lease_s=10)
     await probed(worker, "/readyz", 200)
@@ -198,7 +188,7 @@ async def test_a_worker_outlives_its_redis(own_server: EmbeddedServer, start: St
 
 
 @pytest.mark.row("R8")
-async def test_a_worker_waits_for_a_redis_that_is_not_there_yet(own_server: EmbeddedServer, start: Start) -> None:
+async def test_a_worker_waits_for_a_redis_that_is_not_there_yet(own_server: EmbeddedServer, start: StartWorker) -> None:
     own_server.stop()
     worker = start(own_server.url)
     await probed(worker, "/livez", 200)
@@ -211,7 +201,7 @@ async def test_a_worker_waits_for_a_redis_that_is_not_there_yet(own_server: Embe
     assert await asyncio.to_thread(worker.process.wait, 20) == 0
 
 
-async def test_a_worker_logs_json_lines_without_prompts(queue: Queue, start: Start) -> None:
+async def test_a_worker_logs_json_lines_without_prompts(queue: Queue, start: StartWorker) -> None:
     worker = start()
     new = new_job(replace(ASKED, prompt="a secret wish edits=0"))
     await queue.submit(new)
@@ -230,7 +220,7 @@ async def test_a_worker_logs_json_lines_without_prompts(queue: Queue, start: Sta
     }
 
 
-async def test_its_port_shows_metrics_and_probes_and_nothing_else(queue: Queue, start: Start) -> None:
+async def test_its_port_shows_metrics_and_probes_and_nothing_else(queue: Queue, start: StartWorker) -> None:
     worker = start()
     await probed(worker, "/readyz", 200)
     for path, status in {"/livez": 200, "/startupz": 200, "/metrics": 200, "/": 404, "/jobs": 404}.items():

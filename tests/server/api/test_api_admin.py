@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -161,6 +162,29 @@ def test_what_has_ended_is_not_cancelled_and_leaves_no_line(
 ) -> None:
     job = failed_job(api, worker)
     problem(post(api, f"/jobs/{job['id']}/cancel"), 409, "already_finished")
+    assert acts(capsys) == []
+
+
+def test_a_job_that_ends_or_goes_just_before_its_cancel_is_said_to_have(
+    api: RunningApi,
+    worker: HandWorker,
+    database: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    queue = api.app.state.service.queue
+    cancel, before = queue.cancel, list[Callable[[], object]]()
+
+    async def cancel_too_late(job_id: str) -> Any:
+        before.pop()()
+        return await cancel(job_id)
+
+    monkeypatch.setattr(queue, "cancel", cancel_too_late)
+    ends, goes = api.submit(), api.submit()
+    hand = worker.takes()
+    before[:] = [lambda: database.delete(f"{{r3}}:job:{goes['id']}"), lambda: hand.fails("step_failed")]
+    assert "already failed" in problem(post(api, f"/jobs/{ends['id']}/cancel"), 409, "already_finished")["detail"]
+    problem(post(api, f"/jobs/{goes['id']}/cancel"), 404, "job_not_found")
     assert acts(capsys) == []
 
 

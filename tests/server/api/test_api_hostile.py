@@ -22,7 +22,7 @@ from server.answers import Problem
 from server.embedded import EmbeddedServer
 from server.queue_worker import WorkerQueue
 from tests.server.api.by_hand import TINY
-from tests.server.api.test_api_process import process
+from tests.server.processes import api_process
 from tests.server.promises import promised
 from tests.server.test_picture_memory import PROMISED_BYTES
 from tests.server.test_pictures import WHOLE, animated, png_claiming, saved
@@ -65,13 +65,14 @@ def attacked(valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -
     data_dir = tmp_path_factory.mktemp("hostile")
     queue = WorkerQueue(valkey.url, "by-hand")
     queue.register(TINY.to_json())
-    with process(valkey.url, data_dir) as (client, running):
+    with api_process(valkey.url, data_dir, log_level="info") as api:
+        client = api.client
         client.timeout = httpx.Timeout(60)
-        yield Attacked(client, running, data_dir / "log")
+        yield Attacked(client, api.process, api.log)
         assert client.get("/livez").status_code == 200  # after all that the tests of this module did to it
     queue.close()
-    assert [line for line in json_lines(data_dir / "log") if line["level"] in ("error", "critical")] == []
-    assert "Traceback" not in (data_dir / "log").read_text()
+    assert [line for line in json_lines(api.log) if line["level"] in ("error", "critical")] == []
+    assert "Traceback" not in api.log.read_text()
 
 
 def refused(answer: httpx.Response) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from server.settings import Settings
 from tests.server.api.by_hand import TINY
 from tests.server.api.keyed import new_key
 from tests.server.api.test_api_generate import problem
-from tests.server.api.test_api_process import kill, own_redis, process  # not the one that others share: it has no keys
+from tests.server.api.test_api_process import kill, own_redis  # not the one that others share: it has no keys
+from tests.server.processes import api_process
 from tests.server.promises import promised
 from tests.server.waiting import until
 
@@ -31,7 +32,8 @@ def test_while_redis_is_away_nobody_comes_in_and_then_those_with_keys_do(
 ) -> None:
     _, secret = new_key(own_redis.url, "one", ("admin",))
     bearer = {"Authorization": f"Bearer {secret}"}
-    with process(own_redis.url, tmp_path, AUTH="keys") as (client, api):
+    with api_process(own_redis.url, tmp_path, auth="keys") as api:
+        client = api.client
         until(lambda: client.get("/jobs", headers=bearer).status_code == 200)
         kill(own_redis)
         until(lambda: client.get("/jobs").status_code == 503, 15)  # what was read just before is trusted for a moment
@@ -46,14 +48,15 @@ def test_while_redis_is_away_nobody_comes_in_and_then_those_with_keys_do(
         with promised(3):
             until(lambda: client.get("/jobs", headers=bearer).status_code == 200, 30)
         assert client.get("/jobs").status_code == 401
-        assert api.poll() is None
+        assert api.is_running()
 
 
 def test_started_while_redis_is_away_it_is_closed_though_there_may_be_no_keys(
     own_redis: EmbeddedServer, tmp_path: Path
 ) -> None:
     kill(own_redis)
-    with process(own_redis.url, tmp_path) as (client, _):
+    with api_process(own_redis.url, tmp_path) as api:
+        client = api.client
         problem(client.get("/jobs"), 503, "queue_unavailable")
         assert client.get("/livez").status_code == 200
         own_redis.start()
@@ -71,8 +74,9 @@ def test_no_key_and_no_token_is_in_the_log_and_acts_are_though_the_log_is_quiet(
     admin_key, admin = new_key(own_redis.url, "boss", ("admin",))
     bearer = {"Authorization": f"Bearer {secret}"}
     for level in ("debug", "error"):
-        with process(own_redis.url, tmp_path, AUTH="keys", LOG_LEVEL=level) as (client, _):
-            until(lambda: client.get("/info", headers=bearer).status_code == 200)
+        with api_process(own_redis.url, tmp_path, auth="keys", log_level=level) as api:
+            client = api.client
+            until(lambda client=client: client.get("/info", headers=bearer).status_code == 200)  # type: ignore[misc]
             asked = {"prompt": f"a {secret}", "metadata": {"k": secret}}
             job = client.post("/generate", json=asked, headers={**bearer, "Prefer": "respond-async"}).json()
             token = job["links"]["self"].partition("?token=")[2]
@@ -84,7 +88,7 @@ def test_no_key_and_no_token_is_in_the_log_and_acts_are_though_the_log_is_quiet(
             client.get("/jobs", headers={"Authorization": f"Basic {secret}"})
             client.get("/jobs?tenant=one", headers={"Authorization": f"Bearer {admin}"})
             client.get("/livez")  # a request is logged behind its answer: those before this one now are
-        text = (tmp_path / "log").read_text()
+        text = api.log.read_text()
         lines = [json.loads(line) for line in text.splitlines()]
         for planted in (secret, secret.removeprefix(f"{key.id}_"), token, admin, key.sha256):
             assert planted not in text
@@ -106,7 +110,8 @@ def test_the_process_listens_beyond_loopback_only_where_keys_are_asked_for(
     own_redis: EmbeddedServer, tmp_path: Path
 ) -> None:
     _, secret = new_key(own_redis.url, "one")
-    with process(own_redis.url, tmp_path, AUTH="keys", HOST="0.0.0.0") as (client, _):
+    with api_process(own_redis.url, tmp_path, auth="keys", host="0.0.0.0") as api:
+        client = api.client
         assert client.get("/jobs", headers={"Host": "r3.example"}).status_code == 401
         named = {"Host": "r3.example", "Authorization": f"Bearer {secret}"}
         until(lambda: client.get("/jobs", headers=named).status_code == 200)

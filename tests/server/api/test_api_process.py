@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,40 +23,14 @@ from server.queue_worker import WorkerQueue
 from tests.server.api.by_hand import TINY, HandWorker
 from tests.server.api.events import check_whole, parsed
 from tests.server.api.test_api_generate import problem
-from tests.server.processes import free_port
+from tests.server.processes import api_process, free_port
 from tests.server.promises import promised
 from tests.server.waiting import until
 
 ROOT = Path(__file__).parents[3]
 
 
-@contextmanager
-def process(redis_url: str, data_dir: Path, **settings: str) -> Iterator[tuple[httpx.Client, subprocess.Popen[bytes]]]:
-    """`r3 api`; its output goes to `data_dir`/log."""
-    port = free_port()
-    given = {"REDIS_URL": redis_url, "PORT": str(port), "DATA_DIR": str(data_dir), "CHECKPOINT": str(data_dir / "none")}
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **{f"R3_{k}": v for k, v in {**given, **settings}.items()}}
-    with (data_dir / "log").open("wb") as log:
-        command = [sys.executable, "-P", "-m", "server.cli", "api"]
-        api = subprocess.Popen(command, env=environment, cwd=data_dir, stdout=log, stderr=log)
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
-                with promised(2):
-                    until(lambda: is_up(client), 30)
-                yield client, api
-        finally:
-            api.kill()
-            api.wait(10)
-
-
-def is_up(client: httpx.Client) -> bool:
-    try:
-        return client.get("/livez").status_code == 200
-    except httpx.TransportError:
-        return False
-
-
-def test_the_api_process_knows_no_torch_and_is_up_in_two_seconds() -> None:
+def test_the_api_process_knows_no_torch_and_is_up_in_two_seconds(valkey: EmbeddedServer, tmp_path: Path) -> None:
     program = """
 import sys
 from server.app import create_app
@@ -71,22 +45,26 @@ print(heavy)
         [sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=ROOT, timeout=60
     )
     assert done.stdout.strip() == "[]"
+    with ExitStack() as running:
+        with promised(2):
+            running.enter_context(api_process(valkey.url, tmp_path))
 
 
 def test_asked_to_end_it_closes_streams_and_ends_with_0(
     valkey: EmbeddedServer, worker_queue: WorkerQueue, tmp_path: Path
 ) -> None:
     worker_queue.register(TINY.to_json())
-    with process(valkey.url, tmp_path) as (client, api):
+    with api_process(valkey.url, tmp_path, log_level="info") as api:
+        client = api.client
         job = client.post("/generate", json={"prompt": "a"}, headers={"Prefer": "respond-async"}).json()
         with client.stream("GET", job["links"]["events"]) as answer:
             events = parsed(answer.iter_lines())
             assert next(events).name == "job.queued"
-            api.send_signal(signal.SIGTERM)
+            api.send(signal.SIGTERM)
             assert next(events).name == "stream.closing"
             assert list(events) == []
-        assert api.wait(10) == 0
-    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+        assert api.process.wait(10) == 0
+    lines = [json.loads(line) for line in (api.log).read_text().splitlines()]
     requests = [line for line in lines if line["event"] == "request"]
     assert {line["route"] for line in requests} >= {"/generate", "/jobs/{job_id}/events"}
     assert all(line["request_id"] for line in requests)
@@ -119,7 +97,8 @@ def test_while_redis_is_away_the_process_stays_and_recovers_with_its_streams(
     own_redis: EmbeddedServer, tmp_path: Path
 ) -> None:
     queue, metrics_port = WorkerQueue(own_redis.url, "by-hand"), free_port()
-    with process(own_redis.url, tmp_path, METRICS_PORT=str(metrics_port)) as (client, api):
+    with api_process(own_redis.url, tmp_path, metrics_port=metrics_port) as api:
+        client = api.client
         worker = HandWorker(queue, ImageStore(tmp_path / "images"))
         job = client.post("/generate", json={"prompt": "a"}, headers={"Prefer": "respond-async"}).json()
         with client.stream("GET", job["links"]["events"]) as answer, httpx.Client(base_url=client.base_url) as other:
@@ -141,13 +120,14 @@ def test_while_redis_is_away_the_process_stays_and_recovers_with_its_streams(
             worker.takes().whole_run()
             seen += list(events)
         check_whole(seen)
-        assert api.poll() is None
+        assert api.is_running()
     queue.close()
 
 
 def test_started_before_redis_it_waits_for_it(own_redis: EmbeddedServer, tmp_path: Path) -> None:
     kill(own_redis)
-    with process(own_redis.url, tmp_path) as (client, _):
+    with api_process(own_redis.url, tmp_path) as api:
+        client = api.client
         queue_error(client, "GET", "/readyz")
         own_redis.start()
         until(lambda: client.get("/readyz").status_code == 200, 30)
@@ -158,9 +138,10 @@ def test_at_the_memory_limit_nothing_new_is_taken_and_what_is_there_can_be_read(
 ) -> None:
     queue = WorkerQueue(own_redis.url, "by-hand")
     with (
-        process(own_redis.url, tmp_path) as (client, _),
+        api_process(own_redis.url, tmp_path) as api,
         redis.Redis.from_url(own_redis.url, protocol=2) as database,
     ):
+        client = api.client
         worker = HandWorker(queue, ImageStore(tmp_path / "images"))
         job = client.post("/generate", json={"prompt": "a"}, headers={"Prefer": "respond-async"}).json()
         hand = worker.takes()

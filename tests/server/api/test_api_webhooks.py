@@ -20,8 +20,8 @@ from server.queue_worker import WorkerQueue
 from tests.server.api.by_hand import TINY, HandWorker
 from tests.server.api.running import RunningApi, running_api
 from tests.server.api.test_api_generate import problem
-from tests.server.api.test_api_process import process
 from tests.server.delivering import due, waiting
+from tests.server.processes import api_process
 from tests.server.receiving import Receiver, receiving
 from tests.server.waiting import until
 
@@ -131,11 +131,11 @@ def test_an_api_killed_between_sending_and_marking_sends_it_again_under_the_same
     valkey: EmbeddedServer, worker_queue: WorkerQueue, database: redis.Redis, receiver: Receiver, tmp_path: Path
 ) -> None:
     worker_queue.register(TINY.to_json())
-    with process(valkey.url, tmp_path, WEBHOOK_ALLOW=ALLOW) as (client, api):
+    with api_process(valkey.url, tmp_path, log_level="info", webhook_allow=ALLOW) as api:
+        client = api.client
 
         def kill(handler: BaseHTTPRequestHandler) -> None:
             api.kill()
-            api.wait(10)
             handler.send_response(204)
             handler.end_headers()
 
@@ -143,18 +143,18 @@ def test_an_api_killed_between_sending_and_marking_sends_it_again_under_the_same
         body = {"prompt": "a", "webhook": {"url": receiver.url}}
         job = client.post("/generate", json=body, headers={"Prefer": "respond-async"}).json()
         client.post(f"/jobs/{job['id']}/cancel")
-        until(lambda: api.poll() is not None)
+        until(lambda: not api.is_running())
     assert waiting(database) == [job["id"]]
     due(database, job["id"])  # its lease is over
-    with process(valkey.url, tmp_path, WEBHOOK_ALLOW=ALLOW) as (_, api):
+    with api_process(valkey.url, tmp_path, log_level="info", webhook_allow=ALLOW) as api:
         until(lambda: len(receiver.received) == 2 and not waiting(database))
-        api.send_signal(signal.SIGTERM)
-        assert api.wait(10) == 0
+        api.send(signal.SIGTERM)
+        assert api.process.wait(10) == 0
     first, second = receiver.received
     assert first.id == second.id == f"msg_{job['id'].removeprefix('job_')}"
     secret = secret_of(valkey.url)
     assert first.verified(secret) == second.verified(secret)
-    log = (tmp_path / "log").read_text()
+    log = api.log.read_text()
     assert "webhook delivered" in log
     assert not any(word in log for word in ("path-secret", "query-secret", secret))
 
@@ -163,14 +163,15 @@ def test_an_api_that_is_asked_to_end_gives_back_what_is_not_answered(
     valkey: EmbeddedServer, worker_queue: WorkerQueue, database: redis.Redis, receiver: Receiver, tmp_path: Path
 ) -> None:
     worker_queue.register(TINY.to_json())
-    with process(valkey.url, tmp_path, WEBHOOK_ALLOW=ALLOW) as (client, api):
-        receiver.answers = [lambda _: api.wait(20)]  # type: ignore[list-item]
+    with api_process(valkey.url, tmp_path, log_level="info", webhook_allow=ALLOW) as api:
+        client = api.client
+        receiver.answers = [lambda _: api.process.wait(20)]  # type: ignore[list-item]
         body = {"prompt": "a", "webhook": {"url": receiver.url}}
         job = client.post("/generate", json=body, headers={"Prefer": "respond-async"}).json()
         client.post(f"/jobs/{job['id']}/cancel")
         until(lambda: len(receiver.received) == 1)
-        api.send_signal(signal.SIGTERM)
-        assert api.wait(10) == 0
+        api.send(signal.SIGTERM)
+        assert api.process.wait(10) == 0
     score, now = database.zscore("{r3}:hooks", job["id"]), database.time()
     assert isinstance(score, float)
     assert score <= now[0] * 1000 + 1000

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,10 +14,8 @@ from server.queue import Queue, QueuePolicy
 from server.queue_worker import WorkerQueue
 from tests.server.api.by_hand import HandWorker
 from tests.server.conftest import oldest_redis
-from tests.server.processes import ApiProcess, WorkerProcess, api_process
+from tests.server.processes import ApiProcess, StartWorker, WorkerProcess, api_process, worker_processes
 from tests.server.waiting import until
-
-StartWorker = Callable[..., WorkerProcess]
 
 
 @pytest.fixture
@@ -41,17 +38,9 @@ async def queue(own_server: EmbeddedServer) -> AsyncIterator[Queue]:
 
 @pytest.fixture
 def start_worker(own_server: EmbeddedServer, tmp_path: Path) -> Iterator[StartWorker]:
-    """Starts workers; each has a log of its own."""
-    started: list[WorkerProcess] = []
-
-    def begin(url: str = own_server.url, **settings: Any) -> WorkerProcess:
-        started.append(WorkerProcess(url, tmp_path, tmp_path / f"worker-{len(started)}.log", **settings))
-        return started[-1]
-
-    yield begin
-    for one in started:
-        if one.is_running():
-            one.kill()
+    """Starts workers."""
+    with worker_processes(own_server.url, tmp_path) as start:
+        yield start
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ from tests.recorded import Record
 from tests.server.api.by_hand import Hand, HandWorker
 from tests.server.api.events import check_whole, events_of, names, parsed
 from tests.server.api.test_api_generate import problem
-from tests.server.processes import ApiProcess
+from tests.server.processes import ApiProcess, StartWorker
 from tests.server.promises import held_to
-from tests.server.reliability.conftest import StartWorker
 from tests.server.waiting import until
 
 pytestmark = pytest.mark.row("S6")

@@ -23,10 +23,9 @@ from server.engines import FAKE
 from server.queue import Queue, StoredJob
 from server.queue_records import ROOT
 from tests.recorded import Record
-from tests.server.processes import WorkerProcess
+from tests.server.processes import StartWorker, WorkerProcess
 from tests.server.promises import held_to
 from tests.server.reliability import journal_worker
-from tests.server.reliability.conftest import StartWorker
 from tests.server.waiting import until
 from tests.server.working import ASKED, ended, new_job, whole
 

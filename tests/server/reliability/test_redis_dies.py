@@ -20,9 +20,8 @@ import redis
 from server.embedded import EmbeddedServer
 from tests.recorded import Record
 from tests.server.api.events import check_whole, events_of, names
-from tests.server.processes import ApiProcess, WorkerProcess, api_process
+from tests.server.processes import ApiProcess, StartWorker, WorkerProcess, api_process
 from tests.server.promises import held_to
-from tests.server.reliability.conftest import StartWorker
 from tests.server.waiting import until
 
 JOBS: Final = 400

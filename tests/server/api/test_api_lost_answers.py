@@ -1,0 +1,74 @@
+"""A submission that Redis took though its answer was lost: the job is there, whole, when the client asks again."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from server.queue import NewJob, Queue, QueueUnavailable, Submitted
+from tests.server.api.by_hand import Hand, HandWorker, png
+from tests.server.api.running import RunningApi
+from tests.server.api.test_api_generate import problem
+
+PICTURE = base64.b64encode(png((10, 200, 30), (320, 256))).decode()
+
+
+@contextmanager
+def losing_answers(api: RunningApi) -> Iterator[None]:
+    """Answers to submissions are lost."""
+    queue: Queue = api.app.state.service.queue
+    submit = queue.submit
+
+    async def taken_and_not_answered(job: NewJob) -> Submitted:
+        await submit(job)
+        raise QueueUnavailable("the answer was lost")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(queue, "submit", taken_and_not_answered)
+        yield
+
+
+def submit(api: RunningApi, prompt: str = "a cat") -> Any:
+    """A client that keeps its key."""
+    headers = {"Idempotency-Key": "k", "Prefer": "respond-async"}
+    return api.client.post("/generate", json={"prompt": prompt, "image": PICTURE}, headers=headers)
+
+
+def starts_from(hand: Hand) -> bytes:
+    """The picture that the worker begins with."""
+    record = hand.lease.job.request["start_record"]
+    return hand.images.get(record["tenant"], record["job"], record["master_sha256"])
+
+
+def test_a_job_whose_submission_was_not_answered_has_its_picture(api: RunningApi, worker: HandWorker) -> None:
+    with losing_answers(api):
+        problem(submit(api), 503, "queue_unavailable")
+    again = submit(api)
+    assert (again.status_code, again.headers["idempotent-replayed"]) == (202, "true")
+    hand = worker.takes()
+    assert hand.lease.id == again.json()["id"]
+    assert starts_from(hand).startswith(b"\x89PNG")
+
+
+def test_another_try_that_was_not_answered_has_its_picture(api: RunningApi, worker: HandWorker) -> None:
+    old = api.submit(image=PICTURE)
+    worker.takes().fails("step_failed")
+    with losing_answers(api):
+        problem(api.client.post(f"/admin/jobs/{old['id']}/retry"), 503, "queue_unavailable")
+    again = api.client.post(f"/admin/jobs/{old['id']}/retry")
+    assert (again.status_code, again.headers["idempotent-replayed"]) == (202, "true")
+    hand = worker.takes()
+    assert hand.lease.id == again.json()["id"]
+    assert starts_from(hand).startswith(b"\x89PNG")
+
+
+def test_a_submission_that_made_no_job_leaves_no_picture(api: RunningApi, worker: HandWorker) -> None:
+    before = {folder.job for folder in worker.images.jobs()}
+    job = submit(api).json()
+    problem(submit(api, "a dog"), 422, "idempotency_mismatch")
+    assert submit(api).headers["idempotent-replayed"] == "true"
+    assert {folder.job for folder in worker.images.jobs()} - before == {job["id"]}
