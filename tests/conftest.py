@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.recorded import Record, Recorder
+
+# Machines that run tests are shared: an example that takes long is no fault.
+settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared")
 
 SOAK_MINUTES = 30.0
 _RECORDER = pytest.StashKey[Recorder]()

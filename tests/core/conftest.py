@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,10 +21,6 @@ from r3core.runtime import Runtime, build, set_up_torch
 
 PROJECT = Path(__file__).resolve().parents[2]
 MakeRuntime = Callable[..., Runtime]
-
-# Machines that run tests are shared: an example that takes long is no fault.
-settings.register_profile("core", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("core")
 
 
 @pytest.fixture(scope="session")

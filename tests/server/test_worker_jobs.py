@@ -368,7 +368,7 @@ async def test_a_worker_says_that_it_lives_and_what_it_serves(queue: Queue, star
     start()
 
     async def heard() -> bool:
-        return bool(await queue.workers())
+        return bool(await queue.workers()) and bool(await queue.models())  # two writes, and the model's comes second
 
     await until(heard)
     alive = await queue.workers()
