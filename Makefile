@@ -37,7 +37,7 @@ reliability: install  ## Measure the rows of docs/reliability.md, and write the 
 soak: install  ## Half an hour of jobs: does memory grow, do keys stay?; ARGS='--minutes 2' for a short one
 	R3_RECORD=1 R3_TEST_TIMES=1 $(BIN)/pytest -m soak $(ARGS)
 
-eval: install  ## Measure the small model for its card: 600 test prompts; ARGS='--split validation' measures without publishing
+eval: install  ## Measure the small model for its card: 640 test prompts; ARGS='--split validation' measures without publishing
 	$(BIN)/python -m training.evaluate $(if $(ARGS),$(ARGS),--publish)
 
 train-small: install  ## Make checkpoints/small from nothing, in hours on two cores; run it again to go on

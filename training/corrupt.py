@@ -13,7 +13,7 @@ from random import Random
 from typing import Final
 
 from training.oracle import oracle
-from training.spec import LAYOUTS, RELATIONS, Spec, satisfies
+from training.spec import LAYOUTS, RELATIONS, Spec, related, satisfies
 from training.world import BLOB, CELLS, COLOURS, SHAPES, Scene, Thing, free_cells, in_reading_order, move, place
 
 # Of the wrong pictures for a position, those where nothing but the relation is wrong.
@@ -58,11 +58,11 @@ def _kind_of_error(spec: Spec, scene: Scene, rng: Random) -> Corruption:
         return _add
     kinds: list[Corruption] = [_remove, _add, _reshape, _blur]
     weights = [0.2, 0.3, 0.3, 0.08]
-    if spec.category == "counting":
+    if spec.category in ("counting", "groups"):
         weights = [0.35, 0.4, 0.15, 0.05]
     if spec.coloured:
         kinds.append(_recolour)
-        weights.append(0.15 if spec.category == "counting" else 0.3)
+        weights.append(0.15 if spec.category in ("counting", "groups") else 0.3)
     if spec.coloured and len(scene) > 1:
         kinds.append(_swap_colours)
         weights.append(0.1)
@@ -130,10 +130,12 @@ def _other_shape(thing: Thing, scene: Scene, rng: Random) -> str:
 
 
 def _break_relation(spec: Spec, scene: Scene, rng: Random) -> Scene:
-    """The same two things elsewhere, so that the relation does not hold: in each other's place, one moved, or both
+    """The two related things elsewhere, so that the relation does not hold: in each other's place, one moved, or both
     laid out for any other relation.
     """
-    a, b = scene
+    a, b = related(spec, scene)
+    beside = tuple(thing for thing in scene if thing is not a and thing is not b)
+    taken = {thing.cell for thing in beside}
     while True:
         how = rng.random()
         if how < 0.4:
@@ -142,7 +144,7 @@ def _break_relation(spec: Spec, scene: Scene, rng: Random) -> Scene:
             cells = rng.choice(((a.cell, rng.randrange(len(CELLS))), (rng.randrange(len(CELLS)), b.cell)))
         else:
             cells = rng.choice(LAYOUTS[rng.choice(RELATIONS)])
-        if cells[0] != cells[1]:
-            wrong = in_reading_order((move(a, cells[0]), move(b, cells[1])))
+        if cells[0] != cells[1] and not taken & {*cells}:
+            wrong = in_reading_order((move(a, cells[0]), move(b, cells[1]), *beside))
             if not satisfies(spec, wrong):
                 return wrong

@@ -1,7 +1,7 @@
 """The prompts by which the trained model is measured, and those by which choices are made while it is trained.
 
-    test         600 prompts, 100 of each of GenEval's categories; once for each published figure, for nothing else
-    validation   180 prompts, 30 of each; for choosing checkpoints and settings
+    test         640 prompts, 80 of each category; once for each published figure, for nothing else
+    validation   192 prompts, 24 of each; for choosing checkpoints and settings
 
 Every prompt asks for a held-out combination (`single` has none), and half of them, for `single` all, in a held-out
 wording too. The two sets share no combination, frame or phrase that is held out. The seed of each prompt's pictures
@@ -22,8 +22,8 @@ from training.sampler import any_spec
 from training.spec import CATEGORIES, Category, Spec
 
 HeldOutSplit = Literal["validation", "test"]
-SIZES: Final[dict[HeldOutSplit, int]] = {"test": 100, "validation": 30}  # prompts a category
-DIGESTS: Final[dict[HeldOutSplit, str]] = {"test": "11b3349bfc8cb8e2", "validation": "387400d15097e046"}
+SIZES: Final[dict[HeldOutSplit, int]] = {"test": 80, "validation": 24}  # prompts a category
+DIGESTS: Final[dict[HeldOutSplit, str]] = {"test": "c608aa2ae5936324", "validation": "6b99ebfc76eceac7"}
 _FIRST_SEED: Final[dict[HeldOutSplit, int]] = {"test": 20_000, "validation": 50_000}
 
 
@@ -45,7 +45,7 @@ def cases(split: HeldOutSplit = "test") -> tuple[Case, ...]:
     return tuple(Case(category, prompt, spec, first + i) for i, (category, prompt, spec) in enumerate(prompts))
 
 
-def quick_cases(per_category: int = 10) -> tuple[Case, ...]:
+def quick_cases(per_category: int = 8) -> tuple[Case, ...]:
     """The first validation cases of each category: for a quick check that a change has not blinded the model."""
     return tuple(
         case

@@ -1,7 +1,7 @@
 """Measure the small model as it is served: `make eval`.
 
-    python -m training.evaluate --publish             the 600 test prompts; card, JSON, plot and sheet are written
-    python -m training.evaluate --split validation    for choosing things: 180 other prompts, nothing published
+    python -m training.evaluate --publish             the 640 test prompts; card, JSON, plot and sheet are written
+    python -m training.evaluate --split validation    for choosing things: 192 other prompts, nothing published
 
 The test prompts serve nothing but published figures: every use of them is counted in the JSON, before its first job.
 What is not published goes to build/eval. `loops.jsonl` there holds every text, for reading what went wrong.

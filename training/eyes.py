@@ -29,7 +29,7 @@ Log = Callable[[str], None]
 KINDS: Final = [("", ""), *((c, s) for c in COLOURS for s in (*SHAPES, BLOB))]
 
 
-def random_scene(rng: Random, most: int = 6) -> Scene:
+def random_scene(rng: Random, most: int = 7) -> Scene:
     """Up to `most` things of any kind, blobs among them."""
     cells = rng.sample(range(len(CELLS)), rng.randint(0, most))
     shapes = [BLOB if rng.random() < 0.06 else rng.choice(SHAPES) for _ in cells]

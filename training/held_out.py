@@ -1,7 +1,8 @@
 """What training must never see: held-out phrasings, combinations and pictures, and the check that it does not.
 
 A combination is what is asked, whatever the words: red heart; three green stars; a red circle with a blue square; a
-red circle left of a blue square (the same as that square right of that circle). Every combination has one split, by
+red circle left of a blue square (the same as that square right of that circle); three things or more, wherever they
+are. Every combination has one split, by
 the tables here where there are few, by a hash of its name where there are many. `single` has none: five shapes are
 too few to leave one out, so only phrasings are held out there.
 
@@ -20,7 +21,8 @@ from hashlib import blake2s
 from random import Random
 from typing import Final
 
-from training.phrasing import FRAMES, PHRASES, Form, Split, Wording, form_of, is_worded, read_prompt, say, vary
+from training.phrasing import FRAMES, PHRASES, Form, Split, Wording, form_of, is_worded, say, vary
+from training.prompt_reading import read_prompt
 from training.spec import OPPOSITE, Category, Spec, relations_of, spec_of
 from training.world import Thing
 
@@ -39,7 +41,9 @@ _FEW: Final[dict[str, Split]] = {
     "heart + triangle": "validation",
     "3 triangle": "test",
     "2 heart": "test",
+    "6 circle": "test",
     "4 circle": "validation",
+    "5 square": "validation",
 }
 # How prompts are worded in training: the first frame and phrase are the plainest, the second frame is GenEval's.
 _PLAIN_FRAME: Final = 0.3
@@ -55,11 +59,12 @@ def combination(spec: Spec) -> str:
     """The name of what is asked, the same for every way to say it."""
     groups = spec.groups
     if spec.relation in ("right", "below"):
-        groups = groups[::-1]
+        groups = (groups[1], groups[0], *groups[2:])
     names = [f"{group.count} {group.colour or ''} {group.shape}".replace("  ", " ") for group in groups]
     if spec.relation is not None:
+        names = [name.removeprefix("1 ") for name in names]
         relation = OPPOSITE[spec.relation] if groups is not spec.groups else spec.relation
-        return f" {relation} ".join(names).replace("1 ", "")
+        return " + ".join([f" {relation} ".join(names[:2]), *names[2:]])
     if all(group.count == 1 for group in groups):
         names = [name.removeprefix("1 ") for name in names]
     return " + ".join(sorted(names))
@@ -68,7 +73,7 @@ def combination(spec: Spec) -> str:
 @cache
 def combination_split(name: str, category: Category) -> Split:
     """Which split a combination is of by its name."""
-    if category in ("single", "mixture"):
+    if category == "single":
         return "train"
     if name in _FEW:
         return _FEW[name]
@@ -81,12 +86,14 @@ def combination_split(name: str, category: Category) -> Split:
 
 
 def split_of(spec: Spec) -> Split:
-    """The split of what is asked. A relation between things that are held out as a pair is held out with them: its
-    pictures show the pair.
+    """The split of what is asked. A relation between things that are held out together is held out with them: its
+    pictures show them together. Where a third thing stands beside, that alone decides: relations between two of three
+    things are in every such picture.
     """
     if spec.relation is not None and spec.coloured:
-        pair = Spec(spec.groups)
-        if (split := combination_split(combination(pair), pair.category)) != "train":
+        together = Spec(spec.groups)
+        split = combination_split(combination(together), together.category)
+        if split != "train" or len(spec.groups) > 2:
             return split
     return combination_split(combination(spec), spec.category)
 

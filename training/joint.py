@@ -36,8 +36,8 @@ class Recipe:
     seed: int = 1
     steps: int = 2400
     draws: int = 48
-    looks: int = 32
-    edits: int = 48
+    looks: int = 40
+    edits: int = 40
     lr: float = 3e-3
     warm_up: int = 60
     flat_until: float = 0.45

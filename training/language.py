@@ -1,13 +1,19 @@
 """What the model writes: plans, reflections, answers and descriptions, in R3's format; and reflections read back.
 
     <think>I will draw a red circle to the left of a blue square.</think>
-    <think>I see a red circle at the top left and a blue square in the middle. The prompt asks for two blue squares, so
-    the red circle should be a blue square.</think> Change the red circle at the top left to a blue square.
+    <think>I see a red circle at the top left and a blue square in the middle. That makes one blue square and one red
+    circle. The prompt asks for two blue squares, so the red circle should be a blue square.</think> Change the red
+    circle at the top left to a blue square.
+    <think>I see a red star on the right and a green heart at the top. The prompt asks for a red star left of a green
+    heart. The star is in the right column and the heart in the middle column, but the star should be left of the
+    heart.</think> Move the red star on the right to the top left.
     <think>I see a red star on the right. The prompt asks for a star, so everything matches.</think> No further edit
     needed.
 
-A reflection first says what is there, in reading order, then what was asked in the plainest words, then what
-differs: each word that is asked can be compared with what was just read.
+A reflection first says what is there, in reading order, then, where things are to be counted, how many of each, then
+what was asked in the plainest words, then what differs: each word that is asked can be compared with what was just
+read. Of a relation it first says in which column, or row, the two things lie. Each word follows from few words before
+it; a model of this size that is to count or to compare places in a single word often errs.
 """
 
 from __future__ import annotations
@@ -31,8 +37,8 @@ from training.phrasing import (
     listed,
     with_article,
 )
-from training.spec import Relation, Spec, relations_of, satisfies, shows_things, spec_of, uncoloured
-from training.world import BLOB, COLOURS, SHAPES, Scene, Thing, in_reading_order
+from training.spec import Relation, Spec, related, relations_of, satisfies, shows_things, spec_of, uncoloured
+from training.world import BLOB, COLOURS, SHAPES, Scene, Thing, column, in_reading_order, row
 
 DESCRIBE_QUESTION: Final = "Describe the image in detail."
 _MATCH_QUESTION: Final = 'Does this figure show "{prompt}"? Please answer yes or no.'
@@ -76,7 +82,8 @@ def reflect(spec: Spec, things: Iterable[Thing]) -> Reflection:
     """The right reflection on a picture of these things for a prompt that asks for the spec."""
     scene = in_reading_order(things)
     ops = first_ops(oracle(spec, scene), scene)
-    thought = f"I see {say_scene(scene)}. The prompt asks for {asked(spec)}{_verdict(spec, scene, ops)}"
+    thought = f"I see {say_scene(scene)}.{_tally(spec, scene)} The prompt asks for {asked(spec)}"
+    thought += _verdict(spec, scene, ops)
     return Reflection(f"{THINK_OPEN}{thought}{THINK_CLOSE} {say_ops(ops)}", ops)
 
 
@@ -95,7 +102,7 @@ def asked(spec: Spec) -> str:
 
 def read_reflection_text(text: str) -> Reading | None:
     """What a reflection says it sees and wants; None for a text of another form."""
-    found = re.fullmatch(rf"{THINK_OPEN}I see (.+?)\. The prompt asks for .+{THINK_CLOSE} (.+)", text.strip())
+    found = re.fullmatch(_REFLECTION, text.strip())
     if found is None:
         return None
     parts = [] if found[1] == _NOTHING else re.split(", | and ", found[1])
@@ -140,17 +147,45 @@ def training_description(things: Iterable[Thing], rng: Random) -> str | None:
 def _verdict(spec: Spec, scene: Scene, ops: Sequence[Op]) -> str:
     """What follows the asked, to the end of the thought."""
     if spec.relation is not None and shows_things(spec, scene):
-        return f". {_relation(spec, 'is' if not ops else 'should be')}{', as asked' if not ops else ''}."
+        holds = f"so the {_relation(spec, 'is')}, as asked" if not ops else f"but the {_relation(spec, 'should be')}"
+        return f". The {_lines(spec, scene)}, {holds}."
     if not ops:
         return ", so everything matches."
     return f", so {joined(_differences(spec, scene, ops))}."
 
 
+def _tally(spec: Spec, scene: Scene) -> str:
+    """` That makes two red circles and one blue square.` where the prompt asks for a number: the asked kinds first."""
+    if spec.category not in ("counting", "groups") or not scene:
+        return ""
+    seen = Counter((thing.colour if spec.coloured else None, thing.shape) for thing in scene)
+    kinds = [kind for kind in dict.fromkeys((*spec.kinds, *seen)) if seen[kind]]
+    counted = [f"{NUMBERS[seen[kind]]} {say_kind(kind)}{'s' * (seen[kind] > 1)}" for kind in kinds]
+    return f" That makes {joined(counted)}."
+
+
+def _related_names(spec: Spec) -> tuple[str, str]:
+    """What the related things are called; with colours only where shapes are the same."""
+    is_clear = len({group.shape for group in spec.groups}) == len(spec.groups)
+    first, second = (group.shape if is_clear else say_kind(group.kind) for group in spec.groups[:2])
+    return first, second
+
+
 def _relation(spec: Spec, verb: str) -> str:
-    """`The circle is left of the square`; with colours only where the shapes are the same."""
-    first, second = spec.groups
-    names = [say_kind(group.kind) if first.shape == second.shape else group.shape for group in (first, second)]
-    return f"The {names[0]} {verb} {_RELATION_WORDS[spec.relation or 'left']} the {names[1]}"
+    """`circle is left of the square`."""
+    first, second = _related_names(spec)
+    return f"{first} {verb} {_RELATION_WORDS[spec.relation or 'left']} the {second}"
+
+
+def _lines(spec: Spec, scene: Scene) -> str:
+    """`circle is in the left column and the square in the middle column`, or in rows: where the relation is decided."""
+    things = related(spec, scene)
+    if spec.relation in ("left", "right"):
+        lines = [f"{('left', 'middle', 'right')[column(thing.cell)]} column" for thing in things]
+    else:
+        lines = [f"{('top', 'middle', 'bottom')[row(thing.cell)]} row" for thing in things]
+    first, second = _related_names(spec)
+    return f"{first} is in the {lines[0]} and the {second} in the {lines[1]}"
 
 
 def _differences(spec: Spec, scene: Scene, ops: Sequence[Op]) -> list[str]:
@@ -172,7 +207,7 @@ def _differences(spec: Spec, scene: Scene, ops: Sequence[Op]) -> list[str]:
                 which = "the" if count == seen[op.colour, op.shape] == 1 else NUMBERS[count]
                 clause = f"{which} {thing} should be {_becomes(op, many)}"
             case _:
-                clause = _relation(spec, "should be").replace("The", "the", 1)
+                clause = f"the {_relation(spec, 'should be')}"
         clauses[clause] = None
     return list(clauses)
 
@@ -191,4 +226,5 @@ def _becomes(op: Change, many: bool) -> str:
     return f"{name}s" if many else with_article(name)
 
 
+_REFLECTION: Final = rf"{THINK_OPEN}I see (.+?)\.(?: That makes .+?\.)? The prompt asks for .+{THINK_CLOSE} (.+)"
 _SEEN: Final = re.compile(rf"an? ({'|'.join(COLOURS)}) ({'|'.join((*SHAPES, BLOB))}) ({'|'.join(PLACES)})")

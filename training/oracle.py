@@ -2,7 +2,8 @@
 
 Things are given to asked kinds so that the least has to be changed; what is left over is removed, what is missing
 is added. A change of colour is preferred to one of shape, things earlier in reading order are kept, additions go to
-the first free cell of a fixed order. With a relation the two asked things and their cells are chosen together.
+the first free cell of a fixed order. With a relation the asked things and their cells are chosen together; one that
+stands beside stays where it is.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def _open_colour(shape: str, scene: Scene, added: Sequence[Op]) -> str:
 
 @dataclass(frozen=True)
 class _Role:
-    """What is to become one of the two related things: a thing of the scene, or a new one."""
+    """What is to become one of the asked things: a thing of the scene, or a new one."""
 
     kind: Kind
     thing: Thing | None
@@ -140,7 +141,7 @@ def _far(a: int, b: int) -> int:
 
 
 def _relate(kinds: Sequence[Kind], relation: Relation, scene: Scene) -> tuple[Op, ...]:
-    """The operations that leave two things, of these kinds, the first in the relation to the second."""
+    """The operations that leave things of these kinds, the first in the relation to the second."""
     empty = free_cells(scene)
     found = min(_ways(kinds, relation, scene, empty), key=lambda way: way[0], default=None)
     if found is None:  # nine things: what is removed makes room
@@ -161,23 +162,34 @@ def _relate(kinds: Sequence[Kind], relation: Relation, scene: Scene) -> tuple[Op
     return tuple(op for op in (*moves, *changes, *removals, *additions) if op is not None)
 
 
-_Way = tuple[int, tuple[_Role, _Role], tuple[int, int]]
+_Way = tuple[int, list[_Role], list[int]]
 
 
 def _ways(kinds: Sequence[Kind], relation: Relation, scene: Scene, free: Sequence[int]) -> Iterator[_Way]:
     """(cost, roles, cells) of every way to end in the relation."""
     for first, second in dict.fromkeys(permutations((*scene, None, None), 2)):
         roles = _Role(kinds[0], first), _Role(kinds[1], second)
-        kept = (first is not None) + (second is not None)
-        base = roles[0].cost + roles[1].cost + _OP_COST * (len(scene) - kept)
+        rest = [thing for thing in scene if thing is not first and thing is not second]
+        beside = [_beside(kind, rest) for kind in kinds[2:]]
+        kept = sum(role.thing is not None for role in (*roles, *beside))
+        base = sum(role.cost for role in (*roles, *beside)) + _OP_COST * (len(scene) - kept)
+        stands = [role.thing.cell for role in beside if role.thing is not None]
         # Things that move may take each other's place; a new one takes no place that was just left, for an
         # instruction names each cell once.
         left = [thing.cell for role in roles if (thing := role.thing) is not None and not role.cost]
         room = [[*free, *left] if role.thing is not None else free for role in roles]
         for a, a_cost in roles[0].cells(room[0]):
             for b, b_cost in roles[1].cells(room[1]):
-                if a != b and _is_related(relation, roles, (a, b)):
-                    yield base + a_cost + b_cost + _preference(roles, (a, b)), roles, (a, b)
+                if a != b and a not in stands and b not in stands and _is_related(relation, roles, (a, b)):
+                    open_cells = [cell for cell in _PREFERRED_CELLS if cell in free and cell not in (a, b)]
+                    places = stands or open_cells[: len(beside)]
+                    cost = base + a_cost + b_cost + _preference(roles, (a, b))
+                    yield cost, [*roles, *beside], [a, b, *places]
+
+
+def _beside(kind: Kind, rest: Sequence[Thing]) -> _Role:
+    """What is to become the thing beside the related ones: whatever of the rest is most like it."""
+    return _Role(kind, min(rest, key=lambda thing: _change_cost(thing.kind, kind), default=None))
 
 
 def _preference(roles: tuple[_Role, _Role], cells: tuple[int, int]) -> int:

@@ -1,8 +1,8 @@
-"""Prompts: a spec in words, and words back to a spec.
+"""Prompts: a spec in words.
 
 A prompt is a frame ("a picture showing {}") around a phrase ("a {x1} to the left of a {x2}"). Each frame and each
 phrase belongs to one split: "train", "validation" or "test"; those that are held out are new combinations of words
-that are trained on. `held_out.py` decides for whole prompts.
+that are trained on. `held_out.py` decides for whole prompts, `prompt_reading.py` reads them back.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from random import Random
 from typing import Final, Literal
 
-from training.spec import RELATIONS, Group, Relation, Spec
-from training.world import COLOURS, SHAPES
+from training.spec import Group, Relation, Spec
 
 Split = Literal["train", "validation", "test"]
-NUMBERS: Final = ("zero", "one", "two", "three", "four")
+# More than anybody asks for: a picture can show nine of a kind.
+NUMBERS: Final = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CANONICAL_RELATION: Final[dict[Relation, str]] = {
     "left": "to the left of",
     "right": "to the right of",
     "above": "above",
     "below": "below",
 }
-_RELATION_FORMS: Final[dict[Relation, tuple[str, ...]]] = {
+RELATION_FORMS: Final[dict[Relation, tuple[str, ...]]] = {
     "left": ("to the left of", "on the left of", "left of"),
     "right": ("to the right of", "on the right of", "right of"),
     "above": ("above", "over", "higher than"),
@@ -66,7 +66,7 @@ FRAMES: Final[tuple[tuple[str, Split], ...]] = (
     ("a picture showing {} and nothing else", "test"),
 )
 
-Form = Literal["one", "many", "pair", "list", "related"]
+Form = Literal["one", "many", "pair", "list", "related", "beside"]
 # x: colour and shape, or shape alone; xs its plural; c, s, ss the parts; n, d a number in letters, in digits.
 PHRASES: Final[dict[Form, tuple[tuple[str, Split], ...]]] = {
     "one": (
@@ -113,8 +113,9 @@ PHRASES: Final[dict[Form, tuple[tuple[str, Split], ...]]] = {
         ("{list}", "train"),
         ("exactly {list}", "train"),
         ("a group of {list}", "train"),
+        ("a group with {list}", "train"),
         ("just {list}", "validation"),
-        ("both {list}", "test"),
+        ("only {list}", "test"),
     ),
     "related": (
         ("a {x1} {rel0} a {x2}", "train"),
@@ -130,6 +131,20 @@ PHRASES: Final[dict[Form, tuple[tuple[str, Split], ...]]] = {
         ("one {x1} {rel2} one {x2}", "validation"),
         ("a {x1} placed {rel1} a {x2}", "test"),
         ("one {x1} that is {rel0} one {x2}", "test"),
+    ),
+    # The same, with a third thing somewhere.
+    "beside": (
+        ("a {x1} {rel0} a {x2}, and a {x3}", "train"),
+        ("a {x1} {rel1} a {x2}, and a {x3}", "train"),
+        ("a {x1} {rel2} a {x2}, and one {x3}", "train"),
+        ("one {x1} {rel0} one {x2}, and one {x3}", "train"),
+        ("a {x1} that is {rel0} a {x2}, and a {x3}", "train"),
+        ("a {x1} {rel0} a {x2}, with a {x3}", "train"),
+        ("a {x1} placed {rel1} a {x2}, and a {x3}", "train"),
+        ("one {x1} {rel1} one {x2}, and a {x3}", "validation"),
+        ("a {x1} that is {rel2} a {x2}, and a {x3}", "validation"),
+        ("a {x1} placed {rel0} a {x2}, and a {x3}", "test"),
+        ("a {x1} {rel2} a {x2}, with a {x3}", "test"),
     ),
 }
 
@@ -148,18 +163,10 @@ class Wording:
         return frozenset((FRAMES[self.frame][1], PHRASES[self.form][self.phrase][1]))
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt that was understood."""
-
-    spec: Spec
-    wording: Wording
-
-
 def form_of(spec: Spec) -> Form:
     """Which phrases can say a spec."""
     if spec.relation is not None:
-        return "related"
+        return "related" if len(spec.groups) == 2 else "beside"
     counts = [group.count for group in spec.groups]
     if len(counts) == 1:
         return "one" if counts == [1] else "many"
@@ -213,20 +220,6 @@ def vary(prompt: str, rng: Random) -> str:
     return f"{prompt}." if rng.random() < 0.15 else prompt
 
 
-@lru_cache(maxsize=200_000)
-def read_prompt(text: str) -> Prompt | None:
-    """What a prompt asks and how it says it; None for one that this language cannot say."""
-    text = text.strip().removesuffix(".")
-    text = text[:1].lower() + text[1:]
-    for f, (frame, _) in enumerate(FRAMES):
-        head, tail = frame.split("{}")
-        if not (text.startswith(head) and text.endswith(tail)):
-            continue
-        if found := _read_phrase(text[len(head) : len(text) - len(tail)]):
-            return Prompt(found[0], Wording(f, found[1], found[2]))
-    return None
-
-
 def is_worded(form: Form, phrase: int, coloured: bool) -> bool:
     """Whether a phrase can be said with or without colours."""
     return coloured or "{c1}" not in PHRASES[form][phrase][0]
@@ -246,70 +239,5 @@ def _fields(spec: Spec) -> dict[str, str]:
         if group.colour:
             fields[f"c{i}"] = group.colour
     if spec.relation is not None:
-        fields |= {f"rel{k}": form for k, form in enumerate(_RELATION_FORMS[spec.relation])}
+        fields |= {f"rel{k}": form for k, form in enumerate(RELATION_FORMS[spec.relation])}
     return fields
-
-
-_COLOUR: Final = "|".join(COLOURS)
-_SHAPE: Final = "|".join(SHAPES)
-_GROUP: Final = re.compile(rf"(a|an|one|two|three|four) (?:({_COLOUR}) )?({_SHAPE})(s?)")
-
-
-@cache
-def _patterns() -> tuple[tuple[Form, int, re.Pattern[str]], ...]:
-    """Every phrase as a pattern with the fields as named groups."""
-    found = []
-    for form, phrases in PHRASES.items():
-        for p, (phrase, _) in enumerate(phrases):
-            pattern = re.sub(r"\{(\w+)\}", lambda field: _pattern(field[1]), phrase)
-            found.append((form, p, re.compile(re.sub(r"\ba (?=\(\?)", "an? ", pattern))))
-    return tuple(found)
-
-
-def _pattern(field: str) -> str:
-    kind, number = field.rstrip("0123456789"), field[-1]
-    if kind == "list":
-        return "(?P<list>.+)"
-    if kind == "rel":
-        return f"(?P<rel>{'|'.join(_RELATION_FORMS[relation][int(number)] for relation in RELATIONS)})"
-    if kind in ("n", "d"):
-        return f"(?P<n{number}>{'|'.join(NUMBERS[2:] if kind == 'n' else '234')})"
-    if kind == "c":
-        return f"(?P<c{number}>{_COLOUR})"
-    colour = f"(?:(?P<c{number}>{_COLOUR}) )?" if kind in ("x", "xs") else ""
-    return f"{colour}(?P<s{number}>{_SHAPE}){'s' if kind in ('xs', 'ss') else ''}"
-
-
-def _read_phrase(text: str) -> tuple[Spec, Form, int] | None:
-    for form, p, pattern in _patterns():
-        if (found := pattern.fullmatch(text)) and (spec := _spec(found.groupdict())) and form_of(spec) == form:
-            return spec, form, p
-    return None
-
-
-def _spec(fields: dict[str, str | None]) -> Spec | None:
-    groups = _read_list(fields["list"] or "") if "list" in fields else _read_groups(fields)
-    words = fields.get("rel")
-    relation = next((r for r in RELATIONS if words in _RELATION_FORMS[r]), None)
-    try:
-        return Spec(groups, relation)
-    except ValueError:
-        return None
-
-
-def _read_groups(fields: dict[str, str | None]) -> tuple[Group, ...]:
-    numbers = [i for i in "12" if f"s{i}" in fields]
-    return tuple(Group(_number(fields.get(f"n{i}") or "one"), fields[f"c{i}"], fields[f"s{i}"] or "") for i in numbers)
-
-
-def _read_list(text: str) -> tuple[Group, ...]:
-    found = [_GROUP.fullmatch(part) for part in re.split(", | and ", text)]
-    groups = tuple(Group(_number(part[1]), part[2], part[3]) for part in found if part)
-    # What would be said otherwise ("one stars", "a star and two hearts") is no phrase of ours.
-    return groups if groups and None not in found and listed(groups) == text else ()
-
-
-def _number(word: str) -> int:
-    if word.isdigit():
-        return int(word)
-    return NUMBERS.index(word) if word in NUMBERS else 1

@@ -15,7 +15,7 @@ from training.figures import ROUNDS, Share
 from training.measured import Measured
 
 _SCALE: Final = 2  # drawn twice as large as it is shown
-_SIZE: Final = (1240, 560)
+_SIZE: Final = (1240, 620)
 _PAPER: Final = (255, 255, 255)
 _INK: Final = (24, 26, 30)
 _GREY: Final = (104, 110, 120)
@@ -49,13 +49,13 @@ def accuracy_plot(measured: Measured) -> PILImage.Image:
     """The plot."""
     plot = _Plot()
     rows = figures.accuracy(measured.loops)
-    main = _Panel(64, 104, 520, 380, 15, (0, 20, 40, 60, 80, 100))
+    main = _Panel(64, 104, 520, 440, 15, (0, 20, 40, 60, 80, 100))
     plot.title(64, 24, "Right pictures by round", f"{len(measured.loops)} prompts; shaded: 95 % interval")
     _overall(plot, main, rows.pop("all"), measured)
     plot.title(688, 24, "By category", f"{min(r[0].of for r in rows.values())} prompts each")
     for index, (name, shares) in enumerate(rows.items()):
         column, line = index % 3, index // 3
-        panel = _Panel(688 + 182 * column, 132 + 216 * line, 158, 136, 13, (0, 50, 100), is_marked=column == 0)
+        panel = _Panel(688 + 182 * column, 132 + 164 * line, 158, 100, 13, (0, 50, 100), is_marked=column == 0)
         _category(plot, panel, name, shares)
     return plot.shown()
 

@@ -1,6 +1,6 @@
 """What the quick quality test holds the small model to, and the command that measures it: `python -m training.quality`.
 
-60 prompts are run through the public API with at most two refinements, with several seeds each. Of every figure the
+64 prompts are run through the public API with at most two refinements, with several seeds each. Of every figure the
 mean over all runs is kept, and the standard error that one run has. A later run that falls below the mean less three of
 those is no chance: something has blinded the model, or tied its hands. Most first pictures are right, so how often
 wrong ones are mended is asked of loops that are known to begin wrong; these are kept beside the figures.

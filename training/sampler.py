@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
@@ -19,7 +19,7 @@ from training.corrupt import corrupt
 from training.edits import Add, Change, Inexecutable, Move, Op, Remove, apply, say_ops
 from training.held_out import is_held_out_picture, prompt_split, split_of, training_prompt
 from training.language import answer, reason, reflect, training_description
-from training.phrasing import read_prompt
+from training.prompt_reading import read_prompt
 from training.spec import (
     MOST_OF_A_KIND,
     MOST_THINGS,
@@ -34,18 +34,24 @@ from training.world import BLOB, CELLS, COLOURS, SHAPES, Scene, Thing, free_cell
 
 # How often each category is drawn from: the harder, the more often.
 SHARES: Final[dict[Category, float]] = {
-    "single": 0.05,
-    "colour": 0.07,
-    "two": 0.14,
-    "counting": 0.25,
-    "attribution": 0.17,
-    "position": 0.28,
-    "mixture": 0.04,
+    "single": 0.04,
+    "colour": 0.05,
+    "two": 0.10,
+    "counting": 0.18,
+    "attribution": 0.12,
+    "position": 0.26,
+    "mixture": 0.11,
+    "groups": 0.14,
 }
 RIGHT: Final = 0.25  # pairs whose picture is right
 UNRELATED: Final = 0.15  # pairs whose picture was drawn for another prompt, or for none
-_UNCOLOURED_POSITION: Final = 0.25
-_COUNTS: Final = ((1, 2), (2, 1), (1, 3), (3, 1), (2, 2), (2, 3), (3, 2), (1, 4), (4, 1))
+_UNCOLOURED_POSITION: Final = 0.2
+_BESIDE: Final = 0.6  # positions with a third thing
+_MIXED: Final = (3, 3, 4, 4, 5)  # how many things differ
+_COUNTS: Final = (
+    *((1, 2), (2, 1), (1, 3), (3, 1), (2, 2), (2, 3), (3, 2), (1, 4), (4, 1), (3, 3), (2, 4), (4, 2)),
+    *((1, 1, 2), (1, 2, 1), (2, 1, 1), (2, 2, 1), (1, 2, 2), (2, 1, 2), (2, 2, 2)),
+)
 _KINDS: Final = tuple((colour, shape) for colour in COLOURS for shape in SHAPES)
 
 
@@ -223,12 +229,14 @@ def any_spec(category: Category, rng: Random) -> Spec:
         case "attribution":
             return _pair(rng, coloured=True)
         case "position":
-            pair = _pair(rng, coloured=rng.random() >= _UNCOLOURED_POSITION)
-            return Spec(pair.groups, rng.choice(RELATIONS))
+            return _position(rng)
         case "counting":
-            return _counting(rng)
+            colour = rng.choice(list(COLOURS)) if rng.random() < 0.7 else None
+            return Spec((Group(rng.randint(2, MOST_OF_A_KIND), colour, rng.choice(SHAPES)),))
         case "mixture":
-            return Spec(tuple(Group(1, *kind) for kind in rng.sample(_KINDS, rng.choice((3, 3, 4)))))
+            return Spec(tuple(Group(1, *kind) for kind in rng.sample(_KINDS, rng.choice(_MIXED))))
+        case "groups":
+            return _groups(rng)
 
 
 def _pair(rng: Random, coloured: bool) -> Spec:
@@ -244,14 +252,24 @@ def _pair(rng: Random, coloured: bool) -> Spec:
     return Spec((Group(1, c1, s1), Group(1, c2, s2)))
 
 
-def _counting(rng: Random) -> Spec:
-    how = rng.random()
-    if how < 0.6:
-        colour = rng.choice(list(COLOURS)) if how < 0.42 else None
-        return Spec((Group(rng.randint(2, MOST_OF_A_KIND), colour, rng.choice(SHAPES)),))
-    a, b = _pair(rng, coloured=how < 0.92).groups
-    n, m = rng.choice(_COUNTS)
-    return Spec((Group(n, a.colour, a.shape), Group(m, b.colour, b.shape)))
+def _position(rng: Random) -> Spec:
+    """Two things, or two and a third beside them, in a relation."""
+    coloured = rng.random() >= _UNCOLOURED_POSITION
+    pair, relation = _pair(rng, coloured).groups, rng.choice(RELATIONS)
+    if not coloured or rng.random() >= _BESIDE:
+        return Spec(pair, relation)
+    others = [kind for kind in _KINDS if kind not in {group.kind for group in pair}]
+    return Spec((*pair, Group(1, *rng.choice(others))), relation)
+
+
+def _groups(rng: Random) -> Spec:
+    """Two groups, or three, of up to four things."""
+    counts = rng.choice(_COUNTS)
+    if len(counts) == 3:
+        kinds = rng.sample(_KINDS, 3)
+        return Spec(tuple(Group(count, *kind) for count, kind in zip(counts, kinds, strict=True)))
+    pair = _pair(rng, coloured=rng.random() < 0.8).groups
+    return Spec(tuple(replace(group, count=count) for group, count in zip(pair, counts, strict=True)))
 
 
 def pair_of(prompt: str, spec: Spec, scene: Scene) -> Pair | None:

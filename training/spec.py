@@ -1,8 +1,8 @@
 """What a prompt asks for, and whether a scene shows exactly that.
 
 A spec is groups of equal things ("two yellow stars", "one red circle") and, for positions, where the first thing lies
-as seen from the second. Either every group names a colour or none does. The check is strict: the scene's things are
-the asked ones and no others; a relation needs a clear distance.
+as seen from the second; a third thing may stand beside these two. Either every group names a colour or none does. The
+check is strict: the scene's things are the asked ones and no others; a relation needs a clear distance.
 """
 
 from __future__ import annotations
@@ -16,15 +16,24 @@ from typing import Final, Literal
 from training.world import BLOB, CELLS, COLOURS, SHAPES, Scene, Thing, column, in_reading_order, place, row
 
 Relation = Literal["left", "right", "above", "below"]
-Category = Literal["single", "colour", "two", "counting", "attribution", "position", "mixture"]
+Category = Literal["single", "colour", "two", "counting", "attribution", "position", "mixture", "groups"]
 Kind = tuple[str | None, str]  # colour or None (any), shape
 
 RELATIONS: Final[tuple[Relation, ...]] = ("left", "right", "above", "below")
 OPPOSITE: Final[dict[Relation, Relation]] = {"left": "right", "right": "left", "above": "below", "below": "above"}
-# GenEval's six; "mixture" (three groups or more) is only for describing what corruptions and models draw.
-CATEGORIES: Final[tuple[Category, ...]] = ("single", "colour", "two", "counting", "attribution", "position")
-MOST_OF_A_KIND: Final = 4
-MOST_THINGS: Final = 5
+# GenEval's six, then three things or more that all differ, and several groups of which one has more than one thing.
+CATEGORIES: Final[tuple[Category, ...]] = (
+    "single",
+    "colour",
+    "two",
+    "counting",
+    "attribution",
+    "position",
+    "mixture",
+    "groups",
+)
+MOST_OF_A_KIND: Final = 6
+MOST_THINGS: Final = 6
 CLEAR_PX: Final = 16.0
 
 
@@ -65,13 +74,13 @@ class Spec:
 
     @property
     def category(self) -> Category:
-        """GenEval's, from the form alone."""
+        """From the form alone."""
         if self.relation is not None:
             return "position"
+        if any(group.count > 1 for group in self.groups):
+            return "counting" if len(self.groups) == 1 else "groups"
         if len(self.groups) > 2:
             return "mixture"
-        if any(group.count > 1 for group in self.groups):
-            return "counting"
         if len(self.groups) == 2:
             return "attribution" if self.coloured else "two"
         return "colour" if self.coloured else "single"
@@ -90,8 +99,8 @@ def _problem(spec: Spec) -> str | None:
         return "a colour or shape is not of this world"
     if len({colour is None for colour, _ in kinds}) > 1:
         return "colour all groups or none"
-    if spec.relation is not None and [group.count for group in groups] != [1, 1]:
-        return "a relation is between two single things"
+    if spec.relation is not None and [group.count for group in groups] not in ([1, 1], [1, 1, 1]):
+        return "a relation is between two single things, with at most one more beside them"
     return None
 
 
@@ -119,10 +128,13 @@ def satisfies(spec: Spec, things: Iterable[Thing]) -> bool:
         return False
     if spec.relation is None:
         return True
-    first, second = spec.kinds
-    a = next(thing for thing in scene if matches(first, thing))
-    b = next(thing for thing in scene if thing is not a and matches(second, thing))
-    return holds(spec.relation, a, b)
+    return holds(spec.relation, *related(spec, scene))
+
+
+def related(spec: Spec, scene: Scene) -> tuple[Thing, Thing]:
+    """The first and the second thing of a relation, in a scene of exactly the asked things."""
+    first, second = (next(thing for thing in scene if matches(kind, thing)) for kind in spec.kinds[:2])
+    return first, second
 
 
 def spec_of(things: Iterable[Thing]) -> Spec | None:
@@ -191,7 +203,11 @@ def draw_scene(spec: Spec, rng: Random) -> Scene:
     """A scene that satisfies a spec: cells, sizes and colours left open are chosen."""
     spec = coloured_in(spec, rng)
     count = len(spec.kinds)
-    cells = rng.sample(range(len(CELLS)), count) if spec.relation is None else rng.choice(LAYOUTS[spec.relation])
+    if spec.relation is None:
+        cells = rng.sample(range(len(CELLS)), count)
+    else:
+        apart = rng.choice(LAYOUTS[spec.relation])
+        cells = [*apart, *rng.sample([cell for cell in range(len(CELLS)) if cell not in apart], count - 2)]
     return in_reading_order(
         place(colour or "", shape, cell, rng) for (colour, shape), cell in zip(spec.kinds, cells, strict=True)
     )

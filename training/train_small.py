@@ -229,8 +229,8 @@ def write(work: Path, out: Path) -> None:
     about = {
         "name": "r3-small",
         "description": "A small trained model that knows coloured shapes and nothing else: circles, squares, "
-        "triangles, stars and hearts in six colours, up to four of a kind, left of, right of, above or below "
-        "each other.",
+        "triangles, stars and hearts in six colours, up to six of them, of one kind or of several, left of, right "
+        "of, above or below each other.",
         "licence": "Apache-2.0",
         "transforms": TRANSFORMS,
         "size": {"default": "96x96"},

@@ -47,7 +47,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def found(url: str) -> dict[str, list[float]]:
-    """60 held-out prompts, and loops that begin wrong: fixed seeds, at most two refinements."""
+    """64 held-out prompts, and loops that begin wrong: fixed seeds, at most two refinements."""
     return {**values(run(url)), "mended": right_in_the_end(run_wrong_starts(url, stored().wrong_starts))}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,8 @@ from training.joint import Recipe, Run
 from training.small import VIT_PATCHES, config, untrained
 from training.teacher import Teacher
 
-TOKENIZER = Path(__file__).parents[2] / "checkpoints" / "small" / "tokenizer.json"
+CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "small"
+TOKENIZER = CHECKPOINT / "tokenizer.json"
 FEW = Recipe(steps=4, draws=3, looks=4, edits=3, warm_up=1, dagger_at=(0.5,), dagger_pictures=2, save_every=1)
 
 
@@ -57,7 +59,8 @@ def teacher(tokenizer: Tokenizer) -> Teacher:
 
 @pytest.fixture(scope="module")
 def model(tokenizer: Tokenizer) -> Bagel:
-    return untrained(config(704), 1, torch.float32)
+    vocab = json.loads((CHECKPOINT / "llm_config.json").read_text())["vocab_size"]
+    return untrained(config(vocab), 1, torch.float32)
 
 
 def begun(recipe: Recipe, model: Bagel, teacher: Teacher, folder: Path) -> tuple[Run, list[str]]:

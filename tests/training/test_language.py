@@ -22,7 +22,8 @@ from training.language import (
     reflect,
     training_description,
 )
-from training.phrasing import PHRASES, canonical, form_of, read_prompt, say, wordings
+from training.phrasing import PHRASES, canonical, form_of, say, wordings
+from training.prompt_reading import read_prompt
 from training.sampler import Sampler, any_spec
 from training.spec import CATEGORIES, Category, Group, Spec, coloured_in, draw_scene, satisfies, uncoloured
 from training.world import BLOB, COLOURS, SHAPES, Scene, in_reading_order, layout, place
@@ -38,6 +39,7 @@ ops: st.SearchStrategy[Op] = st.one_of(
 )
 RED_CIRCLE, BLUE_SQUARE = Group(1, "red", "circle"), Group(1, "blue", "square")
 LEFT_OF = Spec((RED_CIRCLE, BLUE_SQUARE), "left")
+BESIDE = Spec((RED_CIRCLE, BLUE_SQUARE, Group(1, "red", "star")), "above")
 
 
 def scene_of(**things: str) -> Scene:
@@ -68,6 +70,8 @@ def test_every_category_has_many_wordings_to_train_on(category: Category) -> Non
         ("two yellow stars and one red circle", (Group(2, "yellow", "star"), Group(1, "red", "circle"))),
         ("A picture of an orange heart.", (Group(1, "orange", "heart"),)),
         ("one circle placed to the left of one square", None),
+        ("six green stars", (Group(6, "green", "star"),)),
+        ("a red circle above a blue square, and a red star", BESIDE.groups),
         ("a red circle, a blue square and a green star", (RED_CIRCLE, BLUE_SQUARE, Group(1, "green", "star"))),
     ],
 )
@@ -78,7 +82,7 @@ def test_prompts_mean_what_they_say(prompt: str, groups: tuple[Group, ...] | Non
 
 @pytest.mark.parametrize(
     "prompt",
-    ["a photo of four cats", "", "one stars", "five red circles", "a red circle and a red circle", "a star in"],
+    ["a photo of four cats", "", "one stars", "seven red circles", "a red circle and a red circle", "a star in"],
 )
 def test_other_prompts_are_not_understood(prompt: str) -> None:
     assert read_prompt(prompt) is None
@@ -114,21 +118,30 @@ def test_a_reflection_is_read_back_to_what_was_there_and_what_to_do(spec: Spec, 
             LEFT_OF,
             scene_of(top_left="red_circle", right="blue_square"),
             "a red circle at the top left and a blue square on the right",
-            "a red circle left of a blue square. The circle is left of the square, as asked",
+            (
+                "a red circle left of a blue square. The circle is in the left column and the square in the right "
+                "column, so the circle is left of the square, as asked"
+            ),
             "No further edit needed.",
         ),
         (
             LEFT_OF,
             scene_of(middle="blue_square", bottom="red_circle"),
             "a blue square in the middle and a red circle at the bottom",
-            "a red circle left of a blue square. The circle should be left of the square",
+            (
+                "a red circle left of a blue square. The circle is in the middle column and the square in the middle "
+                "column, but the circle should be left of the square"
+            ),
             "Move the red circle at the bottom to the bottom left.",
         ),
         (
             LEFT_OF,
             scene_of(left="blue_square", right="red_circle"),
             "a blue square on the left and a red circle on the right",
-            "a red circle left of a blue square. The circle should be left of the square",
+            (
+                "a red circle left of a blue square. The circle is in the right column and the square in the left "
+                "column, but the circle should be left of the square"
+            ),
             "Move the red circle on the right to the left and move the blue square on the left to the right.",
         ),
         (
@@ -141,16 +154,46 @@ def test_a_reflection_is_read_back_to_what_was_there_and_what_to_do(spec: Spec, 
         (
             Spec((Group(2, "blue", "square"),)),
             scene_of(top_left="red_circle", middle="blue_square", right="red_circle"),
-            "a red circle at the top left, a blue square in the middle and a red circle on the right",
+            (
+                "a red circle at the top left, a blue square in the middle and a red circle on the right. That makes "
+                "one blue square and two red circles"
+            ),
             "two blue squares, so one red circle should be a blue square and one red circle is too many",
             "Change the red circle at the top left to a blue square and remove the red circle on the right.",
         ),
         (
             Spec((Group(3, "blue", "square"),)),
             scene_of(middle="blue_square"),
-            "a blue square in the middle",
+            "a blue square in the middle. That makes one blue square",
             "three blue squares, so two blue squares are missing",
             "Add a blue square on the left and add a blue square on the right.",
+        ),
+        (
+            Spec((Group(2, None, "star"), Group(1, None, "heart"))),
+            scene_of(top="red_star", right="blue_star", bottom="red_blob"),
+            (
+                "a red star at the top, a blue star on the right and a red blob at the bottom. That makes two stars "
+                "and one blob"
+            ),
+            "two stars and one heart, so the red blob should be a heart",
+            "Change the red blob at the bottom to a red heart.",
+        ),
+        (
+            BESIDE,
+            scene_of(top="red_star", left="blue_square", bottom_right="red_circle"),
+            "a red star at the top, a blue square on the left and a red circle at the bottom right",
+            (
+                "a red circle above a blue square, and a red star. The circle is in the bottom row and the square in "
+                "the middle row, but the circle should be above the square"
+            ),
+            "Move the red circle at the bottom right to the top left.",
+        ),
+        (
+            BESIDE,
+            scene_of(top="red_circle", bottom="blue_square"),
+            "a red circle at the top and a blue square at the bottom",
+            "a red circle above a blue square, and a red star, so one red star is missing",
+            "Add a red star in the middle.",
         ),
         (
             Spec((Group(1, None, "star"),)),
@@ -274,10 +317,12 @@ def test_the_category_of_a_spec_follows_from_its_form(spec: Spec) -> None:
     ("groups", "relation"),
     [
         ((), None),
-        ((Group(5, "red", "star"),), None),
+        ((Group(7, "red", "star"),), None),
+        ((Group(4, "red", "star"), Group(3, "red", "heart")), None),
         ((RED_CIRCLE, RED_CIRCLE), None),
         ((RED_CIRCLE, Group(1, None, "square")), None),
         ((Group(2, "red", "circle"), BLUE_SQUARE), "left"),
+        ((RED_CIRCLE, BLUE_SQUARE, Group(1, "red", "star"), Group(1, "red", "heart")), "left"),
         ((Group(1, "pink", "circle"),), None),
     ],
 )

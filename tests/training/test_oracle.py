@@ -14,7 +14,7 @@ from training.edits import MOST_OPS, apply
 from training.language import reflect
 from training.oracle import first_ops, oracle
 from training.sampler import Sampler, any_spec
-from training.spec import Category, Spec, draw_scene, satisfies, shows_things
+from training.spec import Category, Group, Spec, draw_scene, satisfies, shows_things
 from training.world import BLOB, SHAPES, Scene
 
 
@@ -101,3 +101,16 @@ def test_edits_of_the_sampler_can_be_carried_out() -> None:
 def test_the_same_seed_gives_the_same_samples() -> None:
     first, second = Sampler("a"), Sampler("a")
     assert [first.pair() for _ in range(20)] == [second.pair() for _ in range(20)]
+
+
+def test_what_stands_beside_related_things_stays_where_it_is() -> None:
+    rng = Random(8)
+    for _ in range(300):
+        spec = Spec((Group(1, "red", "circle"), Group(1, "blue", "square"), Group(1, "green", "star")), "left")
+        scene = draw_scene(spec, rng)
+        wrong = corrupt(spec, scene, rng)
+        if not shows_things(spec, wrong):
+            continue
+        (star,) = (thing for thing in scene if thing.kind == ("green", "star"))
+        assert star in wrong
+        assert star in apply(oracle(spec, wrong), wrong)
