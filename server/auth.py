@@ -53,10 +53,8 @@ class Auth:
             await queue_problem_response(error, scope)(scope, receive, telling_limits)
         else:
             note(scope, [] if limit is None else [limit])
-            reads = scope["method"] in (
-                "GET",
-                "HEAD",
-            )  # its body is nobody's concern, and hub.py looks after its stream
+            # The body of a read is nobody's concern, and hub.py looks after its stream.
+            reads = scope["method"] in ("GET", "HEAD")
             await self._app(scope, receive if reads else self._while_let_in(caller, receive), telling_limits)
 
     def _while_let_in(self, caller: Caller, receive: Receive) -> Receive:

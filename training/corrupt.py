@@ -58,11 +58,11 @@ def _kind_of_error(spec: Spec, scene: Scene, rng: Random) -> Corruption:
         return _add
     kinds: list[Corruption] = [_remove, _add, _reshape, _blur]
     weights = [0.2, 0.3, 0.3, 0.08]
-    if spec.category in ("counting", "groups"):
+    if spec.counted:
         weights = [0.35, 0.4, 0.15, 0.05]
     if spec.coloured:
         kinds.append(_recolour)
-        weights.append(0.15 if spec.category in ("counting", "groups") else 0.3)
+        weights.append(0.15 if spec.counted else 0.3)
     if spec.coloured and len(scene) > 1:
         kinds.append(_swap_colours)
         weights.append(0.1)

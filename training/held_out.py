@@ -61,12 +61,11 @@ def combination(spec: Spec) -> str:
     if spec.relation in ("right", "below"):
         groups = (groups[1], groups[0], *groups[2:])
     names = [f"{group.count} {group.colour or ''} {group.shape}".replace("  ", " ") for group in groups]
-    if spec.relation is not None:
+    if not spec.counted:
         names = [name.removeprefix("1 ") for name in names]
+    if spec.relation is not None:
         relation = OPPOSITE[spec.relation] if groups is not spec.groups else spec.relation
         return " + ".join([f" {relation} ".join(names[:2]), *names[2:]])
-    if all(group.count == 1 for group in groups):
-        names = [name.removeprefix("1 ") for name in names]
     return " + ".join(sorted(names))
 
 

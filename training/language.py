@@ -37,7 +37,7 @@ from training.phrasing import (
     listed,
     with_article,
 )
-from training.spec import Relation, Spec, related, relations_of, satisfies, shows_things, spec_of, uncoloured
+from training.spec import Relation, Spec, related, relations_of, satisfies, shows_things, spec_of, tally, uncoloured
 from training.world import BLOB, COLOURS, SHAPES, Scene, Thing, column, in_reading_order, row
 
 DESCRIBE_QUESTION: Final = "Describe the image in detail."
@@ -156,9 +156,9 @@ def _verdict(spec: Spec, scene: Scene, ops: Sequence[Op]) -> str:
 
 def _tally(spec: Spec, scene: Scene) -> str:
     """` That makes two red circles and one blue square.` where the prompt asks for a number: the asked kinds first."""
-    if spec.category not in ("counting", "groups") or not scene:
+    if not spec.counted or not scene:
         return ""
-    seen = Counter((thing.colour if spec.coloured else None, thing.shape) for thing in scene)
+    seen = tally(spec, scene)
     kinds = [kind for kind in dict.fromkeys((*spec.kinds, *seen)) if seen[kind]]
     counted = [f"{NUMBERS[seen[kind]]} {say_kind(kind)}{'s' * (seen[kind] > 1)}" for kind in kinds]
     return f" That makes {joined(counted)}."

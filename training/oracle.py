@@ -147,6 +147,8 @@ def _relate(kinds: Sequence[Kind], relation: Relation, scene: Scene) -> tuple[Op
     if found is None:  # nine things: what is removed makes room
         found = min(_ways(kinds, relation, scene, list(range(len(CELLS)))), key=lambda way: way[0])
     _, roles, cells = found
+    if len(cells) < len(roles):  # what is to stand beside is new
+        cells = [*cells, next(cell for cell in _PREFERRED_CELLS if cell in empty and cell not in cells)]
     changes: list[Op | None] = []
     additions: list[Op] = []
     moves: list[Op] = []
@@ -166,7 +168,7 @@ _Way = tuple[int, list[_Role], list[int]]
 
 
 def _ways(kinds: Sequence[Kind], relation: Relation, scene: Scene, free: Sequence[int]) -> Iterator[_Way]:
-    """(cost, roles, cells) of every way to end in the relation."""
+    """(cost, roles, cells) of every way to end in the relation; a thing that is new beside has no cell yet."""
     for first, second in dict.fromkeys(permutations((*scene, None, None), 2)):
         roles = _Role(kinds[0], first), _Role(kinds[1], second)
         rest = [thing for thing in scene if thing is not first and thing is not second]
@@ -181,10 +183,8 @@ def _ways(kinds: Sequence[Kind], relation: Relation, scene: Scene, free: Sequenc
         for a, a_cost in roles[0].cells(room[0]):
             for b, b_cost in roles[1].cells(room[1]):
                 if a != b and a not in stands and b not in stands and _is_related(relation, roles, (a, b)):
-                    open_cells = [cell for cell in _PREFERRED_CELLS if cell in free and cell not in (a, b)]
-                    places = stands or open_cells[: len(beside)]
                     cost = base + a_cost + b_cost + _preference(roles, (a, b))
-                    yield cost, [*roles, *beside], [a, b, *places]
+                    yield cost, [*roles, *beside], [a, b, *stands]
 
 
 def _beside(kind: Kind, rest: Sequence[Thing]) -> _Role:

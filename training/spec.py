@@ -68,6 +68,11 @@ class Spec:
         return self.groups[0].colour is not None
 
     @property
+    def counted(self) -> bool:
+        """Whether more than one thing of a kind is asked for."""
+        return any(group.count > 1 for group in self.groups)
+
+    @property
     def kinds(self) -> tuple[Kind, ...]:
         """One entry a thing."""
         return tuple(group.kind for group in self.groups for _ in range(group.count))
@@ -77,7 +82,7 @@ class Spec:
         """From the form alone."""
         if self.relation is not None:
             return "position"
-        if any(group.count > 1 for group in self.groups):
+        if self.counted:
             return "counting" if len(self.groups) == 1 else "groups"
         if len(self.groups) > 2:
             return "mixture"
@@ -117,8 +122,12 @@ def matches(kind: Kind, thing: Thing) -> bool:
 
 def shows_things(spec: Spec, things: Iterable[Thing]) -> bool:
     """Whether these are the asked things and no others, wherever they lie."""
-    seen = Counter((thing.colour if spec.coloured else None, thing.shape) for thing in things)
-    return seen == Counter(spec.kinds)
+    return tally(spec, things) == Counter(spec.kinds)
+
+
+def tally(spec: Spec, things: Iterable[Thing]) -> Counter[Kind]:
+    """How many there are of each kind, told apart by what the spec names: with colours, or by shape alone."""
+    return Counter((thing.colour if spec.coloured else None, thing.shape) for thing in things)
 
 
 def satisfies(spec: Spec, things: Iterable[Thing]) -> bool:
