@@ -72,11 +72,11 @@ def failure(job: StoredJob, headers: Mapping[str, str]) -> ApiError:
 
 
 def canceller(parts: Service, job: StoredJob) -> Callable[[], Awaitable[None]]:
-    """What cancels a job whose client has hung up."""
+    """What cancels a job that its client no longer waits for."""
 
     async def cancel() -> None:
         with suppress(QueueError):
-            log.info("client hung up; its job is cancelled", job_id=job.id)
+            log.info("nobody waits for the job any more; it is cancelled", job_id=job.id)
             await parts.queue.cancel(job.id)
 
     return cancel
