@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from server.faults import ApiError
 from server.form import form_value
@@ -12,6 +13,7 @@ from server.openai_request import ImagesRead, previews_for, read_edits, read_gen
 from server.openai_retry import retry_headers
 from server.resolve import faults_against
 from server.routes.openai import SCHEMAS
+from server.settings import Settings
 from tests.server.api.by_hand import TINY
 
 
@@ -231,3 +233,10 @@ def test_the_clients_are_told_a_wait_that_they_take_and_what_is_in_vain() -> Non
     assert retry_headers(full, "/v1/images/edits") == {"Retry-After": "120", "retry-after-ms": "120000"}
     assert retry_headers(ApiError("poison_job", "dead"), "/v1/images/edits") == {"x-should-retry": "false"}
     assert retry_headers(ApiError("poison_job", "dead"), "/generate") == {}
+
+
+@pytest.mark.parametrize("url", ["pictures.example", "ftp://pictures.example", "https://pictures.example/?a=b", "x y"])
+def test_an_operator_who_names_no_address_for_links_is_told_at_the_start(url: str) -> None:
+    with pytest.raises(ValidationError, match="is no address of a server"):
+        Settings(public_url=url)
+    assert Settings(public_url="https://pictures.example/r3/").public_url == "https://pictures.example/r3/"
