@@ -158,6 +158,13 @@ class Settings(BaseSettings):
                 ) from error
         return proxies
 
+    @field_validator("public_url")
+    @classmethod
+    def _is_address(cls, url: str | None) -> str | None:
+        if url is not None and not _ADDRESS.fullmatch(url):
+            raise ValueError(f"{url!r} is no address of a server; write it as https://HOST or http://HOST:PORT")
+        return url
+
     @field_validator("auth", mode="before")
     @classmethod
     def _none_is_a_word(cls, value: object) -> object:
