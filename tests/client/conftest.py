@@ -39,7 +39,7 @@ def service(valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def own(valkey: EmbeddedServer, tmp_path: Path) -> Iterator[Service]:
     """An API and a slow worker that a test may harm."""
-    with running_service(f"{valkey.url}?db=1", tmp_path, worker={"fake_step_s": 0.03, "lease_s": 5.0}) as running:
+    with running_service(f"{valkey.url}?db=1", tmp_path, worker={"fake_step_s": 0.03}) as running:
         yield running
 
 

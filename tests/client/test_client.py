@@ -13,6 +13,7 @@ from r3client import AsyncClient, Client, GenerationCancelled, GenerationFailed,
 from server.embedded import EmbeddedServer
 from tests.client.service import FAST, LONG, SOON, Service, running_service
 from tests.server.api.keyed import new_key
+from tests.server.waiting import until
 
 
 def png(colour: tuple[int, int, int]) -> bytes:
@@ -189,6 +190,8 @@ def test_keys_come_from_the_argument_or_the_environment_and_links_need_none(
     url = f"{valkey.url}?db=2"
     with running_service(url, tmp_path, auth="keys", worker=None) as service:
         _, key = new_key(url, "alice")
+        headers = {"Authorization": f"Bearer {key}"}
+        until(lambda: service.api.client.get("/jobs", headers=headers).status_code == 200)
         service.start_worker(**FAST)
         with Client(service.url) as stranger, pytest.raises(errors.Unauthorized):
             stranger.jobs()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from r3client import Client
 from tests.client.service import Service
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -41,7 +42,11 @@ def run(command: Sequence[str], service: Service, folder: Path) -> str:
 
 def test_the_shells_examples_work_one_after_another(service: Service, tmp_path: Path) -> None:
     scripts = [script.replace("http://127.0.0.1:8000", service.url) for script in examples("sh")]
-    said = [run(["bash", "-c", HEAD + script], service, tmp_path) for script in scripts]
+    said = []
+    with Client(service.url) as client:
+        for script in scripts:
+            said.append(run(["bash", "-c", HEAD + script], service, tmp_path))
+            list(client.follow(client.jobs(limit=1).jobs[0]))  # the last job of one is what the next looks at
     assert said[0].count("event: job.succeeded") == 1
     assert '"status":"succeeded"' in said[0]
     assert "202 Accepted" in said[0]
@@ -55,7 +60,7 @@ def test_the_shells_examples_work_one_after_another(service: Service, tmp_path: 
 @pytest.mark.parametrize(
     ("number", "said", "files"),
     [
-        (0, r"0 None edit\n1 .* edit\n2 .* None\n\(256, 256\)", ["stars.png"]),
+        (0, r"0 None edit\n1 .* edit\n2 .* None\n\(512, 512\)", ["stars.png"]),
         (1, r"round 2[^$]*job\.succeeded", ["round-0.png", "round-1.png", "round-2.png"]),
         (2, "", ["0.png", "1.png"]),
         (3, r"invalid_request \['/max_rounds'\]", []),

@@ -23,15 +23,18 @@ PROMPT = "a cat edits=2 words=20"
 
 
 def check_whole(told: Sequence[events.Event], live: Live) -> None:
-    """Every numbered event once, one last, and texts as the job has them."""
+    """Every numbered event once, one last, every picture once, and texts as the job has them."""
     numbers = [event.id for event in told if event.id is not None]
     assert numbers == list(range(1, len(numbers) + 1))
     assert [event.is_last for event in told].index(True) == len(told) - 1
     last = told[-1]
     assert isinstance(last, events.JobSucceeded)
     assert [event.round for event in told if isinstance(event, events.ImageDone)] == [0, 1, 2]
-    deltas = "".join(event.text for event in told if isinstance(event, events.ReasonDelta))
-    assert deltas == last.job.trajectories[0].reasoning == live.trajectories[0].reasoning.text
+    begun = max(at for at, event in enumerate(told) if isinstance(event, events.JobStarted))
+    if not any(isinstance(event, events.ImageDone) for event in told[:begun]):  # else the plan was not made again
+        deltas = "".join(event.text for event in told[begun:] if isinstance(event, events.ReasonDelta))
+        assert deltas == last.job.trajectories[0].reasoning
+    assert live.trajectories[0].reasoning.text == last.job.trajectories[0].reasoning
 
 
 def is_drawing(event: events.Event) -> bool:
@@ -56,7 +59,7 @@ def restarted_with(own: Service, number: signal.Signals) -> threading.Thread:
 def test_a_stream_goes_on_after_the_api_was_restarted(own: Service, number: signal.Signals) -> None:
     told: list[events.Event] = []
     restart: threading.Thread | None = None
-    with Client(own.url, patience_s=60) as client, client.stream(PROMPT, **LONG) as stream:
+    with Client(own.url, patience_s=600) as client, client.stream(PROMPT, **LONG) as stream:
         for event in stream:
             told.append(event)
             if restart is None and is_drawing(event):
@@ -73,7 +76,7 @@ def test_a_stream_goes_on_after_the_api_was_restarted(own: Service, number: sign
 async def test_so_does_an_asynchronous_one(own: Service) -> None:
     told: list[events.Event] = []
     restart: threading.Thread | None = None
-    async with AsyncClient(own.url, patience_s=60) as client, client.stream(PROMPT, **LONG) as stream:
+    async with AsyncClient(own.url, patience_s=600) as client, client.stream(PROMPT, **LONG) as stream:
         async for event in stream:
             told.append(event)
             if restart is None and is_drawing(event):
@@ -87,24 +90,29 @@ async def test_so_does_an_asynchronous_one(own: Service) -> None:
 def test_generate_outlives_a_restart_too(own: Service) -> None:
     restart = threading.Timer(1.0, lambda: restarted_with(own, signal.SIGKILL).join())
     restart.start()
-    with Client(own.url, patience_s=60) as client:
+    with Client(own.url, patience_s=600) as client:
         job = client.generate(PROMPT, **LONG)
     assert len([image for image in job.every_image() if image.content]) == 3
     restart.join()
 
 
-def test_the_partial_text_of_a_lost_worker_is_dropped(own: Service) -> None:
+def test_the_partial_text_of_a_lost_worker_is_dropped(valkey: EmbeddedServer, tmp_path: Path) -> None:
     seen: list[tuple[str, str]] = []
-    with Client(own.url, patience_s=60) as client, client.stream("a cat edits=1 words=60", **SOON) as stream:
+    soon_lost = {"lease_s": 2.0}
+    with (
+        running_service(f"{valkey.url}?db=4", tmp_path, worker={"fake_step_s": 0.03, **soon_lost}) as own,
+        Client(own.url, patience_s=600) as client,
+        client.stream("a cat edits=1 words=60", **SOON) as stream,
+    ):
         victim = own.workers[0]
         for event in stream:
             if isinstance(event, events.ReflectDelta) and victim.is_running():
                 victim.kill()
-                own.start_worker(fake_step_s=0.001, lease_s=5.0)
+                own.start_worker(fake_step_s=0.001, **soon_lost)
             if isinstance(event, events.ReflectDelta | events.JobStarted) and stream.live.trajectories:
                 seen.append((event.name, stream.live.trajectories[0].round(0).reflection.text))
     starts = [at for at, (name, _) in enumerate(seen) if name == "job.started"]
-    assert len(starts) == 1, seen
+    assert starts, seen
     assert seen[starts[0] - 1][1] != ""
     assert seen[starts[0]][1] == ""
     last = stream.live.trajectories[0].rounds[0]
