@@ -21,7 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from r3client import Live, Reflection, events
+from r3client import Live, events
 from r3client.live import LiveRound, LiveTrajectory
 from server.tables import age, plain
 from server.terminal_pictures import Way, show
@@ -115,10 +115,10 @@ class View:
             line.append(f"  {plain(caption)}", "cyan")
         self._console.print(line, soft_wrap=self._moving is None)
 
-    def _reflection(self, said: Reflection) -> None:
+    def _reflection(self, said: events.ReflectDone) -> None:
         chip, colour = _CHIP_OF[said.verdict]
         thought = _tidied(said.thought)
-        line = Text.assemble((chip, f"bold {colour}"), "  ", thought)
+        line = Text.assemble(self._whose(said.trajectory), (chip, f"bold {colour}"), "  ", thought)
         if said.verdict == "edit" and said.instruction:
             line.append(f" → {_tidied(said.instruction)}", "cyan")
         self._body(line)

@@ -86,4 +86,6 @@ def test_on_a_terminal_texts_and_bars_move_below_and_pictures_are_drawn() -> Non
 def test_what_belongs_to_one_of_several_trajectories_says_so() -> None:
     console = Console(record=True, file=io.StringIO(), width=60)
     list(shown(console, trajectories=2))
-    assert "[0] Round 1  Add a cat." in console.export_text()
+    lines = console.export_text().splitlines()
+    assert "[0] Round 1  Add a cat." in lines
+    assert "  [0] ✔ satisfied  Good." in lines
