@@ -106,10 +106,10 @@ StartWorker = Callable[..., WorkerProcess]
 
 
 class ApiProcess(R3Process):
-    """`r3 api` on a free port; `client` calls it."""
+    """`r3 api` on a free port, or that of one which is started again; `client` calls it."""
 
     def __init__(self, url: str, data_dir: Path, log: Path, **settings: Any) -> None:
-        self.port = free_port()
+        self.port = int(settings.get("port") or free_port())
         given = {
             "redis_url": url,
             "data_dir": data_dir,
