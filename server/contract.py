@@ -19,6 +19,7 @@ from server.admin_views import OperatorJobList, OperatorJobView, PauseCreate, Qu
 from server.answers import Alive, Info, JobList, JobView, Problem, Ready, ShareView, problems, ref, text_header
 from server.doors import HEALTH_PATHS, is_open
 from server.event_views import EVENTS, stream_schema
+from server.openai_errors import status_below
 from server.openai_request import ImagesEdit, ImagesGenerate, R3Settings
 from server.openai_shapes import EDIT_EVENTS, GENERATION_EVENTS, SHAPES
 from server.openai_shapes import stream_schema as openai_stream_schema
@@ -44,7 +45,7 @@ _ABOUT: Final = (
     "or the rounds are used up. Everything can be streamed. Every error is `application/problem+json` in one shape. "
     "`X-Request-ID` is echoed, or made."
 )
-_FAILED_JOBS: Final = ("409", "422", "500", "503", "504")  # what a job that is waited for may end with
+_FAILED_JOBS: Final = (409, 422, 500, 503, 504)  # what a job that is waited for may end with
 _WITHOUT_QUEUE: Final = HEALTH_PATHS - {"/readyz"} | {"/openapi.json", "/openapi.yaml"}
 _KEY: Final = {
     "type": "http",
@@ -101,7 +102,7 @@ def _contract(app: FastAPI) -> Json:
         }
     for path in ("/generate", "/v1/images/generations", "/v1/images/edits"):
         for status in _FAILED_JOBS:
-            answer = document["paths"][path]["post"]["responses"][status]
+            answer = document["paths"][path]["post"]["responses"][str(status_below(path, status))]
             location = {"Location": text_header("The job, where one was made and failed.")}
             answer["headers"] = {**answer.get("headers", {}), **location}
     document["components"] = {"schemas": _schemas(), "securitySchemes": {"key": _KEY}}

@@ -26,7 +26,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from server.faults import ApiError, Fault, faults_of_pydantic
-from server.openai_retry import retry_headers
+from server.openai_errors import retry_headers, status_below
 from server.queue_errors import (
     IdempotencyMismatch,
     QueueError,
@@ -104,7 +104,7 @@ def problem(error: ApiError, scope: Scope) -> dict[str, Any]:
     return {
         "type": f"urn:r3:problem:{error.code}",
         "title": title,
-        "status": status,
+        "status": status_below(scope["path"], status),
         "detail": error.detail,
         "instance": _instance(scope),
         "code": error.code,
@@ -129,7 +129,7 @@ def problem_response(error: ApiError, scope: Scope) -> Response:
     """The answer to an error."""
     return Response(
         json_bytes(problem(error, scope)),
-        status_of(error.code),
+        status_below(scope["path"], status_of(error.code)),
         media_type=PROBLEM_TYPE,
         headers={"Cache-Control": "no-store", **retry_headers(error, scope["path"])},
     )

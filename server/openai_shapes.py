@@ -8,6 +8,8 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from server.answers import JobId, Json, ModelView, OpenAiError, View, answer, problems, ref, text_header
+from server.errors import CODES
+from server.openai_errors import PREFIX, status_below
 
 
 class ModelObject(ModelView):
@@ -184,9 +186,16 @@ def images_responses(stream: str) -> dict[int | str, Json]:
                 "text/event-stream": {"schema": {"$ref": f"#/components/schemas/{stream}"}},
             },
         },
-        **problems(400, 404, 409, 413, 415, 422, 429, 504),
+        **_problems(404, 409, 413, 415, 429, 504),
     }
 
 
-MODELS_RESPONSES: Final = {**answer(200, ModelList, "The models"), **problems(422)}
-MODEL_RESPONSES: Final = {**answer(200, ModelObject, "The model"), **problems(404, 422)}
+def _problems(*statuses: int) -> dict[int | str, Json]:
+    """Those errors, and 400 for what other paths answer with 400 or 422."""
+    bad = problems(400)[400]
+    codes = [code for code, (status, _) in CODES.items() if status_below(PREFIX, status) == 400]
+    return {400: {**bad, "description": f"code: {', '.join(codes)}"}, **problems(*statuses)}
+
+
+MODELS_RESPONSES: Final = {**answer(200, ModelList, "The models"), **_problems()}
+MODEL_RESPONSES: Final = {**answer(200, ModelObject, "The model"), **_problems(404)}

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from server.faults import ApiError
 from server.form import form_value
+from server.openai_errors import retry_headers
 from server.openai_request import ImagesRead, previews_for, read_edits, read_generations
-from server.openai_retry import retry_headers
 from server.resolve import faults_against
 from server.routes.openai import SCHEMAS
 from server.settings import Settings

@@ -78,12 +78,12 @@ def test_faults_are_the_librarys_exceptions_with_our_codes(seen: dict[str, Any])
         name: (seen[name]["name"], seen[name]["code"]) for name in ("invalid", "malformed", "unknown_model", "failed")
     }
     assert told == {
-        "invalid": ("UnprocessableEntityError", "invalid_request"),
+        "invalid": ("BadRequestError", "invalid_request"),
         "malformed": ("BadRequestError", "malformed_json"),
         "unknown_model": ("NotFoundError", "model_not_found"),
         "failed": ("InternalServerError", "step_failed"),
     }
     assert seen["invalid"]["param"] == "size"
-    assert seen["several_pictures"]["name"] == "UnprocessableEntityError"
+    assert seen["several_pictures"]["name"] == "BadRequestError"
     assert seen["failed_in_stream"]["is_api_error"]
     assert seen["failed_in_stream"]["code"] == "step_failed"

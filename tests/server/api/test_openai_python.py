@@ -178,16 +178,16 @@ def test_closing_the_stream_cancels_the_job(client: OpenAI, api: ApiProcess) -> 
 
 
 def test_faults_are_the_librarys_exceptions_with_our_codes(client: OpenAI) -> None:
-    with pytest.raises(openai.UnprocessableEntityError) as invalid:
+    with pytest.raises(openai.BadRequestError) as invalid:
         client.images.generate(prompt="a cat", size="100x100")
     assert (invalid.value.code, invalid.value.param, invalid.value.type) == (
         *("invalid_request", "size", "invalid_request_error"),
     )
-    with pytest.raises(openai.UnprocessableEntityError, match="mask"):
+    with pytest.raises(openai.BadRequestError, match="mask"):
         client.images.edit(image=PICTURE, mask=PICTURE, prompt="Add a hat.")
-    with pytest.raises(openai.UnprocessableEntityError, match="is there 2 times"):
+    with pytest.raises(openai.BadRequestError, match="is there 2 times"):
         client.images.edit(image=[PICTURE, PICTURE], prompt="Add a hat.")
-    with pytest.raises(openai.UnprocessableEntityError) as no_picture:
+    with pytest.raises(openai.BadRequestError) as no_picture:
         client.images.edit(image=b"GIF89a", prompt="Add a hat.")
     assert no_picture.value.code == "invalid_image"
     with pytest.raises(openai.BadRequestError) as malformed:

@@ -1,4 +1,6 @@
-"""What the `openai` clients are told of trying again: by themselves they do it after any 409, 429 and 5xx. Pure."""
+"""How errors answer below /v1, for the `openai` clients: in the statuses that OpenAI's API has, and with what they are
+told of trying again; by themselves they do it after any 409, 429 and 5xx. Pure.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,14 @@ PREFIX: Final = "/v1/"
 MAX_RETRY_S: Final = 120  # told to wait longer, they give up at once
 # The same request would come to the same end, or nobody wants it any more.
 _IN_VAIN: Final = frozenset({"cancelled", "poison_job", "step_failed", "deadline_exceeded"})
+
+
+def status_below(path: str, status: int) -> int:
+    """The status of an error's answer at that path.
+
+    OpenAI's API says 400 to a value that cannot be, so that programs written for it catch BadRequestError.
+    """
+    return 400 if status == 422 and path.startswith(PREFIX) else status
 
 
 def retry_headers(error: ApiError, path: str) -> Mapping[str, str]:
