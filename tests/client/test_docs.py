@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,9 +13,11 @@ import pytest
 
 from r3client import Client
 from tests.client.service import Service
+from tests.node_packages import bare_node
 
 PROJECT = Path(__file__).resolve().parents[2]
 TEXT = (PROJECT / "docs" / "api.md").read_text()
+WHERE = "http://127.0.0.1:8000"
 HEAD = """
 set -euo pipefail
 curl() { command curl --silent --show-error --fail-with-body --retry 5 "$@"; }
@@ -41,7 +42,7 @@ def run(command: Sequence[str], service: Service, folder: Path) -> str:
 
 
 def test_the_shells_examples_work_one_after_another(service: Service, tmp_path: Path) -> None:
-    scripts = [script.replace("http://127.0.0.1:8000", service.url) for script in examples("sh")]
+    scripts = [script.replace(WHERE, service.url) for script in examples("sh")]
     said = []
     with Client(service.url) as client:
         for script in scripts:
@@ -64,29 +65,22 @@ def test_the_shells_examples_work_one_after_another(service: Service, tmp_path: 
         (1, r"round 2[^$]*job\.succeeded", ["round-0.png", "round-1.png", "round-2.png"]),
         (2, "", ["0.png", "1.png"]),
         (3, r"invalid_request \['/max_rounds'\]", []),
+        (4, "", ["heart.png"]),
     ],
 )
 def test_an_example_in_python_works(
     service: Service, tmp_path: Path, number: int, said: str, files: Sequence[str]
 ) -> None:
-    assert len(examples("python")) == 4
-    assert re.search(said, run([sys.executable, "-c", examples("python")[number]], service, tmp_path))
+    assert len(examples("python")) == 5
+    script = examples("python")[number].replace(WHERE, service.url)
+    assert re.search(said, run([sys.executable, "-c", script], service, tmp_path))
     assert sorted(file.name for file in tmp_path.iterdir()) == list(files)
 
 
-def node_with_event_source() -> list[str]:
-    """Node's EventSource is behind an option; before 20.18 there is none."""
-    node = shutil.which("node")
-    command = [node or "", "--experimental-eventsource"]
-    if node is None or subprocess.run([*command, "-e", "EventSource"], capture_output=True, check=False).returncode:
-        pytest.skip("no Node with EventSource (20.18 or newer) on PATH")
-    return command
-
-
 def test_the_example_in_javascript_works(service: Service, tmp_path: Path) -> None:
-    command = node_with_event_source()
+    command = [str(bare_node()), "--experimental-eventsource"]
     [script] = examples("js")
-    (tmp_path / "example.mjs").write_text(script.replace("http://127.0.0.1:8000", service.url))
+    (tmp_path / "example.mjs").write_text(script.replace(WHERE, service.url))
     said = run([*command, "--no-warnings", str(tmp_path / "example.mjs")], service, tmp_path).splitlines()
     assert [line.split()[1] for line in said if line.startswith("round")] == ["0", "1"]
     assert said[-1] == "job.succeeded"
