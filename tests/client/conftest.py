@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from r3client import Client
-from server.embedded import EmbeddedServer, find_binary, locked
+from server.embedded import EmbeddedServer
 from tests.client.service import FAST, Service, running_service
+from tests.server.processes import private_server
 
 
 @pytest.fixture(autouse=True)
@@ -23,10 +23,8 @@ def nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[EmbeddedServer]:
     """A running Valkey that no test harms."""
-    with tempfile.TemporaryDirectory(prefix="r3-") as folder:  # short: a socket's path is bounded
-        Path(folder).chmod(0o700)
-        with locked(Path(folder)) as directory, EmbeddedServer(directory, find_binary()) as server:
-            yield server
+    with private_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
