@@ -3,7 +3,7 @@
 A flow is a generator: it yields acts, is sent what came of them, and returns its result. So the rules stand in one
 place, without I/O; `client.py` does the acts, `aio.py` does them asynchronously.
 
-    Call, Open    an HTTP request; sent back is an Answer, or thrown in httpx's TransportError
+    Call, Open    an HTTP request; sent back is an Answer, or thrown in httpx's RequestError
     Read          the next bytes of the opened answer; b"" at its end
     Wait          a pause
     Tell          an event for whoever reads the stream
@@ -24,11 +24,12 @@ from typing import Any, Final, Generic, TypeVar
 import httpx
 
 from r3client import events as ev
-from r3client.errors import NoAnswer, Refused, refusal
+from r3client.errors import NoAnswer, Refused, UnexpectedAnswer, refusal
 
 T = TypeVar("T")
 
 _FIRST_PAUSE_S: Final = 0.5
+_SHORTEST_PAUSE_S: Final = 0.1  # whatever the server asks for
 _LONGEST_PAUSE_S: Final = 15.0
 _JITTER: Final = 0.25  # so that the clients of an API that was restarted do not all come at once
 _PASSING: Final = frozenset({502, 503, 504})
@@ -93,7 +94,7 @@ Flow = Generator[Act, Any, T]
 def resumed(flow: Flow[T], came: Any) -> Act | Ended[T]:
     """The flow's next act, now that this has come of the one before; the first is begun with None."""
     try:
-        return flow.throw(came) if isinstance(came, httpx.TransportError) else flow.send(came)
+        return flow.throw(came) if isinstance(came, httpx.RequestError) else flow.send(came)
     except StopIteration as stop:
         return Ended(stop.value)
 
@@ -117,7 +118,7 @@ class Patience:
         self._began = now if self._began is None else self._began
         grown = min(self.first_pause_s * 2**self._tries, max(self.first_pause_s, _LONGEST_PAUSE_S))
         self._tries += 1
-        pause = (grown if asked_s is None else asked_s) * random.uniform(1, 1 + _JITTER)  # noqa: S311 -- no secret
+        pause = (grown if asked_s is None else max(asked_s, _SHORTEST_PAUSE_S)) * random.uniform(1, 1 + _JITTER)  # noqa: S311 -- no secret
         return pause if now - self._began + pause <= self._patience_s else None
 
 
@@ -128,16 +129,17 @@ def asked(call: Call, patience_s: float) -> Flow[Answer]:
         told: Exception
         try:
             answer: Answer = yield call
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             told, asked_s, reason = no_answer(error), None, f"no answer ({words(error)})"
             if not (call.is_repeatable or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)):
                 raise told from error
             was_answered = False
         else:
-            if answer.status < 400:
+            if answer.status < 300:
                 return answer
             told = refused = refused_by(answer)
-            if not is_passing(answer):
+            is_known = call.is_repeatable or "retry-after" in answer.headers  # a proxy's word leaves open what was done
+            if not (is_passing(answer) and is_known):
                 raise refused
             asked_s, reason, was_answered = refused.retry_after_s, str(refused), True
         pause = patience.pause(asked_s)
@@ -148,7 +150,10 @@ def asked(call: Call, patience_s: float) -> Flow[Answer]:
 
 
 def refused_by(answer: Answer) -> Refused:
-    """The exception for an answer that is an error."""
+    """The exception for an answer that is an error. Raises UnexpectedAnswer for one that leads elsewhere."""
+    if answer.status < 400:
+        where = answer.headers.get("location", "nowhere")
+        raise UnexpectedAnswer(f"status {answer.status} leads to {where}; give the server's own address as base_url")
     try:
         problem = json.loads(answer.content)
     except ValueError:
@@ -166,7 +171,7 @@ def is_passing(answer: Answer) -> bool:
     return answer.status in _PASSING and not answer.headers.get("content-type", "").startswith("application/problem")
 
 
-def no_answer(error: httpx.TransportError) -> NoAnswer:
+def no_answer(error: httpx.RequestError) -> NoAnswer:
     """The exception for an answer that did not come."""
     return NoAnswer(f"no answer ({words(error)}); is the server running, and is the address right?")
 

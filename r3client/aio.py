@@ -11,7 +11,7 @@ import httpx
 
 from r3client import flows
 from r3client.acts import Answer, Call, Ended, Flow, Open, Read, Tell, Wait, resumed
-from r3client.client import id_of
+from r3client.client import id_of, warn_of
 from r3client.connection import Connection
 from r3client.events import Event
 from r3client.following import Following, job_path
@@ -62,6 +62,11 @@ class AsyncClient:
         self._connection = Connection.of(base_url, api_key, timeout_s)
         self._patience_s = patience_s
         self._http = httpx.AsyncClient(**self._connection.options(), transport=transport)
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return self._connection.url
 
     async def generate(
         self,
@@ -117,7 +122,7 @@ class AsyncClient:
 
     async def unshare(self, job: str | Job) -> None:
         """Revoke all read-only links to a job."""
-        await self._result(flows.deleted(job_path(id_of(job), "share"), self._patience_s))
+        await self._result(flows.deleted(job_path(id_of(job), "share"), self._patience_s, is_repeatable=True))
 
     async def image(self, image: str | Image) -> bytes:
         """A picture's bytes."""
@@ -153,7 +158,11 @@ class AsyncClient:
         wire, came = _Wire(self._http), None
         try:
             while not isinstance(act := resumed(flow, came), Ended):
-                came = None if isinstance(act, Tell) else await wire.do(act)
+                came = None
+                if isinstance(act, Tell):
+                    warn_of(act.event)
+                else:
+                    came = await wire.do(act)
             return act.result
         finally:
             flow.close()
@@ -179,7 +188,7 @@ class _Wire:
                     return b"" if self._chunks is None else await anext(self._chunks, b"")
                 case Call():
                     return await self._answered(act)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return error
 
     async def _answered(self, call: Call) -> Answer:

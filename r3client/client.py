@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterator
 from time import sleep
 from types import TracebackType
@@ -12,13 +13,14 @@ import httpx
 from r3client import flows
 from r3client.acts import Answer, Call, Ended, Flow, Open, Read, Tell, Wait, resumed
 from r3client.connection import Connection
-from r3client.events import Event
+from r3client.events import Event, Waiting
 from r3client.following import Following, job_path
 from r3client.live import Live
 from r3client.models import Image, Job, JobPage, JobStatus, Share
 from r3client.settings import Generation
 
 T = TypeVar("T")
+log = logging.getLogger("r3client")
 
 
 class EventStream(Iterator[Event]):
@@ -59,6 +61,11 @@ class Client:
         self._connection = Connection.of(base_url, api_key, timeout_s)
         self._patience_s = patience_s
         self._http = httpx.Client(**self._connection.options(), transport=transport)
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return self._connection.url
 
     def generate(
         self,
@@ -112,7 +119,7 @@ class Client:
 
     def unshare(self, job: str | Job) -> None:
         """Revoke all read-only links to a job."""
-        self._result(flows.deleted(job_path(id_of(job), "share"), self._patience_s))
+        self._result(flows.deleted(job_path(id_of(job), "share"), self._patience_s, is_repeatable=True))
 
     def image(self, image: str | Image) -> bytes:
         """A picture's bytes."""
@@ -147,7 +154,7 @@ class Client:
         told = self._told(flow)
         while True:
             try:
-                next(told)
+                warn_of(next(told))
             except StopIteration as stop:
                 result: T = stop.value
                 return result
@@ -172,7 +179,7 @@ class _Wire:
                     return next(self._chunks, b"")
                 case Call():
                     return self._answered(act)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return error
 
     def _answered(self, call: Call) -> Answer:
@@ -194,6 +201,12 @@ class _Wire:
         if self._open is not None:
             self._open.close()
             self._open, self._chunks = None, iter(())
+
+
+def warn_of(event: Event) -> None:
+    """Nobody reads the events of a call that only waits; that it waits for a server is said by logging."""
+    if isinstance(event, Waiting) and not event.was_answered:
+        log.warning("%s; trying again in %.1f s", event.reason, event.seconds)
 
 
 def id_of(thing: str | Job | Image) -> str:

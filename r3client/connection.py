@@ -13,6 +13,8 @@ import httpx
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 _NEAR: Final = ("127.0.0.1", "localhost", "::1")
 _CONNECT_S: Final = 10.0
+_HOST: Final = re.compile(r"[^\s/?#@]+")
+MAX_PORT: Final = 65_535
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,15 @@ class Connection:
         """From what was given and the environment. Raises ValueError."""
         url = base_url or os.environ.get("R3_URL") or DEFAULT_URL
         key = api_key or os.environ.get("R3_API_KEY") or None
-        parsed = httpx.URL(url)
-        if parsed.scheme not in ("http", "https") or not parsed.host:
+        try:
+            parsed = httpx.URL(url)
+            is_address = parsed.scheme in ("http", "https") and bool(_HOST.fullmatch(parsed.host))
+        except httpx.InvalidURL:
+            is_address = False
+        if not is_address or (parsed.port is not None and parsed.port > MAX_PORT):
             raise ValueError(f"base_url is {url!r}; it must be http://HOST:PORT or https://HOST (or set R3_URL)")
+        if parsed.userinfo:
+            raise ValueError("base_url holds a name or a password; take it out, and give a key as api_key (R3_API_KEY)")
         if key is not None and not re.fullmatch(r"[!-~]+", key):
             raise ValueError("api_key is not one word of ASCII characters; copy it again as it was printed")
         return cls(url.rstrip("/"), key, timeout_s)

@@ -41,11 +41,11 @@ def generated(
     """The finished job with its pictures' bytes. Raises GenerationFailed, GenerationCancelled."""
     job = yield from submitted(prompt, settings, key, patience_s)
     last = yield from Following(job.id, 0, patience_s).told()
-    if isinstance(last, ev.JobCancelled):
+    job = last.job if isinstance(last, ev.JobSucceeded) else (yield from found(job.id, patience_s))
+    if job.status == "cancelled":
         raise GenerationCancelled(job.id)
-    if isinstance(last, ev.JobFailed):
-        raise failure(job.id, last.error.model_dump())
-    job = last.job if last is not None else (yield from found(job.id, patience_s))
+    if job.status == "failed":
+        raise failure(job.id, {} if job.error is None else job.error.model_dump())
     wanted: Iterable[Image] = {"all": list(job.every_image()), "final": job.images, "none": []}[download]
     contents: dict[str, bytes] = {}
     for image in wanted:
@@ -74,9 +74,9 @@ def ended(job_id: str, how: Literal["cancel", "stop"], patience_s: float) -> Flo
     return _read(Job, answer)
 
 
-def deleted(path: str, patience_s: float) -> Flow[None]:
+def deleted(path: str, patience_s: float, *, is_repeatable: bool = False) -> Flow[None]:
     """Nothing; what was there is gone."""
-    yield from asked(Call("DELETE", path, is_repeatable=False), patience_s)
+    yield from asked(Call("DELETE", path, is_repeatable=is_repeatable), patience_s)
 
 
 def fetched(image_id: str, patience_s: float) -> Flow[bytes]:

@@ -61,7 +61,7 @@ class Following:
                     raise refused
                 raise _Lost(str(refused), refused.retry_after_s, was_answered=True)
             return (yield from self._stream())
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             raise _Lost(str(no_answer(error))) from error
 
     def _stream(self) -> Flow[ev.LastEvent]:

@@ -104,10 +104,20 @@ def _sendable(image: Any) -> Any:
     if isinstance(image, bytes | bytearray):
         return _base64(bytes(image))
     if hasattr(image, "save"):  # a PIL image; Pillow need not be here to ask
-        out = io.BytesIO()
-        image.save(out, "PNG")
-        return _base64(out.getvalue())
+        return _base64(_png(image))
     return image
+
+
+def _png(image: PIL.Image.Image) -> bytes:
+    """As it is to be looked at: turned as its EXIF says, which a PNG would not keep."""
+    from PIL import ImageOps
+
+    turned = ImageOps.exif_transpose(image)
+    if turned.mode not in ("L", "LA", "RGB", "RGBA"):
+        turned = turned.convert("RGBA" if turned.has_transparency_data else "RGB")
+    out = io.BytesIO()
+    turned.save(out, "PNG")
+    return out.getvalue()
 
 
 def _base64(content: bytes) -> str:

@@ -25,6 +25,7 @@ from server import contract, errors
 from server.auth import Auth
 from server.authority import Authority
 from server.catalogue import Catalogue
+from server.giving_up import GivingUp
 from server.guard import BodyLimit, Guard
 from server.hub import Hub
 from server.images import ImageStore
@@ -117,7 +118,9 @@ def _lifespan(
         authority.connect(own)
         presenter = Presenter(own, images, authority)
         catalogue = Catalogue(own, settings)
-        parts = app.state.service = Service(settings, own, images, hub, metrics, catalogue, presenter, authority)
+        parts = app.state.service = Service(
+            settings, own, images, hub, metrics, catalogue, presenter, authority, GivingUp(own)
+        )
         background: dict[str, Callable[[], Awaitable[None]]] = {
             "keys": authority.keep_fresh,
             "streams of those who may no longer": partial(hub.close_refused, authority.no_longer_good),
@@ -139,6 +142,7 @@ def _lifespan(
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await parts.giving_up.close()
             if queue is None:
                 with suppress(OSError):
                     await own.close()

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 def submit(
     prompt: Annotated[str, typer.Argument(help="What the picture should show", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Folder for the pictures [r3- and the job's id]")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Write into that folder though it is not empty")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in that folder")] = False,
     image: Annotated[
         str | None, typer.Option(metavar="FILE", help="Start from this picture: a file, or the id of one of yours")
     ] = None,
@@ -68,12 +66,16 @@ def submit(
         import PIL  # noqa: F401 -- what is drawn needs it
         import rich.console
     except ImportError as error:
-        raise Misconfigured(f"{error.name} is not installed; pip install 'r3-server[client]' brings it") from error
+        raise Misconfigured(f"{error.name} is not installed; pip install '.[client]' in the clone brings it") from error
     from r3client import AsyncClient
-    from server.submit import Asked, open_folder, run_submit
+    from server.out_folder import open_folder
+    from server.submit import Asked, check_here, run_submit
 
     address, shown_key = _server(url, key)
-    open_folder(out, overwrite=overwrite)
+    if out is None:
+        check_here()
+    else:
+        open_folder(out, overwrite=overwrite)
     console = rich.console.Console(stderr=True, highlight=False, quiet=as_json)
     way = None if as_json or no_images else _way(console, how)
     client = AsyncClient(address, shown_key, patience_s=60)

@@ -1,8 +1,8 @@
 """From the bytes of a multipart form (RFC 7578) to a JSON value and the files beside it.
 
 Forms know texts alone, so a text becomes a number or a boolean where the schema of its field takes no text; `a[b]` is
-the field b of the object a, `a[]` one more of the list a; an object may also be one text of JSON. What is not needed of
-a form is not kept, and nothing is written to a disk.
+the field b of the object a, `a[]` one more of the list a; an object may also be one text of JSON. Nothing is
+written to a disk.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def form_value(texts: Iterable[tuple[str, str]], schema: Mapping[str, Any], defs
         if len(path) > MAX_DEPTH or "" in path[:-1]:
             raise _refused(name, "is no name of a field; write NAME, NAME[FIELD] or NAME[]")
         _put(value, path, text, name)
-    return {name: _typed(v, _child(schema, name, defs), defs) for name, v in value.items()}
+    return {name: _typed(v, _child(schema, name, defs), defs, name) for name, v in value.items()}
 
 
 class _Parts:
@@ -173,7 +173,10 @@ def _text(content: bytes | bytearray, name: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _refused(name, f"is not UTF-8 at byte {error.start}") from error
+        told = (
+            f"is not UTF-8 at byte {error.start}; a picture is sent as a file, with a filename (curl: -F image=@FILE)"
+        )
+        raise _refused(name, told) from error
 
 
 def _put(value: Json, path: list[str], text: str, name: str) -> None:
@@ -191,17 +194,25 @@ def _put(value: Json, path: list[str], text: str, name: str) -> None:
     value[path[-1]] = text
 
 
-def _typed(value: Any, schema: Mapping[str, Any], defs: Mapping[str, Any]) -> Any:
-    """The value with every text that is to be none as what it spells; one that spells nothing is left to be refused."""
+def _typed(value: Any, schema: Mapping[str, Any], defs: Mapping[str, Any], name: str) -> Any:
+    """The value with every text that is to be none as what it spells; one that spells nothing is left to be refused.
+
+    `name` is that of the part it stands in. Raises ApiError.
+    """
     if isinstance(value, dict):
-        return {name: _typed(v, _child(schema, name, defs), defs) for name, v in value.items()}
+        return {key: _typed(v, _child(schema, key, defs), defs, name) for key, v in value.items()}
     if isinstance(value, list):
-        return [_typed(v, _child(schema, "", defs), defs) for v in value]
+        return [_typed(v, _child(schema, "", defs), defs, name) for v in value]
     kinds = {str(kind) for one in _alternatives(schema, defs) for kind in _kinds(one)}
     if "string" in kinds or not kinds:
         return value
     if ("object" in kinds and value.lstrip()[:1] == "{") or _LITERAL.fullmatch(value):
-        return parse(value.encode())
+        try:
+            return parse(value.encode())
+        except ApiError as error:
+            raise ApiError(
+                error.code, f"{name}: {error.detail}", error.faults or [Fault(f"/{name}", error.detail)]
+            ) from error
     return value
 
 

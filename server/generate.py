@@ -27,11 +27,12 @@ from r3core.types import Image, Request
 from server.engines import Ready, make_engine
 from server.faults import ApiError, Fault
 from server.misconfigured import Misconfigured
+from server.out_folder import open_folder
 from server.pictures import start_picture
 from server.preflight import check_model
 from server.progress_bars import RunBars, console, loading_bar
 from server.resolve import SEEDS_DRAWN_BELOW, faults_against, read_generation, resolved, shown_params
-from server.run_folder import Delivery, RunFolder, open_folder
+from server.run_folder import Delivery, RunFolder
 from server.schemas import GenerationCreate
 from server.settings import Settings
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import structlog
 from fastapi import Request
 
 from server.authority import refused
@@ -15,11 +13,9 @@ from server.callers import Caller
 from server.errors import status_of
 from server.faults import ApiError
 from server.hub import KEYS_UNAVAILABLE, UNAUTHORIZED
-from server.queue import QueueError, StoredJob
+from server.queue import StoredJob
 from server.service import Service
 from server.sse import until_hang_up
-
-log = structlog.get_logger("r3.api")
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class Waiting:
     caller: Caller
     job: StoredJob
     wait_s: float | None
-    on_hang_up: Callable[[], Awaitable[None]] | None
+    on_hang_up: Callable[[], None] | None
 
 
 async def until_ended(request: Request, parts: Service, waiting: Waiting) -> StoredJob | None:
@@ -59,7 +55,7 @@ async def until_ended(request: Request, parts: Service, waiting: Waiting) -> Sto
         ):
             raise refused("this key was revoked while its request was waiting; use another", "invalid_token")
         if follower.has_hung_up and on_hang_up is not None:
-            await on_hang_up()
+            on_hang_up()
     return None
 
 
@@ -71,14 +67,3 @@ def failure(job: StoredJob, headers: Mapping[str, str]) -> ApiError:
     code, message = error.get("code", "job_failed"), error.get("message", "no reason was recorded")
     more = {"Retry-After": "10"} if status_of(code) == 503 else {}
     return ApiError(code, message, headers={**headers, **more}, extra={"job_id": job.id})
-
-
-def canceller(parts: Service, job: StoredJob) -> Callable[[], Awaitable[None]]:
-    """What cancels a job that its client no longer waits for."""
-
-    async def cancel() -> None:
-        with suppress(QueueError):
-            log.info("nobody waits for the job any more; it is cancelled", job_id=job.id)
-            await parts.queue.cancel(job.id)
-
-    return cancel

@@ -22,13 +22,14 @@ from server.queue import Event, LoggedEvent, Queue, StoredJob
 from server.sse import HEARTBEAT, frame
 
 Json = dict[str, Any]
-_CLOSED: Final = {
+CLOSED: Final = {
     "shutdown": ("shutting_down", "the server is about to end"),
     "slow_client": ("slow_client", "the client reads more slowly than there is to send"),
     "stuck_client": ("slow_client", "the client has stopped reading"),
     "queue_unavailable": ("queue_unavailable", "the queue cannot be reached"),
     "job_deleted": ("job_not_found", "the job was deleted"),
     "unauthorized": ("unauthorized", "the key was revoked"),
+    "keys_unavailable": ("keys_unavailable", "the keys cannot be read, so that nobody can be let in"),
 }
 
 
@@ -50,6 +51,7 @@ class OpenAiWords:
         self._previewed: Counter[int] = Counter()
         self._completed: set[int] = set()
         self._is_silent = True
+        self._has_erred = False
 
     async def logged(self, event: LoggedEvent, message: Message | None) -> bytes:  # noqa: ARG002 - the interface's
         """The picture that the event speaks of, or why there will be none."""
@@ -88,7 +90,7 @@ class OpenAiWords:
 
     def closing(self, reason: str) -> bytes:
         """An error, which says that the job goes on."""
-        code, why = _CLOSED[reason]
+        code, why = CLOSED[reason]
         return self._error(ApiError(code, f"{why}; GET /jobs/{self._job.id} says what became of the job"))
 
     async def _partial(self, data: Json, image: Json) -> bytes:
@@ -118,11 +120,16 @@ class OpenAiWords:
         return bytes(told) or self._nothing()
 
     def _frame(self, data: Json) -> bytes:
+        """The event, unless one that is the last has been sent."""
+        if self._has_erred:
+            return b""
         self._is_silent = False
         return frame(Event(data["type"], data))
 
     def _error(self, error: ApiError) -> bytes:
-        return self._frame({"type": "error", "error": openai_error(error)})
+        told = self._frame({"type": "error", "error": openai_error(error)})
+        self._has_erred = True
+        return told
 
     def _nothing(self) -> bytes:
         """Nothing, but for the first byte, which leaves at once."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,13 +23,11 @@ from r3core.contact_sheet import contact_sheet
 from r3core.types import Round, Trajectory, Usage
 from server import __version__
 from server.encoding import PictureTexts, lossy, png
-from server.misconfigured import Misconfigured
 
 if TYPE_CHECKING:
     from r3core.events import Pixels
 
 Json = dict[str, Any]
-OURS: Final = re.compile(r"t\d+_round\d+(_step\d+)?\.(png|webp|jpeg)|trajectory\.json|contact_sheet\.png")
 SUFFIX_OF: Final = {"webp": "webp", "jpeg": "jpeg"}
 
 
@@ -130,28 +127,3 @@ class RunFolder:
         temporary = self.path / f".{name}.part"
         temporary.write_bytes(content)
         temporary.replace(self.path / name)
-
-
-def open_folder(path: Path, *, overwrite: bool) -> Path:
-    """Make the folder, or take one that holds no run yet. Raises Misconfigured.
-
-    Overwriting removes an earlier run's files first, lest its pictures stand among those of this one; nothing else in
-    the folder is touched.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        earlier = sorted(p for p in path.iterdir() if OURS.fullmatch(p.name))
-        if earlier and not overwrite:
-            raise Misconfigured(
-                f"--out {path} holds an earlier run ({earlier[0].name}); name another folder, or say --overwrite"
-            )
-        for file in earlier:
-            file.unlink()
-        probe = path / ".r3.part"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise Misconfigured(
-            f"--out {path} cannot be written ({error.strerror}); name another folder, or mend its permissions"
-        ) from error
-    return path

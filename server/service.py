@@ -13,6 +13,7 @@ from server.callers import Caller
 from server.catalogue import Catalogue
 from server.errors import invalid_request
 from server.faults import ApiError, Fault
+from server.giving_up import GivingUp
 from server.hub import Hub
 from server.images import ImageStore
 from server.metrics import Metrics
@@ -35,6 +36,7 @@ class Service:
     catalogue: Catalogue
     presenter: Presenter
     authority: Authority
+    giving_up: GivingUp
     # A picture takes up to 64 MB for a moment: two at once, whoever else waits.
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 

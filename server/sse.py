@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 
 from starlette.responses import Response
@@ -69,7 +69,7 @@ class EventStreamResponse(Response):
         frames: Frames,
         metrics: Metrics,
         headers: Mapping[str, str],
-        on_hang_up: Callable[[], Awaitable[None]] | None = None,
+        on_hang_up: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(headers={**HEADERS, **headers}, media_type=self.media_type)
         del self.headers["content-length"]
@@ -107,7 +107,7 @@ class EventStreamResponse(Response):
             listener.cancel()
             self._frames.close()
         if was_left and self._on_hang_up is not None:
-            await self._on_hang_up()
+            self._on_hang_up()
 
 
 async def until_hang_up(receive: Receive) -> None:

@@ -46,6 +46,11 @@ class Asked:
     body_hash: str
     upload: bytes | None = None
 
+    @property
+    def is_lost_unanswered(self) -> bool:
+        """Whether nobody would know of the job, nor could ask for it again, if this request were not answered."""
+        return bool(self.body.cancel_on_disconnect) and self.idempotency_key is None
+
 
 async def judge(parts: Service, read: Read) -> Description:
     """The model that is meant. Raises ApiError that lists every fault."""
@@ -64,7 +69,12 @@ async def submit(request: Request, parts: Service, asked: Asked) -> tuple[Stored
     """The job, and whether the key had made it before. The answer to the request will tell of the tenant's limits."""
     submitted = await _submitted(parts, asked)
     note(request.scope, submitted.limits)
-    return await parts.job_of(asked.caller.tenant, submitted.id), submitted.replayed
+    try:
+        return await parts.job_of(asked.caller.tenant, submitted.id), submitted.replayed
+    except BaseException:
+        if asked.is_lost_unanswered:
+            parts.giving_up.on(submitted.id)
+        raise
 
 
 async def _submitted(parts: Service, asked: Asked) -> Submitted:
@@ -78,6 +88,10 @@ async def _submitted(parts: Service, asked: Asked) -> Submitted:
         submitted = await parts.queue.submit(_new_job(job_id, asked, start, quotas))
     except REFUSALS:
         await _forget(parts, tenant, job_id, start)  # after anything else the job may be there, and need its picture
+        raise
+    except BaseException:
+        if asked.is_lost_unanswered:
+            parts.giving_up.on(job_id, may_come=True)
         raise
     if submitted.replayed:
         await _forget(parts, tenant, job_id, start)

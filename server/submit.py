@@ -3,14 +3,15 @@
     t0_round0.png …    every finished picture, as it was asked to be delivered
     job.json           the job as the server tells it
 
-Exit codes: 0 it succeeded; 1 the server refused it, or it failed; 2 the server cannot be reached; 130 it was cancelled,
-or left with a second Ctrl-C.
+Exit codes: 0 it succeeded; 1 the server refused it, or it failed; 2 the server cannot be reached, or the folder cannot
+be written; 130 it was cancelled, or left with a second Ctrl-C.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -132,17 +133,14 @@ class _Run:
                 self.view.say(f"it could not be cancelled: {error}")
 
 
-def open_folder(out: Path | None, *, overwrite: bool) -> None:
-    """Raises Misconfigured where the folder that was named cannot be written, or holds what would be lost."""
-    if out is None:
-        return
+def check_here() -> None:
+    """Raises Misconfigured where a folder cannot be made in this one: better before there is a job than after."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        is_empty = not any(out.iterdir())
+        Path(tempfile.mkdtemp(prefix=".r3-", dir=".")).rmdir()
     except OSError as error:
-        raise Misconfigured(f"--out {out} cannot be written ({error.strerror})") from error
-    if not (is_empty or overwrite):
-        raise Misconfigured(f"--out {out} is not empty; name another folder, or add --overwrite")
+        raise Misconfigured(
+            f"this folder cannot be written ({error.strerror}); go to another, or name one with --out"
+        ) from error
 
 
 def run_submit(client: AsyncClient, asked: Asked, on: Console) -> int:
@@ -161,15 +159,28 @@ async def _submit(client: AsyncClient, asked: Asked, on: Console) -> int:
             with run.view:
                 job = await run.whole()
         except asyncio.CancelledError:
-            on.print(f"left; {run.job_id} may go on" if run.job_id else "left before the server took the job")
+            on.print(
+                f"left; {run.job_id} may go on" if run.job_id else "left; where the server took the job, it goes on"
+            )
             return EXIT_CANCELLED
-        except (NoAnswer, UnexpectedAnswer) as error:
+        except NoAnswer as error:
+            remedy = (
+                f"its end: curl {client.url}/jobs/{run.job_id}" if run.job_id else "name the server with --url/R3_URL"
+            )
+            raise Misconfigured(f"{error}; {remedy}") from error
+        except UnexpectedAnswer as error:
             raise Misconfigured(f"{error}; name the server with --url/R3_URL") from error
         except Refused as error:
             _complain(error)
             return EXIT_FAILED
         except OSError as error:
-            raise Misconfigured(f"{error.filename or asked.out} cannot be written ({error.strerror})") from error
+            with suppress(R3Error):
+                await client.cancel(run.job_id or "")
+            told = (
+                f"{error.filename or asked.out} cannot be written ({error.strerror}); make room, or name another --out"
+            )
+            kept = f"{run.job_id} was ended; what it finished is at {client.url}/jobs/{run.job_id}"
+            raise Misconfigured(f"{told}. {kept}") from error
     _print(job, run)
     return {"succeeded": 0, "cancelled": EXIT_CANCELLED}.get(job.status, EXIT_FAILED)
 

@@ -59,6 +59,8 @@ def attributes_of_terminal() -> str:
     except (ImportError, OSError):
         return ""
     try:
+        if os.tcgetpgrp(terminal) != os.getpgrp():
+            return ""  # who asks in the background is stopped
         before = termios.tcgetattr(terminal)
         try:
             tty.setcbreak(terminal)  # without echo, and without waiting for a line

@@ -4,6 +4,8 @@ wait.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Request
@@ -11,10 +13,11 @@ from starlette.responses import Response
 
 from server.answers import GENERATE_RESPONSES
 from server.body import read_json
-from server.callers import Maker
+from server.callers import Caller, Maker
 from server.errors import json_response
-from server.job_end import Waiting, canceller, failure, until_ended
-from server.negotiation import mode_of
+from server.job_end import Waiting, failure, until_ended
+from server.negotiation import Mode, mode_of
+from server.queue import StoredJob
 from server.resolve import read_generation
 from server.service import Parts, Service, refuse_token
 from server.sse import EventStreamResponse
@@ -50,22 +53,32 @@ async def generate(
     Answers with the job's events (`stream`, or `Accept: text/event-stream`), at once (`Prefer: respond-async`), or
     else with the finished job; where that takes longer than the wait, with the job as it stands and its `Location`.
     """
+    job, mode, gives_up, headers = await _submitted(request, parts, caller, idempotency_key, prefer or [])
+    on_hang_up = partial(parts.giving_up.on, job.id) if gives_up else None
+    if mode.stream:
+        return EventStreamResponse(await parts.open_stream(caller, job, 0), parts.metrics, headers, on_hang_up)
+    return await _waited(request, parts, Waiting(caller, job, mode.wait_s, on_hang_up), headers)
+
+
+async def _submitted(
+    request: Request, parts: Service, caller: Caller, key: str | None, prefer: Sequence[str]
+) -> tuple[StoredJob, Mode, bool, dict[str, str]]:
+    """The job, how its end is told, whether it is cancelled for who hangs up, and headers.
+
+    The body goes with this call: who waits for pictures is not to hold an upload in memory all the while.
+    """
     value = await read_json(request)
     read = read_generation(value)
     body, description = read.body, await judge(parts, read)
-    mode = mode_of(body.stream, request.headers.getlist("accept"), prefer or [], parts.settings.wait_s)
+    mode = mode_of(body.stream, request.headers.getlist("accept"), prefer, parts.settings.wait_s)
     check_key(request.headers.getlist("idempotency-key"))
-    asked = Asked(caller, body, description, idempotency_key, hash_of(value))
-    job, replayed = await submit(request, parts, asked)
+    job, replayed = await submit(request, parts, Asked(caller, body, description, key, hash_of(value)))
     headers = {"Location": f"/jobs/{job.id}"}
     if replayed:
         headers["Idempotent-Replayed"] = "true"
     if mode.applied is not None:
         headers["Preference-Applied"] = mode.applied
-    on_hang_up = canceller(parts, job) if body.cancel_on_disconnect else None
-    if mode.stream:
-        return EventStreamResponse(await parts.open_stream(caller, job, 0), parts.metrics, headers, on_hang_up)
-    return await _waited(request, parts, Waiting(caller, job, mode.wait_s, on_hang_up), headers)
+    return job, mode, bool(body.cancel_on_disconnect), headers
 
 
 async def _waited(request: Request, parts: Service, waiting: Waiting, headers: dict[str, str]) -> Response:

@@ -1,12 +1,16 @@
 """/v1: pictures for the `openai` clients. The same jobs as those of POST /generate, asked for and told in other words.
 
-Who closes the stream, or the connection before the answer, cancels the job: these clients cannot come back to it, and
-try again by themselves. With an Idempotency-Key they can, so that it goes on then.
+Who closes the stream, or the connection before the answer, cancels the job, and so does whatever keeps us from
+answering: these clients cannot come back to it, and try again by themselves. With an Idempotency-Key they can, so that
+it goes on then. It goes on too where we end a stream that has begun: nobody tries that again, and the error says where
+the job is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header, Request
@@ -18,7 +22,7 @@ from server.callers import Caller, Maker, Reader
 from server.errors import invalid_request, json_response
 from server.faults import ApiError, Fault
 from server.form import Form, form_value, read_form
-from server.job_end import Waiting, canceller, failure, until_ended
+from server.job_end import Waiting, failure, until_ended
 from server.job_view import trajectory_json
 from server.openai_request import ImagesEdit, ImagesRead, R3Settings, previews_for, read_edits, read_generations
 from server.openai_shapes import MODEL_RESPONSES, MODELS_RESPONSES, images_responses
@@ -39,11 +43,20 @@ SCHEMAS: Final[dict[str, Any]] = _DEFINED["$defs"]
 
 
 @dataclass(frozen=True)
-class _Face:
-    """In whose words a stream speaks, and by what a repeated request is known."""
+class _Made:
+    """A job, and how its end is told. The request's body is no part of it: who waits for pictures is not to hold an
+    upload in memory all the while.
+    """
 
+    caller: Caller
+    job: StoredJob
     kind: Kind
-    body_hash: str
+    is_stream: bool
+    most: tuple[int, int]
+    """How many partial images a trajectory sends, and how many of them are previews."""
+    gives_up: bool
+    base: str
+    headers: Mapping[str, str]
 
 
 IdempotencyKey = Annotated[
@@ -76,9 +89,7 @@ async def generations(
     request: Request, parts: Parts, caller: Maker, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Answers with the final pictures once all are finished, or with a stream of pictures."""
-    value = await read_json(request)
-    asked = read_generations(value, may_return=idempotency_key is not None)
-    return await _answered(request, parts, caller, asked, _Face("image_generation", hash_of(["generations", value])))
+    return await _answered(request, parts, await _generation(request, parts, caller, idempotency_key))
 
 
 @router.post(
@@ -90,11 +101,7 @@ async def generations(
 )
 async def edits(request: Request, parts: Parts, caller: Maker, idempotency_key: IdempotencyKey = None) -> Response:
     """Carries out the prompt as an edit of the picture; with `r3[prompt]`, goes on until the picture shows that."""
-    form = await read_form(request)
-    value, upload = _edit_of(form)
-    asked = read_edits(value, upload, may_return=idempotency_key is not None)
-    body_hash = hash_of(["edits", value, asked.read.body.image])
-    return await _answered(request, parts, caller, asked, _Face("image_edit", body_hash))
+    return await _answered(request, parts, await _edit(request, parts, caller, idempotency_key))
 
 
 allow_head(router)
@@ -108,13 +115,30 @@ def _edit_of(form: Form) -> tuple[dict[str, Any], bytes | None]:
     """The fields of the form and its picture. Raises ApiError invalid_request."""
     value = form_value(form.texts, SCHEMAS["ImagesEdit"], SCHEMAS)
     pictures = [content for name, content in form.files if name in ("image", "image[]")]
-    if len(pictures) > 1:
-        raise invalid_request([Fault("/image", f"is there {len(pictures)} times; one picture can be edited at a time")])
+    count = len(pictures) + ("image" in value)
+    if count > 1:
+        raise invalid_request([Fault("/image", f"is there {count} times; one picture can be edited at a time")])
     others = {name: "a file" for name, _ in form.files if name not in ("image", "image[]")}
     return {**value, **others}, pictures[0] if pictures else None
 
 
-async def _answered(request: Request, parts: Service, caller: Caller, asked: ImagesRead, face: _Face) -> Response:
+async def _generation(request: Request, parts: Service, caller: Caller, key: str | None) -> _Made:
+    value = await read_json(request)
+    asked = read_generations(value, may_return=key is not None)
+    return await _made(request, parts, caller, asked, ("image_generation", hash_of(["generations", value])))
+
+
+async def _edit(request: Request, parts: Service, caller: Caller, key: str | None) -> _Made:
+    value, upload = _edit_of(await read_form(request))
+    asked = read_edits(value, upload, may_return=key is not None)
+    return await _made(request, parts, caller, asked, ("image_edit", hash_of(["edits", value, asked.read.body.image])))
+
+
+async def _made(
+    request: Request, parts: Service, caller: Caller, asked: ImagesRead, known_by: tuple[Kind, str]
+) -> _Made:
+    """The job. `known_by` is the hash by which a repeated request is known, and of which kind it is."""
+    kind, body_hash = known_by
     keys = request.headers.getlist("idempotency-key")
     description = await judge(parts, asked.read)
     check_key(keys)
@@ -124,29 +148,40 @@ async def _answered(request: Request, parts: Service, caller: Caller, asked: Ima
     if body.stream and "previews" not in body.model_fields_set:
         body = body.model_copy(update={"previews": previews})
     key = keys[0] if keys else None
-    job, replayed = await submit(request, parts, Asked(caller, body, description, key, face.body_hash, asked.upload))
+    job, replayed = await submit(request, parts, Asked(caller, body, description, key, body_hash, asked.upload))
     base = _base(request, parts)
     headers = {"Location": f"{base}/jobs/{job.id}", **({"Idempotent-Replayed": "true"} if replayed else {})}
-    give_up = canceller(parts, job) if body.cancel_on_disconnect else None
-    if not body.stream:
-        return await _waited(request, parts, Waiting(caller, job, None, give_up), headers, base)
-    presenter = parts.presenter.for_caller(caller)
-    words = OpenAiWords(parts.queue, presenter, job, face.kind, (asked.partial_images, previews))
-    return EventStreamResponse(await parts.open_stream(caller, job, 0, words), parts.metrics, headers, give_up)
+    most = asked.partial_images, previews
+    return _Made(caller, job, kind, bool(body.stream), most, bool(body.cancel_on_disconnect), base, headers)
 
 
-async def _waited(request: Request, parts: Service, waiting: Waiting, headers: dict[str, str], base: str) -> Response:
-    """The final pictures. Raises ApiError for a job that came to nothing, and where the server ends before the job."""
-    job, give_up = waiting.job, waiting.on_hang_up
-    ended = await until_ended(request, parts, replace(waiting, on_hang_up=None))
-    if ended is None:  # the client is gone, or we are about to be: then it tries again by itself
+async def _answered(request: Request, parts: Service, made: _Made) -> Response:
+    """The pictures or their stream. Where neither comes about the client asks again by itself, and would have the job
+    made twice; so it is given up.
+    """
+    give_up = partial(parts.giving_up.on, made.job.id) if made.gives_up else None
+    try:
+        if not made.is_stream:
+            return await _waited(request, parts, made)
+        words = OpenAiWords(parts.queue, parts.presenter.for_caller(made.caller), made.job, made.kind, made.most)
+        stream = await parts.open_stream(made.caller, made.job, 0, words)
+    except BaseException:
         if give_up is not None:
-            await give_up()
+            give_up()
+        raise
+    return EventStreamResponse(stream, parts.metrics, made.headers, give_up)
+
+
+async def _waited(request: Request, parts: Service, made: _Made) -> Response:
+    """The final pictures. Raises ApiError for a job that came to nothing, and where the server ends before the job."""
+    job = made.job
+    ended = await until_ended(request, parts, Waiting(made.caller, job, None, None))
+    if ended is None:  # the client is gone, or we are about to be
         detail = f"the server is about to end; GET /jobs/{job.id} says what became of the job"
-        raise ApiError("shutting_down", detail, headers={**headers, "Retry-After": "1"}, extra={"job_id": job.id})
+        raise ApiError("shutting_down", detail, headers={**made.headers, "Retry-After": "1"}, extra={"job_id": job.id})
     if ended.status != "succeeded":
-        raise failure(ended, headers)
-    return json_response(await _pictures(parts, waiting.caller, ended, base), 200, headers)
+        raise failure(ended, made.headers)
+    return json_response(await _pictures(parts, made.caller, ended, made.base), 200, made.headers)
 
 
 async def _pictures(parts: Service, caller: Caller, job: StoredJob, base: str) -> dict[str, Any]:

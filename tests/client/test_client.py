@@ -211,6 +211,11 @@ def test_keys_come_from_the_argument_or_the_environment_and_links_need_none(
 def test_an_address_or_a_key_that_cannot_be_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="base_url is 'localhost:8000'"):
         Client("localhost:8000")
+    for url in ("http://r3.example:99999", "http://two words", "http://"):
+        with pytest.raises(ValueError, match="base_url is"):
+            Client(url)
+    with pytest.raises(ValueError, match="holds a name or a password"):
+        Client("https://user:word@r3.example")
     with pytest.raises(ValueError, match="not one word"):
         Client(api_key="two words")
 

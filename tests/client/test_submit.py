@@ -49,7 +49,11 @@ def test_the_pictures_are_kept_and_the_final_ones_named(r3_submit: Run, tmp_path
     assert "\x1b" not in done.stderr
     refused = r3_submit("a cat", "--out", "out")
     assert isinstance(refused.exception, Misconfigured)
-    assert "--out out is not empty" in str(refused.exception)
+    assert "--out out holds an earlier run (job.json)" in str(refused.exception)
+    (tmp_path / "out" / "t0_round5.png").touch()
+    (tmp_path / "out" / "mine.png").touch()
+    assert r3_submit("a cat edits=1", "--rounds", "0", "--out", "out", "--overwrite").exit_code == 0
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["job.json", "mine.png", "t0_round0.png"]
 
 
 def test_json_is_the_job_and_nothing_else(r3_submit: Run, service: Service, tmp_path: Path) -> None:
@@ -91,6 +95,18 @@ def test_a_mistake_of_the_callers_is_one_line(r3_submit: Run, arguments: list[st
     done = r3_submit(*arguments)
     assert isinstance(done.exception, Misconfigured), done.output
     assert said in str(done.exception)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder here that even root cannot write")
+def test_where_nothing_can_be_written_no_job_is_made(
+    r3_submit: Run, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/proc")
+    done = r3_submit("a cat that nobody could keep")
+    assert isinstance(done.exception, Misconfigured)
+    assert "this folder cannot be written" in str(done.exception)
+    with Client(service.url) as client:
+        assert not [job for job in client.jobs(limit=100).jobs if job.prompt == "a cat that nobody could keep"]
 
 
 def test_the_key_is_the_option_or_ones_own_or_an_operators(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,6 +214,22 @@ def test_without_images_they_are_kept_and_not_drawn(service: Service, tmp_path: 
     assert "▀" not in screen.said
     assert "\x1b[c" not in screen.said
     assert len(list(tmp_path.glob("r3-*/t0_round0.png"))) == 1
+
+
+def test_in_the_background_it_asks_the_terminal_nothing_and_is_not_stopped() -> None:
+    import pty
+
+    asks = "from server.terminal_pictures import attributes_of_terminal as ask; print('it said', repr(ask()))"
+    script = f'set -m; "{sys.executable}" -c "{asks}" & wait'
+    said = bytearray()
+
+    def read(controller: int) -> bytes:
+        piece = os.read(controller, 1024)
+        said.extend(piece)
+        return piece
+
+    assert pty.spawn(["bash", "-c", script], read) == 0
+    assert b"it said ''" in said
 
 
 def test_ctrl_c_has_the_server_cancel(own: Service, tmp_path: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
+from server.event_views import StreamClosing
 from server.faults import ApiError
 from server.form import form_value
 from server.openai_errors import retry_headers
 from server.openai_request import ImagesRead, previews_for, read_edits, read_generations
+from server.openai_stream import CLOSED
 from server.resolve import faults_against
 from server.routes.openai import SCHEMAS
 from server.settings import Settings
@@ -240,3 +242,16 @@ def test_an_operator_who_names_no_address_for_links_is_told_at_the_start(url: st
     with pytest.raises(ValidationError, match="is no address of a server"):
         Settings(public_url=url)
     assert Settings(public_url="https://pictures.example/r3/").public_url == "https://pictures.example/r3/"
+
+
+def test_a_stream_can_be_closed_for_every_reason_that_there_is() -> None:
+    reasons = get_args(StreamClosing.model_fields["reason"].annotation)
+    assert set(CLOSED) == set(reasons)
+
+
+def test_what_is_no_json_in_a_form_is_named() -> None:
+    with pytest.raises(ApiError) as caught:
+        form_value([("r3", '{"seed": 7')], SCHEMAS["ImagesEdit"], SCHEMAS)
+    assert caught.value.code == "malformed_json"
+    assert caught.value.detail.startswith("r3: ")
+    assert [fault.pointer for fault in caught.value.faults] == ["/r3"]

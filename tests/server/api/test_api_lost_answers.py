@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from server import giving_up
 from server.queue import NewJob, Queue, QueueUnavailable, Submitted
 from tests.server.api.by_hand import Hand, HandWorker, png
 from tests.server.api.running import RunningApi
 from tests.server.api.test_api_generate import problem
+from tests.server.waiting import until
 
 PICTURE = base64.b64encode(png((10, 200, 30), (320, 256))).decode()
 
@@ -72,3 +75,47 @@ def test_a_submission_that_made_no_job_leaves_no_picture(api: RunningApi, worker
     problem(submit(api, "a dog"), 422, "idempotency_mismatch")
     assert submit(api).headers["idempotent-replayed"] == "true"
     assert {folder.job for folder in worker.images.jobs()} - before == {job["id"]}
+
+
+@pytest.mark.parametrize(("key", "status"), [(None, "cancelled"), ("k2", "queued")])
+def test_below_v1_nobody_is_told_of_such_a_job_and_it_is_given_up_unless_it_can_be_asked_for_again(
+    api: RunningApi, worker: HandWorker, key: str | None, status: str
+) -> None:
+    headers = {} if key is None else {"Idempotency-Key": key}
+    prompt = f"a cat that {status} speaks of"
+    with losing_answers(api):
+        answer = api.client.post("/v1/images/generations", json={"prompt": prompt}, headers=headers)
+    problem(answer, 503, "queue_unavailable")
+
+    def found() -> list[str]:
+        return [job["status"] for job in api.client.get("/jobs").json()["jobs"] if job["prompt"] == prompt]
+
+    until(lambda: found() == [status], 20)
+    time.sleep(1.5)
+    assert found() == [status]
+
+
+class AwayFor:
+    """Cancels once it has been away for some calls, and knows the job only some calls later."""
+
+    def __init__(self, away: int, unknown: int) -> None:
+        self.away, self.unknown, self.asked = away, unknown, 0
+
+    async def cancel(self, job_id: str) -> str:
+        assert job_id == "job_1"
+        self.asked += 1
+        if self.asked <= self.away:
+            raise QueueUnavailable("away", retry_after_s=0.01)
+        return "not_found" if self.asked <= self.away + self.unknown else "accepted"
+
+
+@pytest.mark.parametrize(("may_come", "asked"), [(True, 5), (False, 4)])
+async def test_a_job_is_given_up_once_the_queue_is_back(
+    monkeypatch: pytest.MonkeyPatch, may_come: bool, asked: int
+) -> None:
+    monkeypatch.setattr(giving_up, "_REST_S", 0.01)
+    queue = AwayFor(3, 1)
+    giving = giving_up.GivingUp(cast(Queue, queue))
+    giving.on("job_1", may_come=may_come)
+    await giving.close()
+    assert queue.asked == asked

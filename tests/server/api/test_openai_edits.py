@@ -71,6 +71,7 @@ def test_a_form_with_a_file_becomes_an_edit(api: RunningApi, worker: HandWorker)
         (form(("prompt", "a"), ("prompt", "b"), ("image/a", PICTURE)), 400, "invalid_request"),
         (form(("prompt", "a"), ("image/a", PICTURE), ("image/b", PICTURE)), 400, "invalid_request"),
         (form(("prompt", "a"), ("image/a", PICTURE), ("mask/b", PICTURE)), 400, "invalid_request"),
+        (form(("prompt", "a"), ("image/a", PICTURE), ("image", "img_0")), 400, "invalid_request"),
         (form(("prompt", "a"), ("image/a", PICTURE), ("other/b", b"x")), 400, "invalid_request"),
         (form(("prompt", "a"), ("image/a", PICTURE), ("r3[prompt]", "x" * 5000)), 400, "invalid_request"),
         (form(("prompt", "a")), 400, "invalid_request"),

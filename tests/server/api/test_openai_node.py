@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from server.embedded import EmbeddedServer
 from tests.node_packages import FOLDER, node
 from tests.recorded import Record
 from tests.server.api.by_hand import png
+from tests.server.api.keyed import keyed_api
 from tests.server.api.serving import served, size_of, status_of
 from tests.server.waiting import until
 
@@ -22,14 +24,19 @@ PICTURE = png((10, 200, 30), (320, 256))
 pytestmark = pytest.mark.timeout(600)  # the first run fetches the packages
 
 
+def without_proxies() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+
+
 @pytest.fixture(scope="module")
 def seen(valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the client saw in one run of tests/node/cases.mjs, and how the job that it left then stood."""
     program = node()
-    plain = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     with served(valkey.url, tmp_path_factory.mktemp("node")) as api:
         command = [str(program), "cases.mjs", api.url, base64.b64encode(PICTURE).decode()]
-        done = subprocess.run(command, check=False, cwd=FOLDER, capture_output=True, text=True, timeout=200, env=plain)
+        done = subprocess.run(
+            command, check=False, cwd=FOLDER, capture_output=True, text=True, timeout=200, env=without_proxies()
+        )
         assert done.returncode == 0, done.stderr
         found: dict[str, Any] = json.loads(done.stdout)
         assert not [case for case in found.values() if isinstance(case, dict) and "unforeseen" in case], found
@@ -87,3 +94,14 @@ def test_faults_are_the_librarys_exceptions_with_our_codes(seen: dict[str, Any])
     assert seen["several_pictures"]["name"] == "BadRequestError"
     assert seen["failed_in_stream"]["is_api_error"]
     assert seen["failed_in_stream"]["code"] == "step_failed"
+
+
+def test_keys_and_limits_are_the_librarys_exceptions_too(valkey: EmbeddedServer, tmp_path: Path) -> None:
+    with keyed_api(valkey.url, tmp_path) as keyed:
+        secret = keyed.holder("alice", requests_per_min=15).secret
+        command = [str(node()), "keys.mjs", keyed.api.url, secret]
+        done = subprocess.run(command, check=True, cwd=FOLDER, capture_output=True, timeout=100, env=without_proxies())
+    told = json.loads(done.stdout)
+    assert told["stranger"] == {"name": "AuthenticationError", "code": "unauthorized", "retry_after": None}
+    assert (told["limited"]["name"], told["limited"]["code"]) == ("RateLimitError", "rate_limited")
+    assert 0 < int(told["limited"]["retry_after"]) <= 120

@@ -1,0 +1,36 @@
+"""The folder that `r3 generate` and `r3 submit` write a run into."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from server.misconfigured import Misconfigured
+
+OURS: Final = re.compile(r"t\d+_round\d+(_step\d+)?\.(png|webp|jpeg)|(trajectory|job)\.json|contact_sheet\.png")
+
+
+def open_folder(path: Path, *, overwrite: bool) -> Path:
+    """Make the folder, or take one that holds no run yet. Raises Misconfigured.
+
+    Overwriting removes an earlier run's files first, lest its pictures stand among those of this one; nothing else in
+    the folder is touched.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        earlier = sorted(p for p in path.iterdir() if OURS.fullmatch(p.name))
+        if earlier and not overwrite:
+            raise Misconfigured(
+                f"--out {path} holds an earlier run ({earlier[0].name}); name another folder, or say --overwrite"
+            )
+        for file in earlier:
+            file.unlink()
+        probe = path / ".r3.part"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise Misconfigured(
+            f"--out {path} cannot be written ({error.strerror}); name another folder, or mend its permissions"
+        ) from error
+    return path

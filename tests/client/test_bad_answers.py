@@ -1,0 +1,75 @@
+"""The client before servers, proxies and pictures that are not as they should be."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import httpx
+import PIL.Image
+import pytest
+
+from r3client import Client, NoAnswer, errors
+from r3client.settings import body_of
+from tests.server.processes import free_port
+
+
+def answering(*answers: httpx.Response) -> tuple[httpx.MockTransport, list[httpx.Request]]:
+    """A server that gives these answers, the last one for ever."""
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return answers[min(len(asked), len(answers)) - 1]
+
+    return httpx.MockTransport(answer), asked
+
+
+def test_an_answer_that_leads_elsewhere_is_none() -> None:
+    transport, _ = answering(httpx.Response(308, headers={"Location": "https://r3.example/"}, text="<html>moved"))
+    with Client("http://r3.example", transport=transport) as client:
+        for act in (lambda: client.delete("job_1"), lambda: client.image("img_1"), client.jobs):
+            with pytest.raises(errors.UnexpectedAnswer, match=r"308 leads to https://r3\.example/; .* as base_url"):
+                act()
+
+
+def test_what_a_proxy_leaves_open_is_asked_again_only_where_that_does_no_harm() -> None:
+    transport, asked = answering(httpx.Response(504), httpx.Response(204))
+    with Client("http://127.0.0.1:1", transport=transport) as client, pytest.raises(errors.Refused):
+        client.delete("job_1")
+    assert len(asked) == 1
+    transport, asked = answering(httpx.Response(504), httpx.Response(204))
+    with Client("http://127.0.0.1:1", transport=transport) as client:
+        client.unshare("job_1")
+    assert len(asked) == 2
+
+
+def test_a_server_that_wants_to_be_asked_again_at_once_is_not_flooded() -> None:
+    transport, asked = answering(httpx.Response(503, headers={"Retry-After": "0"}))
+    with Client("http://127.0.0.1:1", transport=transport, patience_s=0.5) as client, pytest.raises(errors.Refused):
+        client.jobs()
+    assert 2 <= len(asked) <= 6
+
+
+def test_whoever_only_waits_is_told_that_nothing_answers(caplog: pytest.LogCaptureFixture) -> None:
+    with Client(f"http://127.0.0.1:{free_port()}", patience_s=0.6) as client, pytest.raises(NoAnswer):
+        client.jobs()
+    assert caplog.records[0].name == "r3client"
+    assert "is the server running" in caplog.messages[0] or "no answer" in caplog.messages[0]
+
+
+def test_a_broken_answer_is_an_error_of_ours() -> None:
+    broken = httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip"))
+    transport, _ = answering(broken)
+    with Client("http://127.0.0.1:1", transport=transport, patience_s=0) as client, pytest.raises(NoAnswer):
+        client.jobs()
+
+
+def test_a_picture_is_sent_as_it_is_to_be_looked_at() -> None:
+    lying = PIL.Image.new("RGB", (200, 100))
+    lying.getexif()[0x0112] = 6
+    stored = io.BytesIO()
+    lying.save(stored, "JPEG", exif=lying.getexif())
+    for given, size in ((PIL.Image.open(stored), (100, 200)), (PIL.Image.new("CMYK", (30, 20)), (30, 20))):
+        sent = body_of("a cat", {"image": given})["image"]
+        assert PIL.Image.open(io.BytesIO(base64.b64decode(sent))).size == size
