@@ -52,8 +52,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def served(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with the small model, which draws a picture in a second."""
-    with serving(tmp_path_factory.mktemp("served") / "data", R3_TORCH_THREADS="2") as one:
+    """A server with the small model. One thread: several wait for each other where others use the machine."""
+    with serving(tmp_path_factory.mktemp("served") / "data", R3_TORCH_THREADS="1") as one:
         yield one
 
 

@@ -59,7 +59,7 @@ def test_one_more_round_goes_on_from_that_picture(page: Page, served: Served, fi
     job = job_of(page, served)
     assert job["parent"] == {"job": finished.rpartition("/")[2], "trajectory": 0, "round": 2}
     expect(page.locator(".round")).to_have_count(2)
-    expect(page.get_by_text("Goes on from picture 2 of")).to_be_visible()
+    expect(page.get_by_text("Goes on from edit 2 of")).to_be_visible()
     page.get_by_role("link", name="an earlier job").click()
     expect(page).to_have_url(finished)
 
@@ -139,8 +139,8 @@ def test_a_picture_that_is_dropped_or_pasted_is_taken(open_page: Open, served: S
 def test_any_two_pictures_are_compared_in_three_ways(page: Page) -> None:
     page.get_by_role("button", name="Compare").click()
     dialog = page.get_by_role("dialog")
-    dialog.get_by_label("Left, before").select_option(label="Picture 0")
-    dialog.get_by_label("Right, after").select_option(label="Picture 1")
+    dialog.get_by_label("Left, before").select_option(label="First picture")
+    dialog.get_by_label("Right, after").select_option(label="Edit 1")
     slider = dialog.get_by_role("slider")
     slider.focus()
     page.keyboard.press("Home")
@@ -151,9 +151,9 @@ def test_any_two_pictures_are_compared_in_three_ways(page: Page) -> None:
     expect(dialog.get_by_role("img")).to_have_count(2)
     accessible(page)
     dialog.get_by_label("Toggle").check()
-    expect(dialog.get_by_role("img", name="Picture 0")).to_be_visible()
+    expect(dialog.get_by_role("img", name="First picture")).to_be_visible()
     dialog.get_by_role("button", name="show the other").click()
-    expect(dialog.get_by_role("img", name="Picture 1")).to_be_visible()
+    expect(dialog.get_by_role("img", name="Edit 1")).to_be_visible()
     expect(dialog.locator(".diff")).to_be_visible()
 
 

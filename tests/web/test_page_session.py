@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,19 @@ def keyed(browser: Browser, secret: str, tmp_path_factory: pytest.TempPathFactor
     (folder / "keys.json").write_text(json.dumps({"keys": [entry]}))
     with serving(folder / "data", R3_KEYS_FILE=str(folder / "keys.json"), R3_RUNNER="fake") as one:
         yield one
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[str]:
+    """The address of a page of another site: `localhost` is one to a browser that is at 127.0.0.1."""
+    (tmp_path / "index.html").write_text("<!doctype html><title>Elsewhere</title>")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://localhost:{server.server_port}/"
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 def sign_in(page: Page, secret: str) -> None:
@@ -94,18 +110,22 @@ def test_a_shared_link_needs_no_key_and_changes_nothing(keyed: Served, secret: s
     page.get_by_role("button", name="Revoke all links").click()
     expect(page.get_by_text("All links to this job are revoked.")).to_be_visible()
     reader.reload()
-    expect(reader.get_by_role("alert")).to_contain_text("No such job")
+    expect(reader.get_by_role("alert")).to_contain_text("Ask for a new one.")
 
 
-def test_another_page_cannot_use_the_session(keyed: Served, secret: str, open_page: Open) -> None:
+def test_another_page_cannot_use_the_session(keyed: Served, secret: str, open_page: Open, elsewhere: str) -> None:
     page = open_page(keyed.url)
     sign_in(page, secret)
     page.wait_for_selector("#prompt")
     other = page.context.new_page()
-    other.goto(keyed.url.replace("127.0.0.1", "localhost") + "/livez")  # another site to a browser, the same server
+    other.goto(elsewhere)
     with other.expect_response("**/generate") as answer:
         other.evaluate(
-            "(url) => { fetch(url, { method: 'POST', credentials: 'include', mode: 'no-cors', body: '{}' }); }",
+            """(url) => {
+                const form = Object.assign(document.createElement("form"), { method: "post", action: url });
+                document.body.append(form);
+                form.submit();
+            }""",
             f"{keyed.url}/generate",
         )
     assert answer.value.status == 401

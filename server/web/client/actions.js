@@ -40,7 +40,7 @@ export function Actions({ job, model, round, isLast, onJob, onStart }) {
       <button type="button" onClick=${() => send({ seed, min_rounds: 1, max_rounds: 1 })}><${Icon} name="again" /> One more round</button>
       <button type="button" onClick=${() => send({ seed: newSeed(), max_rounds: rounds })}><${Icon} name="branch" /> Branch, new seed</button>
       <button type="button" aria-expanded=${isEditing} onClick=${() => setEditing(!isEditing)}><${Icon} name="pencil" /> Edit it my way</button>
-      <button type="button" onClick=${() => onStart(round.image)}><${Icon} name="image" /> Use as start</button>
+      <button type="button" onClick=${() => onStart(round.image, job)}><${Icon} name="image" /> Use as start</button>
       <a class="button" href=${download(round.image.url)} download><${Icon} name="download" /> Download</a>
     </div>
     ${isEditing && html`<${MyEdit} job=${job} isSending=${isSending}

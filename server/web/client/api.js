@@ -9,6 +9,7 @@ export class Problem extends Error {
 
   /** What can be done about it, where the server's own sentence does not say so. */
   get remedy() {
+    if (this.code === "job_not_found" && linkToken()) return "The link may have expired, or been taken back. Ask for a new one.";
     return REMEDIES[this.code] ?? "";
   }
 }
@@ -24,7 +25,7 @@ const REMEDIES = {
   poison_job: "Change the prompt or the settings. Pictures that were finished are kept.",
   storage_failed: "Tell the operator; the server's log says more.",
   internal_error: "Try again; if it stays, tell the operator.",
-  job_not_found: "It may have been deleted, or have expired, or belong to someone else. Make a new picture instead.",
+  job_not_found: "Look for it in the history, or make a new picture.",
   image_not_found: "Choose another picture to go on from.",
   deadline_exceeded: "Give it more time, or fewer rounds.",
   forbidden: "Sign in with another key.",

@@ -10,6 +10,7 @@ import { Run } from "./run.js";
 import { SignIn, signOut } from "./session.js";
 import { BLANK, formOf } from "./settings.js";
 import { JobTools } from "./tools.js";
+import { Welcome } from "./welcome.js";
 
 const ASK_AGAIN_MS = 5000;
 
@@ -117,19 +118,22 @@ function Studio({ session, onLeave }) {
     if (!id) document.title = "R3";
   }, [id]);
   const model = info && chosen(info, form.model);
-  const show = (change) => {
+  const show = (change, field = "#prompt") => {
     set(change);
     setUnfolded(true);
-    document.querySelector("#prompt")?.focus();
+    requestAnimationFrame(() => document.querySelector(field)?.focus()); // once it is unfolded
   };
-  const start = ({ id: image, url }) => show({ image: { id: image, url, name: "a picture of yours" }, instruction: "" });
+  const start = ({ id: image, url }, job) => {
+    const prompt = form.prompt.trim() ? form.prompt : job.prompt;
+    show({ prompt, image: { id: image, url, name: "a picture of yours" }, instruction: "" }, "#instruction");
+  };
   const reuse = (job) => show(formOf(job, chosen(info, job.model)));
   const openJob = (job) => go(job.id);
   return html`
     <a class="skip" href="#main">Skip to the pictures</a>
     <${Head} model=${model} go=${go} onHistory=${!isReader && (() => setHistoryOpen(true))}
       onLeave=${session?.key ? onLeave : null} />
-    <div class="columns ${isReader ? "is-reading" : ""}">
+    <div class="columns ${isReader ? "is-reading" : ""} ${id ? "" : "is-welcome"}">
       ${!isReader &&
       html`<aside class="side" aria-label="New picture">
         ${model
@@ -142,7 +146,7 @@ function Studio({ session, onLeave }) {
           ? html`<${Run} key=${id} id=${id} models=${info?.models ?? []} server=${server} isOnline=${isOnline}
               header=${(job, model) => html`<${JobTools} job=${job} model=${model} isKeyed=${Boolean(session?.key)} onReuse=${reuse} />`}
               tools=${isReader ? null : (place) => html`<${Actions} ...${place} onJob=${openJob} onStart=${start} />`} />`
-          : html`<${Welcome} server=${server} isOnline=${isOnline} />`}
+          : html`<${Welcome} server=${server} isOnline=${isOnline} model=${model} onTry=${(prompt) => show({ prompt })} onChoose=${go} />`}
       </main>
     </div>
     ${isHistoryOpen &&
@@ -180,25 +184,6 @@ function NoModel({ info, problem }) {
   if (!info) return html`<p class="hint" role="status">Asking the server what it can do …</p>`;
   return html`<${Notice}><strong>No model is known yet.</strong> Its worker is still loading, or none was ever started:
     <code>r3 worker</code>, or <code>r3 serve</code>, which has one. This page looks again by itself.<//>`;
-}
-
-function Welcome({ server, isOnline }) {
-  return html`
-    <section class="welcome">
-      <h1>Draw, look, refine</h1>
-      <p>The model reasons about your prompt, draws a picture, looks at it, says what is wrong, and edits it, until it is
-        satisfied. You watch every step.</p>
-      <ol class="loop" aria-label="The loop">
-        <li><b>Reason</b> what the picture should hold</li>
-        <li><b>Draw</b> the first picture</li>
-        <li><b>Reflect</b> on what is there</li>
-        <li><b>Refine</b> what is not right</li>
-      </ol>
-      ${!isOnline && html`<${Notice}><strong>You are offline.</strong> Connect to the network to make a picture.<//>`}
-      ${isOnline && server.workers === 0 &&
-      html`<${Notice}><strong>No worker is running.</strong> Jobs are taken and wait for one: <code>r3 worker</code>, or
-        <code>r3 serve</code>, which has one.<//>`}
-    </section>`;
 }
 
 render(html`<${App} />`, document.querySelector("#app"));

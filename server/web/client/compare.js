@@ -2,7 +2,7 @@
 
 import { wordDiff } from "./diff.js";
 import { Dialog, html, useState, useWidth } from "./dom.js";
-import { partsOf, picturesOf } from "./job.js";
+import { inWords, partsOf, picturesOf } from "./job.js";
 import { shownSize } from "./picture.js";
 
 const WAYS = [["slider", "Slider"], ["beside", "Side by side"], ["toggle", "Toggle"]];
@@ -51,18 +51,17 @@ function Pictures({ way, a, b, size, width }) {
   const shown = shownSize(size, way === "beside" ? (width - 16) / 2 : width);
   const style = { width: `${shown.width}px`, height: `${shown.height}px` };
   const image = (p, extra = {}) => html`<img src=${p.round.image.url} alt=${p.label} style=${{ ...style, ...extra }} />`;
-  const crisp = shown.isCrisp ? "is-crisp" : "";
   if (way === "beside") {
-    return html`<div class="compare-pair ${crisp}">
+    return html`<div class="compare-pair">
       ${[a, b].map((p, i) => html`<figure key=${i}>${image(p)}<figcaption>${p.label}</figcaption></figure>`)}</div>`;
   }
   if (way === "toggle") {
-    return html`<div class="compare-one ${crisp}">${image(isAfter ? b : a)}
+    return html`<div class="compare-one">${image(isAfter ? b : a)}
       <button type="button" aria-pressed=${isAfter} onClick=${() => setAfter(!isAfter)}>
-        Showing ${(isAfter ? b : a).label}: show the other</button></div>`;
+        Showing ${inWords((isAfter ? b : a).label)}: show the other</button></div>`;
   }
-  return html`<div class="compare-one ${crisp}">
-    <div class="over" style=${style}>
+  return html`<div class="compare-one">
+    <div class="over" style=${{ ...style, "--height": style.height }}>
       ${image(a)}${image(b, { clipPath: `inset(0 0 0 ${cut}%)` })}
       <span class="cut" style=${{ left: `${cut}%` }}></span>
       <input type="range" min="0" max="100" value=${cut} aria-label="How much of the left picture is shown"
@@ -74,10 +73,15 @@ function Pictures({ way, a, b, size, width }) {
 function Reflections({ a, b }) {
   const [before, after] = [a, b].map((p) => textOf(p.round.said));
   if (!before && !after) return html`<p class="hint">The model said nothing of these two.</p>`;
+  if (!before || !after) {
+    const [told, silent] = before ? [a, b] : [b, a];
+    return html`<section class="diff"><h3>What the model says of ${inWords(told.label)}</h3><p>${before || after}</p>
+      <p class="hint">Of ${inWords(silent.label)} it says nothing.</p></section>`;
+  }
   return html`
     <section class="diff"><h3>What the model says of them</h3>
       <p>${wordDiff(before, after).map(({ kind, text }, i) => html`<${Piece} key=${i} kind=${kind} text=${text} /> `)}</p>
-      <p class="hint"><del>only of ${a.label}</del> · <ins>only of ${b.label}</ins></p>
+      <p class="hint"><del>only of ${inWords(a.label)}</del> · <ins>only of ${inWords(b.label)}</ins></p>
     </section>`;
 }
 

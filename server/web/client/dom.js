@@ -82,10 +82,10 @@ export function Dialog({ title, name = "", onClose, children }) {
       onCancel=${(event) => { event.preventDefault(); onClose(); }}
       onClick=${(event) => event.target === ref.current && onClose()}>
       <div class="dialog-body">
-        <header class="dialog-head">
+        <div class="dialog-head">
           <h2 id="dialog-title">${title}</h2>
           <button type="button" class="quiet square" onClick=${onClose} aria-label="Close"><${Icon} name="close" /></button>
-        </header>
+        </div>
         ${children}
       </div>
     </dialog>`;

@@ -4,6 +4,7 @@ import { asProblem, call } from "./api.js";
 import { Dialog, html, Icon, useEffect, useState } from "./dom.js";
 import { hasEnded } from "./job.js";
 import { ProblemNote } from "./notes.js";
+import { newest } from "./welcome.js";
 
 const PAGE = 50;
 const SEARCHED_PAGES = 20;
@@ -54,7 +55,7 @@ export function History({ onChoose, onClose, onDeleted }) {
 
 function Entry({ job, onChoose, onErase }) {
   const [isSure, setSure] = useState(false);
-  const image = job.trajectories.flatMap((t) => t.rounds.map((r) => r.image)).filter(Boolean).at(-1);
+  const image = newest(job);
   const choose = (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();

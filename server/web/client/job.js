@@ -140,10 +140,22 @@ export function picturesOf(job) {
         trajectory,
         round,
         key: `${trajectory.index}-${round.index}`,
-        label: several ? `${nameOf(trajectory)}${round.index}` : `Picture ${round.index}`,
+        label: several ? `${nameOf(trajectory)}: ${lower(pictureName(job, round.index))}` : pictureName(job, round.index),
       })),
   );
 }
 
 /** A trajectory's letter. */
 export const nameOf = (trajectory) => "ABCD"[trajectory.index];
+
+/** What a picture is called: the one that was given or drawn first, or the edit that made it. */
+export function pictureName(job, index) {
+  if (index > 0) return `Edit ${index}`;
+  return job.params.image ? "The picture given" : "First picture";
+}
+
+/** A picture's name in the middle of a sentence. */
+export const inWords = (name) => lower(name).replace(/^first/, "the first");
+
+/** A sentence's beginning in the middle of one. */
+export const lower = (text) => text[0].toLowerCase() + text.slice(1);

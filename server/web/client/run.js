@@ -88,7 +88,7 @@ export function Run({ id, models, server, isOnline, header, tools }) {
       <header class="run-head">
         <h1>${job.prompt}</h1>
         <div class="run-state"><${Status} job=${job} />
-          ${!linkToken() && html`<${Endings} job=${job} act=${act} />`}</div>
+          ${linkToken() ? html`<p class="hint">Shared with you, to look at</p>` : html`<${Endings} job=${job} act=${act} />`}</div>
         ${job.parent?.round !== undefined && html`<${Parent} parent=${job.parent} />`}
         ${header?.(job, model)}
       </header>
@@ -118,7 +118,7 @@ function Status({ job }) {
 }
 
 function Parent({ parent }) {
-  const from = parent.round === null ? "Another try of" : `Goes on from picture ${parent.round} of`;
+  const from = parent.round === null ? "Another try of" : `Goes on from ${parent.round === 0 ? "the first picture" : `edit ${parent.round}`} of`;
   return linkToken() ? null : html`<p class="parent hint">${from} <a href=${`/j/${parent.job}`}>an earlier job</a></p>`;
 }
 
@@ -140,13 +140,15 @@ function Endings({ job, act }) {
     </div>`;
 }
 
+/** Said over the page, wherever it is scrolled to; nothing moves for it. */
 function Connection({ connection, isOnline }) {
   if (connection === "live" && isOnline) return null;
   if (!isOnline) {
-    return html`<${Notice}><strong>You are offline.</strong> The job goes on without this page, which catches up once you are back.<//>`;
+    return html`<div class="toast"><${Notice}><strong>You are offline.</strong> The job goes on without this page, which
+      catches up once you are back.<//></div>`;
   }
-  return html`<${Notice}><strong>The connection is lost.</strong> Reconnecting; nothing is lost meanwhile.
-    <button type="button" onClick=${() => dispatchEvent(new Event("r3:retry"))}>Reconnect now</button><//>`;
+  return html`<div class="toast"><${Notice}><strong>The connection is lost.</strong> Reconnecting; nothing is lost meanwhile.
+    <button type="button" onClick=${() => dispatchEvent(new Event("r3:retry"))}>Reconnect now</button><//></div>`;
 }
 
 function NoWorker() {

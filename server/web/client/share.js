@@ -43,7 +43,7 @@ export function Share({ job, onClose }) {
         <label for="share-link">The link, which is shown this once</label>
         <div class="joined"><input id="share-link" type="text" readonly value=${address} onFocus=${(e) => e.target.select()} />
           <${CopyButton} text=${address} /></div>
-        <p class="hint">Good until ${new Date(link.expires_at).toLocaleString()}, or as long as the job is kept.</p>
+        <p class="hint">Good until ${new Date(link.expires_at).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" })}, or as long as the job is kept.</p>
       </div>`}
       <p class="hint" role="status">${said}</p>
       ${problem && html`<${ProblemNote} problem=${problem} onClose=${() => setProblem(null)} />`}

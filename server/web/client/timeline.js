@@ -1,12 +1,12 @@
 // Every picture of the job in small, with its verdict: a way to each, and to comparing any two.
 
 import { html, Icon } from "./dom.js";
-import { nameOf, phaseOf } from "./job.js";
+import { hasEnded, lower, nameOf, phaseOf, pictureName } from "./job.js";
 import { verdictOf } from "./words.js";
 
 /** The strips, one for each trajectory. */
 export function Timeline({ job }) {
-  if (!job.trajectories.some((t) => t.rounds.length)) return html`<nav class="timeline is-empty" aria-label="Rounds so far"></nav>`;
+  if (hasEnded(job) && !job.trajectories.some((t) => t.rounds.length)) return null;
   return html`
     <nav class="timeline" aria-label="Rounds so far">
       ${job.trajectories.map((t) => html`<${Strip} key=${t.index} job=${job} trajectory=${t} />`)}
@@ -22,7 +22,8 @@ function Strip({ job, trajectory }) {
       ${trajectory.rounds.map((round, i) => {
         const isAsked = phase === "looking" && i === trajectory.rounds.length - 1;
         const { label, kind, icon } = verdictOf(round.said, isAsked);
-        const name = `${several ? `Candidate ${nameOf(trajectory)}, picture` : "Picture"} ${round.index}: ${label}`;
+        const picture = pictureName(job, round.index);
+        const name = `${several ? `Candidate ${nameOf(trajectory)}, ${lower(picture)}` : picture}: ${label}`;
         return html`<li key=${round.index}>
           <button type="button" class="thumb" aria-label=${name} title=${name} onClick=${() => show(trajectory, round)}>
             ${round.image && html`<img src=${round.image.url} alt="" width="56" height="56" />`}
@@ -30,7 +31,7 @@ function Strip({ job, trajectory }) {
           </button>
         </li>`;
       })}
-      ${phase === "drawing" && html`<li><span class="thumb is-coming"><span class="dot is-busy"></span></span></li>`}
+      ${(phase === "drawing" || (phase !== "done" && !trajectory.rounds.length)) && html`<li><span class="thumb is-coming"><span class="dot ${phase === "waiting" ? "" : "is-busy"}"></span></span></li>`}
     </ol>`;
 }
 

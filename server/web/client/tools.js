@@ -29,9 +29,9 @@ export function JobTools({ job, model, isKeyed, onReuse }) {
   return html`
     <div class="buttons tools">
       <button type="button" disabled=${pictures.length < 2} onClick=${() => setOpen("compare")}><${Icon} name="compare" /> Compare</button>
-      <button type="button" disabled=${!pictures.length} onClick=${takeAll}><${Icon} name="download" /> Download all</button>
-      ${model && !isReader && html`<button type="button" onClick=${() => onReuse(job)}><${Icon} name="settings" /> Reuse settings</button>`}
-      ${model && html`<button type="button" onClick=${() => setOpen("copy")}><${Icon} name="code" /> Copy as code</button>`}
+      <button type="button" disabled=${!pictures.length} onClick=${takeAll}><${Icon} name="download" /> <span><span class="short">Download</span><span class="long"> all</span></span></button>
+      ${model && !isReader && html`<button type="button" onClick=${() => onReuse(job)}><${Icon} name="settings" /> <span><span class="short">Reuse</span><span class="long"> settings</span></span></button>`}
+      ${model && html`<button type="button" onClick=${() => setOpen("copy")}><${Icon} name="code" /> <span><span class="long">Copy as </span><span class="short">code</span></span></button>`}
       ${!isReader && html`<button type="button" onClick=${() => setOpen("share")}><${Icon} name="share" /> Share</button>`}
     </div>
     ${problem && html`<${ProblemNote} problem=${problem} onClose=${() => setProblem(null)} />`}

@@ -2,7 +2,7 @@
 // arrow to the next one the edit that was asked for.
 
 import { html, Icon, useWidth } from "./dom.js";
-import { hasEnded, nameOf, partsOf, phaseOf, plain } from "./job.js";
+import { hasEnded, nameOf, partsOf, phaseOf, pictureName, plain } from "./job.js";
 import { Frame } from "./picture.js";
 import { endOf, verdictOf } from "./words.js";
 
@@ -56,29 +56,29 @@ const EMPTY = { waiting: "It begins when the job's turn has come.", done: "none 
 
 function Round({ job, trajectory, round, size, available, isLast, isLooking, tools }) {
   const isAsked = isLast && isLooking && !hasEnded(job);
-  const isGiven = job.params.image && round.index === 0;
-  const name = isGiven ? "The picture given" : `Picture ${round.index}`;
+  const name = pictureName(job, round.index);
   return html`
     <li class="round" id=${`round-${trajectory.index}-${round.index}`} tabindex="-1">
       ${round.index > 0 && html`<${Arrow} instruction=${round.instruction} />`}
       <div class="round-card">
-        <${Frame} size=${size} available=${available} image=${round.image} alt=${`${name} of: ${job.prompt}`} />
+        <${Frame} size=${size} available=${available} image=${round.image} alt=${`${name}: ${job.prompt}`} />
         <div class="round-text">
           <header><h3>${name}</h3>${(round.said || isAsked || isLast) && html`<${Chip} said=${round.said} isAsked=${isAsked} />`}</header>
-          <${Reflection} said=${round.said} isAsked=${isAsked} />
-          ${tools?.({ trajectory, round, isLast })}
+          <${Reflection} said=${round.said} isAsked=${isAsked} isLast=${isLast && hasEnded(job)} />
+          ${tools?.({ trajectory, round, isLast: isLast && hasEnded(job) })}
         </div>
       </div>
     </li>`;
 }
 
-function Reflection({ said, isAsked }) {
+/** What is said of a picture. The edit it asks for stands on the arrow to the next one, where there is one. */
+function Reflection({ said, isAsked, isLast }) {
   if (!said) return isAsked ? html`<p class="thought is-writing"></p>` : null;
   const { thought, instruction } = partsOf(said);
   const isWriting = said.verdict === null;
   return html`
     <p class="thought ${isWriting ? "is-writing" : ""}">${thought}</p>
-    ${instruction && said.verdict !== "edit" && html`<p class="instruction">${instruction}</p>`}`;
+    ${instruction && (said.verdict !== "edit" || isLast) && html`<p class="instruction">${instruction}</p>`}`;
 }
 
 function Chip({ said, isAsked }) {
@@ -94,13 +94,13 @@ function Arrow({ instruction }) {
     </div>`;
 }
 
-function Coming({ trajectory, next, size, available }) {
+function Coming({ job, trajectory, next, size, available }) {
   return html`
     <li class="round is-coming" id=${`round-${trajectory.index}-${next.index}`}>
       ${next.index > 0 && html`<${Arrow} instruction=${next.instruction} />`}
       <div class="round-card">
         <${Frame} size=${size} available=${available} drawing=${trajectory.drawing} isWaiting=${next.isWaiting} />
-        <div class="round-text"><header><h3>Picture ${next.index}</h3>
+        <div class="round-text"><header><h3>${pictureName(job, next.index)}</h3>
           <span class="chip is-none">${next.isWaiting ? "to come" : "being drawn"}</span></header></div>
       </div>
     </li>`;

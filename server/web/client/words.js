@@ -1,10 +1,10 @@
 // How a job stands, in words. Pure.
 
-import { hasEnded, nameOf, phaseOf } from "./job.js";
+import { hasEnded, inWords, lower, nameOf, phaseOf, pictureName } from "./job.js";
 
 /** What is said of a picture, on its chip: { label, kind, icon }. */
 export function verdictOf(said, isAsked) {
-  if (!said) return isAsked ? { label: "looking", kind: "busy" } : { label: "not asked", kind: "none" };
+  if (!said) return isAsked ? { label: "looking", kind: "busy" } : { label: "not reviewed", kind: "none" };
   return {
     edit: { label: "wants an edit", kind: "edit", icon: "pencil" },
     satisfied: { label: "satisfied", kind: "good", icon: "check" },
@@ -49,8 +49,8 @@ export function phaseWords(job, t) {
   return {
     waiting: "Waiting",
     thinking: "Reasoning about the prompt",
-    drawing: `Drawing picture ${t.drawing?.round ?? next}${step}`,
-    looking: `Looking at picture ${next - 1}`,
+    drawing: `Drawing ${inWords(pictureName(job, t.drawing?.round ?? next))}${step}`,
+    looking: `Looking at ${inWords(pictureName(job, next - 1))}`,
     done: `Done, ${endOf(t)}`,
   }[phaseOf(job, t)];
 }
@@ -63,7 +63,7 @@ export function newsOf(before, job) {
     const old = before.trajectories[i];
     const name = job.trajectories.length > 1 ? `Candidate ${nameOf(t)}: ` : "";
     const [last, oldLast] = [t.rounds.at(-1), old?.rounds.at(-1)];
-    if (last && last.index !== oldLast?.index) return `${name}Picture ${last.index} is finished.`;
+    if (last && last.index !== oldLast?.index) return `${name}${pictureName(job, last.index)} is finished.`;
     if (last?.said?.verdict && !oldLast?.said?.verdict) {
       const edit = last.said.verdict === "edit" ? `: ${last.said.instruction}` : "";
       return `${name}The model ${{ edit: "wants an edit", satisfied: "is satisfied", malformed: "gave an unclear answer" }[last.said.verdict]}${edit}.`;
@@ -79,5 +79,3 @@ export function duration(seconds) {
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
   return `${Math.round(seconds / 3600)} h`;
 }
-
-const lower = (text) => text[0].toLowerCase() + text.slice(1);
