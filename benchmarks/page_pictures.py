@@ -36,10 +36,11 @@ _END_MS = 3500
 _MOST_BYTES = {"page.png": 400_000, "page.webp": 2_000_000}
 _QUALITIES = (80, 65, 50, 35)
 _MOST_WAIT_MS = 600_000
+# Nearer to what people's own systems have than DejaVu is.
 _FONTS = """<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig>
 <include ignore_missing="yes">/etc/fonts/fonts.conf</include>
 <match target="pattern"><edit name="family" mode="prepend" binding="strong">
-<string>Liberation Sans</string></edit></match></fontconfig>"""  # nearer to what people's own systems have than DejaVu is
+<string>Liberation Sans</string></edit></match></fontconfig>"""
 
 
 @dataclass(frozen=True)
