@@ -46,7 +46,7 @@ train-small: install  ## Make checkpoints/small from nothing, in hours on two co
 check: install  ## Formatting, lint, types, import rules, openapi.yaml up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy r3core server tests requirements benchmarks training
+	$(BIN)/mypy r3client r3core server tests requirements benchmarks training
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/r3 openapi --check
 

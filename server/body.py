@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Final, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
@@ -33,14 +33,20 @@ async def read_json(request: Request) -> Any:
     """
     _check_content_type(request)
     body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-    except ClientDisconnect as error:
-        raise ApiError("bad_request", "the client hung up before the body was complete") from error
+    async for chunk in chunks_of(request):
+        body += chunk
     if len(body) > _IN_THREAD_BYTES:
         return await asyncio.to_thread(parse, bytes(body))
     return parse(bytes(body))
+
+
+async def chunks_of(request: Request) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises ApiError bad_request where the client is gone before its end."""
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientDisconnect as error:
+        raise ApiError("bad_request", "the client hung up before the body was complete") from error
 
 
 def parse(body: bytes) -> Any:
@@ -72,6 +78,11 @@ def _check_content_type(request: Request) -> None:
     if name.strip().lower() != "application/json" or charset not in ("", "charset=utf-8", "charset=utf8"):
         was = f"it is {given[:100]!r}" if given else "it is missing"
         raise ApiError("unsupported_media_type", f"Content-Type must be application/json in UTF-8; {was}")
+    refuse_encoding(request)
+
+
+def refuse_encoding(request: Request) -> None:
+    """Refuse a body that is compressed. Raises ApiError unsupported_media_type."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding != "identity":
         raise ApiError(

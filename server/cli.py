@@ -31,6 +31,7 @@ from server.cli_options import (
     WorkerHost,
     WorkerPort,
 )
+from server.cli_submit import submit
 from server.misconfigured import EXIT_MISCONFIGURED, Misconfigured
 
 app = typer.Typer(
@@ -119,6 +120,7 @@ def worker(
 
 
 app.command()(generate)
+app.command()(submit)
 app.add_typer(cli_keys.app)
 app.add_typer(cli_webhooks.app)
 app.add_typer(jobs_app)

@@ -31,6 +31,10 @@ from server.answers import (
 )
 from server.doors import HEALTH_PATHS, is_open
 from server.event_views import EVENTS, stream_schema
+from server.openai_errors import status_below
+from server.openai_request import ImagesEdit, ImagesGenerate, R3Settings
+from server.openai_shapes import EDIT_EVENTS, GENERATION_EVENTS, SHAPES
+from server.openai_shapes import stream_schema as openai_stream_schema
 from server.schemas import GenerationCreate, ShareCreate
 
 Json = dict[str, Any]
@@ -41,16 +45,19 @@ _OPERATORS: Final = (OperatorJobList, OperatorJobView, QueueView)
 _BODIES: Final[dict[str, type[BaseModel]]] = {
     "/generate": GenerationCreate,
     "/jobs/{job_id}/share": ShareCreate,
+    "/v1/images/generations": ImagesGenerate,
+    "/v1/images/edits": ImagesEdit,
     "/admin/queue/pause": PauseCreate,
     "/admin/queue/resume": PauseCreate,
 }
+_FORMS: Final = frozenset({"/v1/images/edits"})
 _ABOUT: Final = (
     "A prompt goes in; the model reasons, draws, looks at what it drew, says what is wrong, and edits, until it is "
     "satisfied "
     "or the rounds are used up. Everything can be streamed. Every error is `application/problem+json` in one shape. "
     "`X-Request-ID` is echoed, or made."
 )
-_FAILED_JOBS: Final = ("409", "422", "500", "503", "504")  # what a job that is waited for may end with
+_FAILED_JOBS: Final = (409, 422, 500, 503, 504)  # what a job that is waited for may end with
 _WITHOUT_QUEUE: Final = HEALTH_PATHS - {"/readyz"} | {"/openapi.json", "/openapi.yaml"}
 _KEY: Final = {
     "type": "http",
@@ -88,6 +95,7 @@ def _contract(app: FastAPI) -> Json:
             {"name": "generate", "description": "Ask for pictures."},
             {"name": "jobs", "description": "What became of it."},
             {"name": "images", "description": "The pictures."},
+            {"name": "openai", "description": "The same for the `openai` clients."},
             {"name": "admin", "description": "For operators: the queues, and everyone's jobs."},
             {"name": "service", "description": "How the server is."},
         ],
@@ -102,11 +110,13 @@ def _contract(app: FastAPI) -> Json:
     for path, model in _BODIES.items():
         document["paths"][path]["post"]["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": ref(model)}},
+            "content": {"multipart/form-data" if path in _FORMS else "application/json": {"schema": ref(model)}},
         }
-    for status in _FAILED_JOBS:
-        headers = document["paths"]["/generate"]["post"]["responses"][status].setdefault("headers", {})
-        headers["Location"] = text_header("/jobs/{id}, where the job was made and failed.")
+    for path in ("/generate", "/v1/images/generations", "/v1/images/edits"):
+        for status in _FAILED_JOBS:
+            answer = document["paths"][path]["post"]["responses"][str(status_below(path, status))]
+            location = {"Location": text_header("The job, where one was made and failed.")}
+            answer["headers"] = {**answer.get("headers", {}), **location}
     document["components"] = {"schemas": _schemas(), "securitySchemes": {"key": _KEY}}
     return document
 
@@ -132,10 +142,12 @@ def _parameter(schema: Json) -> Json:
 
 
 def _schemas() -> Json:
-    models: list[type[BaseModel]] = [*_BODIES.values(), *_ANSWERED, *_OPERATORS, *EVENTS.values()]
+    models: list[type[BaseModel]] = [*_BODIES.values(), R3Settings, *_ANSWERED, *SHAPES, *_OPERATORS, *EVENTS.values()]
     _, definitions = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
     found: Json = definitions["$defs"]
     found["EventStream"] = stream_schema()
+    found["GenerationStream"] = openai_stream_schema(GENERATION_EVENTS)
+    found["EditStream"] = openai_stream_schema(EDIT_EVENTS)
     return {name: _tidied(found[name]) for name in sorted(found)}
 
 

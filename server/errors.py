@@ -26,6 +26,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from server.faults import ApiError, Fault, faults_of_pydantic
+from server.openai_errors import retry_headers, status_below
 from server.queue_errors import (
     IdempotencyMismatch,
     QueueError,
@@ -58,7 +59,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "no_image_yet": (409, "The job has no finished image yet"),
     "cancelled": (409, "The job was cancelled"),
     "payload_too_large": (413, "The body is too large"),
-    "unsupported_media_type": (415, "The body must be JSON"),
+    "unsupported_media_type": (415, "The body is of another type than this path takes"),
     "invalid_request": (422, "The request is not valid"),
     "invalid_image": (422, "The image cannot be used"),
     "idempotency_mismatch": (422, "The idempotency key was used with another body"),
@@ -73,6 +74,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "job_failed": (500, "The job failed"),
     "queue_unavailable": (503, "The queue cannot be reached"),
     "model_unknown": (503, "No model is known yet"),
+    "shutting_down": (503, "The server is about to end"),
     "no_worker": (503, "No worker is ready"),
     "out_of_memory": (503, "The device ran out of memory"),
     "deadline_exceeded": (504, "The job's deadline passed"),
@@ -102,19 +104,24 @@ def problem(error: ApiError, scope: Scope) -> dict[str, Any]:
     return {
         "type": f"urn:r3:problem:{error.code}",
         "title": title,
-        "status": status,
+        "status": status_below(scope["path"], status),
         "detail": error.detail,
         "instance": _instance(scope),
         "code": error.code,
         "request_id": scope.get(REQUEST_ID_KEY, ""),
         **({"errors": faults} if faults else {}),
         **error.extra,
-        "error": {
-            "message": error.detail,
-            "type": _openai_type(status),
-            "code": error.code,
-            "param": _openai_param(error.faults),
-        },
+        "error": openai_error(error),
+    }
+
+
+def openai_error(error: ApiError) -> dict[str, Any]:
+    """The part that the `openai` clients read."""
+    return {
+        "message": error.detail,
+        "type": _openai_type(status_of(error.code)),
+        "code": error.code,
+        "param": _openai_param(error.faults),
     }
 
 
@@ -122,9 +129,9 @@ def problem_response(error: ApiError, scope: Scope) -> Response:
     """The answer to an error."""
     return Response(
         json_bytes(problem(error, scope)),
-        status_of(error.code),
+        status_below(scope["path"], status_of(error.code)),
         media_type=PROBLEM_TYPE,
-        headers={"Cache-Control": "no-store", **error.headers},
+        headers={"Cache-Control": "no-store", **retry_headers(error, scope["path"])},
     )
 
 

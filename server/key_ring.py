@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -30,6 +30,7 @@ log = structlog.get_logger("r3.api")
 
 POLL_S: Final = 1.0
 FRESH_S: Final = 4.0
+FILE_WITHIN_S: Final = 2.0  # it may lie on a drive that nobody answers for
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class KeyRing:
         self._ring: Ring | None = OFF if settings.auth_mode == "none" else None
         self._read_at_s = float("-inf")
         self._reading: asyncio.Task[Ring] | None = None
+        self._opening: asyncio.Task[KeysFile] | None = None
 
     @property
     def is_on(self) -> bool:
@@ -112,7 +114,7 @@ class KeyRing:
         assert self._store is not None, "the key ring is not connected"
         began_s = time.monotonic()
         stored = await self._store.read(self._stored)
-        file = await asyncio.to_thread(self._read_file)
+        file = await self._file_now()
         is_on = self.is_on or stored.is_on or self._settings.keys_file is not None
         if is_on and self._settings.token_secret is None and (not self._secret or stored is not self._stored):
             self._secret = stored.secret or await self._store.token_secret()
@@ -121,6 +123,16 @@ class KeyRing:
             log.info("keys read", asked_for=is_on, good=len(self._ring.keys))
         self._stored, self._file, self._read_at_s = stored, file, began_s
         return self._ring
+
+    async def _file_now(self) -> KeysFile:
+        """The file, by one thread at a time, however long that one has to wait."""
+        if self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(asyncio.to_thread(self._read_file))
+            self._opening.add_done_callback(_heard)
+        done, _ = await asyncio.wait([self._opening], timeout=FILE_WITHIN_S)
+        if not done:
+            raise KeysFileError(f"{self._settings.keys_file} has not been read within {FILE_WITHIN_S:g} s")
+        return self._opening.result()
 
     def _made_of(self, stored: StoredKeys, file: KeysFile, *, is_on: bool) -> Ring:
         """What was revoked is so, whatever the file says."""
@@ -147,7 +159,7 @@ class KeyRing:
         return content
 
 
-def _heard(task: asyncio.Task[Ring]) -> None:
+def _heard(task: asyncio.Task[Any]) -> None:
     """Whoever asked may be gone by now, and the error with them."""
     if not task.cancelled():
         task.exception()

@@ -235,7 +235,7 @@ def check_model(settings: Settings) -> str | None:
     return describe(settings.checkpoint, settings.base_checkpoint).name
 
 
-_SECRETS: Final = frozenset({"key", "token_secret"})
+_SECRETS: Final = frozenset({"api_key", "key", "token_secret"})
 _REDIS_REMEDY: Final = "give --redis-url/R3_REDIS_URL as redis://HOST:6379/0, rediss://… or unix:///PATH"
 
 

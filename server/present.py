@@ -43,6 +43,10 @@ class Presenter:
         position = await self._queue.position(job) if job.status == "queued" else (None, None)
         return await self._with_bytes(job, self.linked(job, job_json(job, position)))
 
+    async def picture(self, job: StoredJob, image: Json) -> Json:
+        """An image of the job's, with its bytes where the request asked for them. Raises QueueUnavailable."""
+        return await self._with_bytes(job, self.linked(job, image))
+
     def linked(self, job: StoredJob, shown: Json) -> Json:
         """The same, of a job or an event of it, with a token in those of its links that can be read by one."""
         token = self._authority.link_token(self._caller, job.tenant, job.id)

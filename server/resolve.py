@@ -7,8 +7,8 @@ together.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -26,36 +26,45 @@ Sampling = TypeVar("Sampling", TextSampling, ImageSampling)
 
 
 @dataclass(frozen=True)
-class Asked:
+class Read:
     """A body as far as it can be read: `wrong` names the fields that have faults, which stand in `body` as if left
-    out; `size_text` is what was given as size, whatever it is.
+    out; `size_text` is what was given as size, whatever it is. `places` says where in the client's body a field stands
+    (a JSON pointer), if not under its own name.
     """
 
     body: GenerationCreate
     faults: list[Fault]
     wrong: frozenset[str]
     size_text: str = ""
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_generation(value: Any) -> Asked:
+def read_generation(value: Any) -> Read:
     """The body of POST /generate from its JSON value."""
     try:
-        return Asked(GenerationCreate.model_validate(value), [], frozenset())
+        return Read(GenerationCreate.model_validate(value), [], frozenset())
     except ValidationError as error:
         faults = faults_of_pydantic(error.errors(include_url=False), known=GenerationCreate.model_fields)
         wrong = frozenset(str(fault["loc"][0]) for fault in error.errors(include_url=False) if fault["loc"])
         rest = {k: v for k, v in value.items() if k not in wrong} if isinstance(value, dict) else {}
         size_text = str(value.get("size", ""))[:100] if isinstance(value, dict) else ""
-        return Asked(GenerationCreate.model_validate({"prompt": "-", **rest}), faults, wrong, size_text)
+        return Read(GenerationCreate.model_validate({"prompt": "-", **rest}), faults, wrong, size_text)
 
 
-def faults_against(asked: Asked, description: Description, hooks: Allowed = NOTHING_ALLOWED) -> list[Fault]:
+def faults_against(read: Read, description: Description, hooks: Allowed = NOTHING_ALLOWED) -> list[Fault]:
     """Every fault of a body: those of single fields, and those that only show beside other fields, the model, or where
     webhooks may go.
     """
-    own = [_with_a_size(fault, asked, description) if fault.pointer == "/size" else fault for fault in asked.faults]
-    found = (*_hook_faults(asked.body, hooks), *_together(asked.body, description))
-    return [*own, *(fault for field, fault in found if not field & asked.wrong)]
+    size = read.places.get("size", "/size")
+    own = [_with_a_size(fault, read, description) if fault.pointer == size else fault for fault in read.faults]
+    found = (*_hook_faults(read.body, hooks), *_together(read.body, description))
+    return [*own, *(placed(fault, read.places) for fields, fault in found if not fields & read.wrong)]
+
+
+def placed(fault: Fault, places: Mapping[str, str]) -> Fault:
+    """The fault where its field stands in the body that the client sent."""
+    _, name, rest = f"{fault.pointer}/".split("/", 2)
+    return Fault(f"{places[name]}/{rest}".rstrip("/"), fault.detail) if name in places else fault
 
 
 def resolved(body: GenerationCreate, description: Description, seed: int, given: Size | None = None) -> Request:
@@ -147,9 +156,9 @@ def _together(body: GenerationCreate, description: Description) -> Iterator[tupl
         yield _of("output_compression", "output_format"), Fault("/output_compression", detail)
 
 
-def _with_a_size(fault: Fault, asked: Asked, description: Description) -> Fault:
+def _with_a_size(fault: Fault, read: Read, description: Description) -> Fault:
     """A malformed size with one that would do: the nearest where two numbers can be read, else the default."""
-    numbers = re.findall(r"(?<![0-9])[0-9]{1,5}(?![0-9])", asked.size_text)
+    numbers = re.findall(r"(?<![0-9])[0-9]{1,5}(?![0-9])", read.size_text)
     if len(numbers) == 2:
         width, height = nearest_legal((int(numbers[0]), int(numbers[1])), description)
         return Fault(fault.pointer, f"{fault.detail}; the nearest is {width}x{height}")

@@ -84,11 +84,12 @@ def _from_bool(value: Any) -> Any:
     return value
 
 
-_SIZE = re.compile(r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")
+SIZE = re.compile(r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")
 
 
-def _size(value: str) -> str:
-    if not _SIZE.fullmatch(value):
+def size_text(value: str) -> str:
+    """A size as it is written. Raises ValueError."""
+    if not SIZE.fullmatch(value):
         raise ValueError("must be WIDTHxHEIGHT, two whole numbers of pixels with an x between them")
     return value
 
@@ -116,7 +117,7 @@ _MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 def _nullable(schema: dict[str, Any]) -> None:
     """Say in the schema what `_null_is_absent` does: null for an optional field is its default."""
     for name, spec in schema["properties"].items():
-        if name not in schema["required"] and {"type": "null"} not in spec.get("anyOf", ()):
+        if name not in schema.get("required", ()) and {"type": "null"} not in spec.get("anyOf", ()):
             outside = {k: spec.pop(k) for k in ("default", "description", "title") if k in spec}
             schema["properties"][name] = {"anyOf": [spec, {"type": "null"}], **outside}
 
@@ -150,7 +151,7 @@ class GenerationCreate(_Strict):
         EarlyStopCreate, BeforeValidator(_from_bool, json_schema_input_type=bool | EarlyStopCreate)
     ] = Field(EarlyStopCreate(), description="Whether a satisfied model ends the trajectory.")
     think: bool = Field(True, description="Write a reasoning text before the first picture.")
-    size: Annotated[str, AfterValidator(_size), Field(json_schema_extra={"pattern": _SIZE.pattern})] | None = Field(
+    size: Annotated[str, AfterValidator(size_text), Field(json_schema_extra={"pattern": SIZE.pattern})] | None = Field(
         None, description="WIDTHxHEIGHT in pixels; /info says the checkpoint's default."
     )
     n: Annotated[int, Field(ge=1, le=4)] = Field(1, description="Independent trajectories of one prompt.")

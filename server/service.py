@@ -20,6 +20,7 @@ from server.present import Presenter
 from server.queue import Queue, StoredJob
 from server.settings import Settings
 from server.stream import JobStream
+from server.wording import Own, Wording
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,15 @@ class Service:
             raise job_not_found(job_id)
         return await self.job_of(caller.tenant, job_id)
 
-    async def open_stream(self, caller: Caller, job: StoredJob, after: int) -> JobStream:
-        """The job's events after number `after`, for as long as the caller may see them. Raises QueueUnavailable."""
-        stream = JobStream(self.queue, self.hub, self.presenter.for_caller(caller), self.metrics, job, after)
+    async def open_stream(
+        self, caller: Caller, job: StoredJob, after: int, wording: Wording | None = None
+    ) -> JobStream:
+        """The job's events after number `after`, for as long as the caller may see them, in our own words unless told.
+
+        Raises QueueUnavailable.
+        """
+        words = Own(self.presenter.for_caller(caller), job) if wording is None else wording
+        stream = JobStream(self.queue, self.hub, words, self.metrics, job, after)
         stream.follower.caller = caller
         await stream.open()
         return stream

@@ -19,7 +19,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from server.hook_rules import allowed
 
 NONE = "none"  # says in the environment that a setting has no value
-_OTHER_VARIABLES = frozenset({"R3_KEY", "R3_RECORD", "R3_SCREENS", "R3_TEST_ALL", "R3_TEST_TIMES", "R3_URL"})
+_OTHER_VARIABLES = frozenset(
+    {"R3_API_KEY", "R3_KEY", "R3_RECORD", "R3_SCREENS", "R3_TEST_ALL", "R3_TEST_TIMES", "R3_URL"}
+)
 _HOST = re.compile(r"[\w.-]+|\[?(?=.*:.*:)[0-9a-fA-F:.]+\]?")
 _ORIGIN = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
 MIN_SECRET_CHARS = 32
@@ -158,6 +160,13 @@ class Settings(BaseSettings):
                 ) from error
         return proxies
 
+    @field_validator("public_url")
+    @classmethod
+    def _is_address(cls, url: str | None) -> str | None:
+        if url is not None and not _ADDRESS.fullmatch(url):
+            raise ValueError(f"{url!r} is no address of a server; write it as https://HOST or http://HOST:PORT")
+        return url
+
     @field_validator("auth", mode="before")
     @classmethod
     def _none_is_a_word(cls, value: object) -> object:
@@ -231,6 +240,7 @@ class Connection(BaseSettings):
 
     url: str | None = None
     key: SecretStr | None = None
+    api_key: SecretStr | None = None  # of one's own jobs, as r3client reads it; `key` may be an operator's
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
 
@@ -241,7 +251,7 @@ class Connection(BaseSettings):
             raise ValueError("it is no address of a server; write it as http://HOST:PORT or https://HOST")
         return url
 
-    @field_validator("key")
+    @field_validator("key", "api_key")
     @classmethod
     def _is_one_word(cls, key: SecretStr | None) -> SecretStr | None:
         if key is not None and not re.fullmatch(r"[!-~]+", key.get_secret_value()):

@@ -32,17 +32,20 @@ class StartImage:
 
 
 async def take_start_image(
-    parts: Service, tenant: str, job_id: str, given: str, description: Description
+    parts: Service, tenant: str, job_id: str, given: str | bytes, description: Description
 ) -> StartImage:
-    """Judge, normalise and store what a client gave as `image`.
+    """Judge, normalise and store what a client gave as `image`: a text as POST /generate takes it, or a file's bytes.
 
     Raises ApiError invalid_image, or image_not_found for an id that names no image of the tenant's.
     """
+    parent: dict[str, Any] | None = None
     async with parts.decoding:  # the file too is in memory no sooner than its turn
-        if given.startswith("img_"):
+        if isinstance(given, bytes):
+            content = given
+        elif given.startswith("img_"):
             content, parent = await _own_image(parts, tenant, given)
         else:
-            content, parent = await asyncio.to_thread(from_base64, given), None
+            content = await asyncio.to_thread(from_base64, given)
         picture = await asyncio.to_thread(start_picture, content, description)
     sha256 = await asyncio.to_thread(parts.images.put, tenant, job_id, picture.png)
     image_id = f"img_{secrets.token_hex(16)}"

@@ -20,10 +20,10 @@ from typing import Any, Final
 from server.hub import Follower, Hub, Message
 from server.job_view import terminal_event
 from server.metrics import Metrics
-from server.present import Presenter
 from server.queue import Event, LoggedEvent, Queue, QueueUnavailable, StoredJob
-from server.queue_records import TERMINAL_EVENTS, rfc3339
-from server.sse import HEARTBEAT, RETRY_MS, frame, with_retry
+from server.queue_records import TERMINAL_EVENTS
+from server.sse import HEARTBEAT
+from server.wording import Wording
 
 PAGE: Final = 20  # events read at once; reading them must not keep the other streams waiting
 _TRY_AGAIN_S: Final = 1.0
@@ -34,18 +34,15 @@ _LIVE_OF_A_PICTURE: Final = frozenset({"image.progress", "image.preview"})
 class JobStream:
     """The events of one job for one client, after number `after`. Made by `open_stream`."""
 
-    def __init__(
-        self, queue: Queue, hub: Hub, presenter: Presenter, metrics: Metrics, job: StoredJob, after: int
-    ) -> None:
+    def __init__(self, queue: Queue, hub: Hub, wording: Wording, metrics: Metrics, job: StoredJob, after: int) -> None:
         self._queue = queue
         self._hub = hub
-        self._presenter = presenter
+        self._wording = wording
         self._metrics = metrics
         self._job = job
         self._last = after
         self._page: list[LoggedEvent] = []
         self._pictures: dict[Any, int] = {}
-        self._is_first = True
         self._is_over = False
         self._is_behind = False
         """Whether the log had more than was sent of it."""
@@ -159,9 +156,7 @@ class JobStream:
         if job is None:
             return
         covered = job.last_event - 1 if job.is_finished else job.last_event
-        data = {"job_id": job.id, "trajectory": None, "at": rfc3339(time.time() * 1000)}
-        shown = await self._presenter.job(job)
-        yield self._first(frame(Event("stream.reset", {**data, "job": shown}), covered))
+        yield await self._wording.reset(job, covered)
         self._last = covered
         if job.is_finished:
             name, data = terminal_event(job)
@@ -180,7 +175,7 @@ class JobStream:
     async def _passed_on(self, message: Message) -> bytes:
         """A message of the hub as it is sent; empty where it is not."""
         if message.number is None:
-            return b"" if self._is_stale(message.event) else self._first(await self._framed(message))
+            return b"" if self._is_stale(message.event) else await self._wording.live(message)
         if message.number <= self._last or self._is_over:
             return b""
         return await self._logged(LoggedEvent(message.number, *message.event), message)
@@ -189,16 +184,7 @@ class JobStream:
         """A numbered event as it is sent; from here on it is the last one."""
         self._last = event.number
         self._note(event)
-        if message is not None:
-            return self._first(await self._framed(message))
-        shown = await self._presenter.event(self._job, Event(event.name, event.data))
-        return self._first(frame(shown, event.number))
-
-    async def _framed(self, message: Message) -> bytes:
-        """The frame made for all followers, unless this job's clients get more than it holds."""
-        if not self._presenter.adds_to(self._job, message.event):
-            return message.frame
-        return frame(await self._presenter.event(self._job, message.event), message.number)
+        return await self._wording.logged(event, message)
 
     def _note(self, event: LoggedEvent) -> None:
         match event.name:
@@ -220,11 +206,4 @@ class JobStream:
     def _closing(self, reason: str) -> bytes:
         self._is_over = True
         self._metrics.streams_closed.labels(reason).inc()
-        data = {"job_id": self._job.id, "trajectory": None, "at": rfc3339(time.time() * 1000)}
-        return self._first(frame(Event("stream.closing", {**data, "reason": reason, "retry_ms": RETRY_MS})))
-
-    def _first(self, frame_: bytes) -> bytes:
-        if not self._is_first:
-            return frame_
-        self._is_first = False
-        return with_retry(frame_)
+        return self._wording.closing(reason)

@@ -89,7 +89,7 @@ async def info(parts: Parts, _caller: Reader) -> Response:
     return json_response(
         {
             "default_model": default,
-            "models": [_model(description) for _, description in sorted(known.items())],
+            "models": [model_json(description) for _, description in sorted(known.items())],
             "limits": _limits(parts),
             "versions": {
                 "server": server.__version__,
@@ -115,7 +115,8 @@ async def openapi_as_yaml(request: Request) -> Response:
 allow_head(router)
 
 
-def _model(description: Description) -> dict[str, Any]:
+def model_json(description: Description) -> dict[str, Any]:
+    """What is told of a model."""
     vae = description.transforms["vae"]
     plain = description.to_json()
     width, height = description.default_size

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,20 @@ from typing import Any, Final
 
 import httpx
 
+from server.embedded import EmbeddedServer, find_binary, locked
 from tests.server.waiting import until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LEASE_S: Final = 2.0
+
+
+@contextmanager
+def private_server(binary: Path | None = None) -> Iterator[EmbeddedServer]:
+    """A Valkey, or another server of this binary, that is nobody else's, with data of its own."""
+    with tempfile.TemporaryDirectory(prefix="r3-") as folder:  # short: a socket's path is bounded
+        Path(folder).chmod(0o700)
+        with locked(Path(folder)) as directory, EmbeddedServer(directory, binary or find_binary()) as server:
+            yield server
 
 
 class R3Process:
@@ -106,10 +117,10 @@ StartWorker = Callable[..., WorkerProcess]
 
 
 class ApiProcess(R3Process):
-    """`r3 api` on a free port; `client` calls it."""
+    """`r3 api` on a free port, or that of one which is started again; `client` calls it."""
 
     def __init__(self, url: str, data_dir: Path, log: Path, **settings: Any) -> None:
-        self.port = free_port()
+        self.port = int(settings.get("port") or free_port())
         given = {
             "redis_url": url,
             "data_dir": data_dir,

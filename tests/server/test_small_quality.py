@@ -6,10 +6,14 @@ again) shows here as a fall below what chance allows. `python -m training.qualit
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Iterator
 
 import numpy as np
+import openai
 import pytest
+from PIL import Image as PILImage
 
 from r3core.checkpoint import describe
 from training.evaluate import CHECKPOINT
@@ -77,6 +81,23 @@ def test_a_prompt_of_more_tokens_than_it_can_hold_is_refused_and_harms_nobody(ur
         ask(url, [{"prompt": "🦊" * 4000, "seed": 1}])
     (answer,) = ask(url, [{"prompt": "a red circle", "seed": 1, "max_rounds": 0}])
     assert len(pictures_of(answer)) == 1
+
+
+def test_the_openai_client_has_its_pictures_made_edited_and_streamed(url: str) -> None:
+    plain = openai.DefaultHttpxClient(trust_env=False)
+    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", http_client=plain) as client:
+        settings = {"r3": {"seed": 1, "max_rounds": 2}}
+        stream = client.images.generate(prompt="one red circle", stream=True, partial_images=2, extra_body=settings)
+        *partial, completed = list(stream)
+        assert len(partial) <= 2
+        assert completed.type == "image_generation.completed"
+        content = base64.b64decode(completed.b64_json)
+        edited = client.images.edit(image=content, prompt="Add a blue square.", extra_body={"r3": {"seed": 1}})
+    assert edited.data is not None
+    drawn = base64.b64decode(edited.data[0].b64_json or "")
+    with PILImage.open(io.BytesIO(drawn)) as picture:
+        assert picture.size == (SIDE_PX, SIDE_PX)
+    assert drawn != content
 
 
 def pictures_of(answer: Answer) -> list[np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:

@@ -32,6 +32,26 @@ with httpx.Client(base_url=server, headers=headers, timeout=None) as client:
 `;
 }
 
+/** As a Python program with the `openai` package: what OpenAI has no word for goes into `r3`. */
+export function asOpenAI(body, origin, isKeyed) {
+  const { prompt, model, n, size, output_format: format, output_compression: compression, ...r3 } = body;
+  const known = { model, prompt, n, size, output_format: format, output_compression: compression };
+  const given = Object.entries(known).filter(([, value]) => value !== undefined);
+  if (Object.keys(r3).length) given.push(["extra_body", { r3 }]);
+  return `import base64
+${isKeyed ? "import os\n" : ""}
+from openai import OpenAI
+
+client = OpenAI(base_url="${origin}/v1", api_key=${isKeyed ? `os.environ["R3_KEY"]` : `"none"`})
+answer = client.images.generate(
+${given.map(([name, value]) => `    ${name}=${literal(value, "    ")},`).join("\n")}
+)
+for index, image in enumerate(answer.data):
+    with open(f"picture-{index}.${format ?? "png"}", "wb") as file:
+        file.write(base64.b64decode(image.b64_json))
+`;
+}
+
 /** A JSON value as Python writes it. */
 function literal(value, indent = "") {
   if (value === null) return "None";

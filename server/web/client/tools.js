@@ -8,7 +8,7 @@ import { ProblemNote } from "./notes.js";
 import { sizeOfJob } from "./picture.js";
 import { Share } from "./share.js";
 import { repeatOf } from "./settings.js";
-import { asCurl, asPython } from "./snippets.js";
+import { asCurl, asOpenAI, asPython } from "./snippets.js";
 import { zip } from "./zip.js";
 
 /** The buttons, and the dialog that one of them has opened. */
@@ -42,7 +42,8 @@ export function JobTools({ job, model, isKeyed, onReuse }) {
 
 function CopyAs({ job, model, isKeyed, onClose }) {
   const body = repeatOf(job, model);
-  const texts = [["curl", asCurl(body, location.origin, isKeyed)], ["Python", asPython(body, location.origin, isKeyed)]];
+  const ways = [["curl", asCurl], ["Python", asPython], ["openai", asOpenAI]];
+  const texts = ways.map(([n, write]) => [n, write(body, location.origin, isKeyed)]);
   const [name, setName] = useState("curl");
   const [, text] = texts.find(([n]) => n === name);
   return html`

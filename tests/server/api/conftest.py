@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import redis
 
-from server.embedded import EmbeddedServer, find_binary, locked
+from server.embedded import EmbeddedServer
 from server.images import ImageStore
 from server.queue_worker import WorkerQueue
 from tests.server.api.by_hand import HandWorker
 from tests.server.api.keyed import KeyedApi, keyed_api
 from tests.server.api.running import RunningApi, running_api
+from tests.server.processes import private_server
 
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[EmbeddedServer]:
     """A running Valkey that no test harms."""
-    with tempfile.TemporaryDirectory(prefix="r3-") as folder:  # short: a socket's path is bounded
-        Path(folder).chmod(0o700)
-        with locked(Path(folder)) as directory, EmbeddedServer(directory, find_binary()) as server:
-            yield server
+    with private_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

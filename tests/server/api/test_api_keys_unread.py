@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,7 +41,25 @@ def mend_file(keyed: KeyedApi) -> None:
     in_file(keyed.api.settings.keys_file)
 
 
-BROKEN = [(break_file, mend_file), (break_redis, mend_redis)]
+def hang_file(keyed: KeyedApi) -> None:
+    """Who opens it waits, as on a network drive whose server is gone."""
+    file = keyed.api.settings.keys_file
+    assert file is not None
+    os.mkfifo(file.with_suffix(".pipe"))
+    file.with_suffix(".pipe").rename(file)
+
+
+def free_file(keyed: KeyedApi) -> None:
+    file = keyed.api.settings.keys_file
+    assert file is not None
+    pipe = os.open(file, os.O_WRONLY)  # waits until it is being read
+    os.write(pipe, b"keys: [")
+    file.unlink()
+    os.close(pipe)
+    mend_file(keyed)
+
+
+BROKEN = [(break_file, mend_file), (hang_file, free_file), (break_redis, mend_redis)]
 Act = Callable[[KeyedApi], None]
 
 

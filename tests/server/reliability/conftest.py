@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from server.embedded import EmbeddedServer, find_binary, locked
+from server.embedded import EmbeddedServer
 from server.images import ImageStore
 from server.queue import Queue, QueuePolicy
 from server.queue_worker import WorkerQueue
 from tests.server.api.by_hand import HandWorker
 from tests.server.conftest import oldest_redis
-from tests.server.processes import ApiProcess, StartWorker, WorkerProcess, api_process, worker_processes
+from tests.server.processes import (
+    ApiProcess,
+    StartWorker,
+    WorkerProcess,
+    api_process,
+    private_server,
+    worker_processes,
+)
 from tests.server.waiting import until
 
 
 @pytest.fixture
 def own_server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
     """A server that a test may harm and start again, its data kept: Valkey, or where the test says so an old Redis."""
-    binary = oldest_redis() if getattr(request, "param", "valkey") == "redis" else find_binary()
-    with tempfile.TemporaryDirectory(prefix="r3-") as folder:  # short: a socket's path is bounded
-        Path(folder).chmod(0o700)
-        with locked(Path(folder)) as directory, EmbeddedServer(directory, binary) as server:
-            yield server
+    with private_server(oldest_redis() if getattr(request, "param", "valkey") == "redis" else None) as server:
+        yield server
 
 
 @pytest.fixture

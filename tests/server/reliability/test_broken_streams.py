@@ -199,6 +199,3 @@ def test_curl_streams_and_resumes(api: ApiProcess, by_hand: HandWorker, record: 
     )
     check_whole(list(parsed(resumed.stdout.splitlines())), after=3)
     record("S5", "`curl -N` streams and resumes")
-    record.not_run(
-        "S5", "`openai` for Python and Node: `/v1` is not built yet; EventSource in Chromium: nor is the page"
-    )

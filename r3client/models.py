@@ -1,0 +1,210 @@
+"""Jobs and what they hold, as the server tells them. What a newer server adds is kept beside what is known here."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from r3client.errors import PillowMissing, R3Error
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Verdict = Literal["edit", "satisfied", "malformed"]
+StopReason = Literal["satisfied", "max_rounds", "malformed", "deadline", "stopped"]
+
+
+class Shape(BaseModel):
+    """A value of the server's; it does not change."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Image(Shape):
+    """A picture; `content` is its bytes, where they were fetched or came with the answer."""
+
+    id: str
+    url: str
+    width: int
+    height: int
+    format: Literal["png", "webp", "jpeg"]
+    sha256: str
+    content: bytes | None = Field(None, exclude=True, repr=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bytes_of_base64(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or "b64_json" not in value:
+            return value
+        try:
+            return {**value, "content": base64.b64decode(value["b64_json"], validate=True)}
+        except (ValueError, TypeError) as error:
+            raise ValueError("b64_json is no base64") from error
+
+    @property
+    def suffix(self) -> str:
+        """How the name of a file with these bytes ends."""
+        return "jpg" if self.format == "jpeg" else self.format
+
+    def pil(self) -> PIL.Image.Image:
+        """As a PIL image. Raises PillowMissing."""
+        try:
+            import PIL.Image
+        except ImportError as error:
+            told = "a PIL image needs Pillow, which is not installed: pip install pillow; the bytes are in .content"
+            raise PillowMissing(told) from error
+        picture = PIL.Image.open(io.BytesIO(self._fetched()))
+        picture.load()
+        return picture
+
+    def save(self, path: str | Path) -> Path:
+        """Write the bytes to a file, as they are."""
+        file = Path(path)
+        file.write_bytes(self._fetched())
+        return file
+
+    def _fetched(self) -> bytes:
+        if self.content is None:
+            raise R3Error(f"the bytes of {self.id} were not fetched; client.image({self.id!r}) does it")
+        return self.content
+
+
+class Reflection(Shape):
+    """What the model said of a picture."""
+
+    text: str
+    thought: str
+    verdict: Verdict
+    instruction: str | None
+
+
+class Round(Shape):
+    """A picture, the edit that made it, and what was then said of it."""
+
+    index: int
+    image: Image | None
+    instruction: str | None
+    reflection: Reflection | None
+    reflections: list[Reflection]
+
+
+class Trajectory(Shape):
+    """One of the request's independent tries."""
+
+    index: int
+    seed: int
+    reasoning: str | None
+    rounds: list[Round]
+    stop_reason: StopReason | None
+    image: Image | None
+
+
+class JobError(Shape):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class Usage(Shape):
+    """What was spent."""
+
+    text_tokens: int
+    denoise_steps: int
+    forwards: int
+    compute_s: float
+
+
+class Parent(Shape):
+    """Where the picture that a job started from came from, or the job that this one is another try of."""
+
+    job: str
+    trajectory: int | None
+    round: int | None
+
+
+class Links(Shape):
+    """Relative addresses."""
+
+    self: str
+    events: str
+    cancel: str
+    stop: str
+
+
+class Job(Shape):
+    """A job as it stands."""
+
+    id: str
+    status: JobStatus
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    model: str
+    prompt: str
+    params: dict[str, Any]
+    queue_position: int | None
+    eta_s: float | None
+    trajectories: list[Trajectory]
+    error: JobError | None
+    attempt: int
+    usage: Usage
+    metadata: dict[str, str]
+    parent: Parent | None = None
+    links: Links
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it is at its end."""
+        return self.status not in ("queued", "running")
+
+    @property
+    def image(self) -> Image | None:
+        """The final picture; with several trajectories, the first's that has one."""
+        return next(iter(self.images), None)
+
+    @property
+    def images(self) -> list[Image]:
+        """The final picture of every trajectory that has one."""
+        return [t.image for t in self.trajectories if t.image is not None]
+
+    def every_image(self) -> Iterator[Image]:
+        """The pictures of all rounds."""
+        return (r.image for t in self.trajectories for r in t.rounds if r.image is not None)
+
+    def with_contents(self, contents: dict[str, bytes]) -> Job:
+        """The same with these bytes, by their images' ids."""
+        trajectories = [_trajectory_with(trajectory, contents) for trajectory in self.trajectories]
+        return self.model_copy(update={"trajectories": trajectories})
+
+
+class JobPage(Shape):
+    """A page of jobs, newest first."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+
+
+class Share(Shape):
+    """A read-only link to a job."""
+
+    url: str
+    expires_at: datetime
+
+
+def _trajectory_with(trajectory: Trajectory, contents: dict[str, bytes]) -> Trajectory:
+    rounds = [r.model_copy(update={"image": _image_with(r.image, contents)}) for r in trajectory.rounds]
+    return trajectory.model_copy(update={"rounds": rounds, "image": _image_with(trajectory.image, contents)})
+
+
+def _image_with(image: Image | None, contents: dict[str, bytes]) -> Image | None:
+    if image is None or image.id not in contents:
+        return image
+    return image.model_copy(update={"content": contents[image.id]})
