@@ -21,6 +21,7 @@ from tests.server.waiting import until
 
 WAIT_MS = 120_000
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
 SCREENS = Path(os.environ["R3_SCREENS"]) if "R3_SCREENS" in os.environ else None
 
 Open = Callable[..., Page]
@@ -54,6 +55,13 @@ def browser() -> Iterator[Browser]:
 def served(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server with the small model. One thread: several wait for each other where others use the machine."""
     with serving(tmp_path_factory.mktemp("served") / "data", R3_TORCH_THREADS="1") as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def quick(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with the fake model, where it does not matter what the pictures show."""
+    with serving(tmp_path_factory.mktemp("quick") / "data", R3_RUNNER="fake") as one:
         yield one
 
 
@@ -108,7 +116,7 @@ def run(page: Page, prompt: str, rounds: int | None = None, *, early_stop: bool 
 
 def picture(page: Page, index: int, trajectory: int = 0) -> str:
     """A selector of a finished picture."""
-    return f"#round-{trajectory}-{index} .frame:not(.is-open) img"
+    return f"#round-{trajectory}-{index} .frame:not(.is-open) img:not(.under)"
 
 
 def ended(page: Page, status: str = "succeeded") -> None:

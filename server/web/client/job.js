@@ -2,9 +2,10 @@
 //
 // { id, prompt, model, params, status, position, etaS, attempt, error, parent, createdAt, metadata, usage,
 //   trajectories: [{ index, seed, reasoning, isReasoned, stopReason, isDone, drawing,
-//                    rounds: [{ index, image, instruction, said }] }] }
+//                    rounds: [{ index, image, preview, instruction, said }] }] }
 //
 // drawing  { round, step, steps, preview } while a picture is drawn, else null
+// preview  the last one of that picture, to be seen until the picture itself has come; null where there is none
 // said     { text, thought, verdict, instruction } of a picture; verdict null while it is being written; null unasked
 
 const ENDED = new Set(["succeeded", "failed", "cancelled"]);
@@ -35,6 +36,7 @@ function trajectoryOf(json, isFollowed) {
   const rounds = json.rounds.map((r) => ({
     index: r.index,
     image: r.image,
+    preview: null,
     instruction: r.instruction,
     said: r.reflection,
   }));
@@ -86,7 +88,7 @@ const OF_TRAJECTORY = {
     drawing: null,
     rounds: [
       ...t.rounds.filter((r) => r.index < data.round),
-      { index: data.round, image: data.image, instruction: data.instruction, said: null },
+      { index: data.round, image: data.image, preview: previewOf(t, data), instruction: data.instruction, said: null },
     ],
   }),
   "reflect.delta": (t, data) => ({ rounds: withSaid(t, data.round, (said) => writing(said, data.text)) }),
@@ -98,6 +100,7 @@ const OF_TRAJECTORY = {
 };
 
 const stepOf = ({ round, step, steps }) => ({ round, step, steps });
+const previewOf = (t, data) => sameRound(t, data).preview ?? null;
 const sameRound = (t, data) => (t.drawing?.round === data.round ? t.drawing : {});
 const idle = (job) => job.trajectories.map((t) => ({ ...t, drawing: null }));
 const withSaid = (t, round, change) => t.rounds.map((r) => (r.index === round ? { ...r, said: change(r.said) } : r));

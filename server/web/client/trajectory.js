@@ -61,7 +61,7 @@ function Round({ job, trajectory, round, size, available, isLast, isLooking, too
     <li class="round" id=${`round-${trajectory.index}-${round.index}`} tabindex="-1">
       ${round.index > 0 && html`<${Arrow} instruction=${round.instruction} />`}
       <div class="round-card">
-        <${Frame} size=${size} available=${available} image=${round.image} alt=${`${name}: ${job.prompt}`} />
+        <${Frame} size=${size} available=${available} image=${round.image} preview=${round.preview} alt=${`${name}: ${job.prompt}`} />
         <div class="round-text">
           <header><h3>${name}</h3>${(round.said || isAsked || isLast) && html`<${Chip} said=${round.said} isAsked=${isAsked} />`}</header>
           <${Reflection} said=${round.said} isAsked=${isAsked} isLast=${isLast && hasEnded(job)} />
