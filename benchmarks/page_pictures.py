@@ -31,7 +31,8 @@ PROMPT = "two yellow stars and one red circle"
 
 _VIEW: ViewportSize = {"width": 1180, "height": 800}
 _FILM_WIDTH = 900
-_FRAME_MS = 140  # of the film, for what changed
+_RUN_MS = 8000  # of the film, from the prompt to the job's end, however long that took
+_FRAME_MS = (80, 400)  # and yet no frame shorter or longer than this
 _TYPED_MS = 45
 _END_MS = 3500
 _MOST_BYTES = {"page.png": 400_000, "page.webp": 2_000_000}
@@ -126,20 +127,22 @@ def _run(page: Page, url: str, prompt: str, seed: int) -> Iterator[Frame]:
         yield Frame(_shot(page), _TYPED_MS * 3)
     page.keyboard.press("Control+Enter")
     page.wait_for_selector(".run-head")
-    yield from _followed(page)
+    images = list(_followed(page))
+    shown_ms = min(_FRAME_MS[1], max(_FRAME_MS[0], _RUN_MS // len(images)))
+    yield from (Frame(image, shown_ms) for image in images)
     page.evaluate("() => { document.activeElement?.blur(); scrollTo(0, 0); }")
     yield Frame(_shot(page), _END_MS)
 
 
-def _followed(page: Page) -> Iterator[Frame]:
-    """A frame whenever something can be seen to have changed."""
+def _followed(page: Page) -> Iterator[Image.Image]:
+    """The page whenever something can be seen to have changed."""
     before: bytes = b""
     deadline_s = time.monotonic() + _MOST_WAIT_MS / 1000
     while time.monotonic() < deadline_s:
         has_ended = page.locator(".status").get_attribute("class") not in {"status is-queued", "status is-running"}
         image = _shot(page)
         if (content := image.tobytes()) != before:
-            yield Frame(image, _FRAME_MS)
+            yield image
         before = content
         if has_ended:
             return

@@ -93,7 +93,7 @@ export function Run({ id, models, server, isOnline, header, tools }) {
         ${header?.(job, model)}
       </header>
       <${Timeline} job=${job} />
-      <${Connection} connection=${connection} isOnline=${isOnline} />
+      <${Connection} connection=${connection} isOnline=${isOnline} isOver=${hasEnded(job)} />
       ${job.status === "queued" && server.workers === 0 && html`<${NoWorker} />`}
       ${problem && html`<${ProblemNote} problem=${problem} onClose=${forget} />`}
       ${job.error && html`<${ProblemNote} problem=${failureOf(job.error)} />`}
@@ -141,11 +141,12 @@ function Endings({ job, act }) {
 }
 
 /** Said over the page, wherever it is scrolled to; nothing moves for it. */
-function Connection({ connection, isOnline }) {
+function Connection({ connection, isOnline, isOver }) {
   if (connection === "live" && isOnline) return null;
   if (!isOnline) {
-    return html`<div class="toast"><${Notice}><strong>You are offline.</strong> The job goes on without this page, which
-      catches up once you are back.<//></div>`;
+    return html`<div class="toast"><${Notice}><strong>You are offline.</strong> ${isOver
+      ? "What is here stays; to go on from it, connect to the network."
+      : "The job goes on without this page, which catches up once you are back."}<//></div>`;
   }
   return html`<div class="toast"><${Notice}><strong>The connection is lost.</strong> Reconnecting; nothing is lost meanwhile.
     <button type="button" onClick=${() => dispatchEvent(new Event("r3:retry"))}>Reconnect now</button><//></div>`;
