@@ -176,6 +176,14 @@ class ShareView(View):
     expires_at: Time
 
 
+class SessionView(View):
+    """Who calls. `key` is the id of the key, which is no secret; null where nobody is asked for one."""
+
+    tenant: str
+    key: str | None
+    scopes: list[Literal["read", "generate", "admin"]]
+
+
 class Alive(View):
     """The process lives."""
 

@@ -5,7 +5,7 @@ Guard        refuses foreign hosts and origins, and too many headers
 CORS         only where the operator names origins
 Auth         who asks: a key, a link, or everyone where none is asked for; counts requests against their limit
 BodyLimit    counts the body while it is read
-routes       generate, jobs, share, images, openai, admin, service, docs
+routes       generate, jobs, share, images, openai, admin, service, session, docs, page
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from server.observe import Observe
 from server.present import Presenter
 from server.queue import Queue
 from server.retention import Retention
-from server.routes import admin, docs, generate, images, jobs, openai, share
+from server.routes import admin, docs, generate, images, jobs, openai, page, session, share
 from server.routes import service as service_routes
 from server.service import Service
 from server.settings import Settings
@@ -68,7 +68,7 @@ def create_app(settings: Settings, queue: Queue | None = None) -> FastAPI:
     )
     routers = (
         *(generate.router, jobs.router, share.router, images.router, openai.router),
-        *(admin.router, service_routes.router, docs.router),
+        *(admin.router, service_routes.router, session.router, docs.router, page.router),
     )
     errors.install(app, [route for router in routers for route in router.routes])
     contract.install(app)

@@ -1,6 +1,7 @@
-"""Who a request's caller is: by a key, by a link, or, where nobody is asked for a key, everyone the same.
+"""Who a request's caller is: by a key, by a session, by a link, or, where nobody is asked for a key, everyone the same.
 
-A key comes in the one `Authorization` header; on paths that can be linked to, a `?token=` that is good is enough. Of a
+A key comes in the one `Authorization` header, or a session's cookie stands in for it; on paths that can be linked to, a
+`?token=` that is good is enough. Of a
 key or a token that is not good no more is said than that: who shows a token that leads nowhere is told what everyone is
 told of a job that never was.
 """
@@ -23,6 +24,7 @@ from server.keys import KeysUnreadable, Scope, key_shown
 from server.links import Linked
 from server.queue_errors import RateLimited
 from server.rate_limits import REQUESTS, Limit
+from server.sessions import session_shown
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -129,6 +131,8 @@ class Authority:
 
 def _by_key(scope: AsgiScope, ring: Ring) -> Caller:
     given = Headers(scope=scope).getlist("authorization")
+    if not given and (session := session_shown(scope)) is not None:
+        return _by_session(session, ring)
     if len(given) != 1:
         many = "an Authorization header is there more than once; send one"
         raise refused(many if given else "no key is there; send it as Authorization: Bearer <key>")
@@ -138,6 +142,13 @@ def _by_key(scope: AsgiScope, ring: Ring) -> Caller:
     key = key_shown(bearer[1], ring.keys)
     if key is None:
         raise refused("this key is not known, or was revoked; use another", error="invalid_token")
+    return Caller(key.tenant, key.id, frozenset(key.scopes))
+
+
+def _by_session(session: str, ring: Ring) -> Caller:
+    key = None if ring.sessions is None else ring.sessions.read(session, ring.keys, time.time())
+    if key is None:
+        raise refused("the session is over; sign in again", error="invalid_token")
     return Caller(key.tenant, key.id, frozenset(key.scopes))
 
 
@@ -152,4 +163,4 @@ def _tokens_of(scope: AsgiScope) -> list[str]:
 
 
 def _has_key(scope: AsgiScope) -> bool:
-    return "authorization" in Headers(scope=scope)
+    return "authorization" in Headers(scope=scope) or session_shown(scope) is not None

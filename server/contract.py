@@ -16,7 +16,19 @@ from pydantic.json_schema import models_json_schema
 
 import server
 from server.admin_views import OperatorJobList, OperatorJobView, PauseCreate, QueueView
-from server.answers import Alive, Info, JobList, JobView, Problem, Ready, ShareView, problems, ref, text_header
+from server.answers import (
+    Alive,
+    Info,
+    JobList,
+    JobView,
+    Problem,
+    Ready,
+    SessionView,
+    ShareView,
+    problems,
+    ref,
+    text_header,
+)
 from server.doors import HEALTH_PATHS, is_open
 from server.event_views import EVENTS, stream_schema
 from server.openai_errors import status_below
@@ -28,7 +40,7 @@ from server.schemas import GenerationCreate, ShareCreate
 Json = dict[str, Any]
 
 _REF: Final = "#/components/schemas/{model}"
-_ANSWERED: Final = (Alive, Info, JobList, JobView, Problem, Ready, ShareView)
+_ANSWERED: Final = (Alive, Info, JobList, JobView, Problem, Ready, SessionView, ShareView)
 _OPERATORS: Final = (OperatorJobList, OperatorJobView, QueueView)
 _BODIES: Final[dict[str, type[BaseModel]]] = {
     "/generate": GenerationCreate,

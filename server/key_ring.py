@@ -23,6 +23,7 @@ from server.keys_file import KeysFile, KeysFileError, read_keys_file
 from server.links import Links
 from server.queue_errors import QueueUnavailable
 from server.queue_keys import QueueKeys, StoredKeys
+from server.sessions import Sessions
 from server.settings import Settings
 
 log = structlog.get_logger("r3.api")
@@ -34,12 +35,13 @@ FILE_WITHIN_S: Final = 2.0  # it may lie on a drive that nobody answers for
 
 @dataclass(frozen=True)
 class Ring:
-    """Who may come in at one moment. `links` is None where none are signed, for nobody is asked for a key."""
+    """Who may come in at one moment. `links` and `sessions` are None where nobody is asked for a key."""
 
     is_on: bool
     keys: Mapping[str, Key] = field(default_factory=dict)
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict)
     links: Links | None = None
+    sessions: Sessions | None = None
 
     def limits_of(self, tenant: str) -> TenantLimits:
         """What a tenant may have."""
@@ -137,7 +139,8 @@ class KeyRing:
         revoked = {key_id for key_id, key in stored.keys.items() if key.revoked_ms is not None}
         keys = {key_id: key for key_id, key in {**stored.keys, **file.keys}.items() if key_id not in revoked}
         links = Links(self._secret, self._settings.link_ttl_s) if is_on else None
-        return Ring(is_on, keys, {**stored.tenants, **file.tenants}, links)
+        sessions = Sessions(self._secret) if is_on else None
+        return Ring(is_on, keys, {**stored.tenants, **file.tenants}, links, sessions)
 
     def _read_file(self) -> KeysFile:
         """The file where it has changed. Kubernetes replaces a mounted Secret by another file of the same name."""

@@ -27,7 +27,7 @@ log = structlog.get_logger("r3.api")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _QUIET_PATHS: Final = HEALTH_PATHS | {"/metrics"}
-# A page that is served here says otherwise for itself (routes/docs.py).
+# A page that is served here says otherwise for itself (routes/docs.py, routes/page.py).
 _EVERYWHERE: Final = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",

@@ -19,7 +19,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from server.hook_rules import allowed
 
 NONE = "none"  # says in the environment that a setting has no value
-_OTHER_VARIABLES = frozenset({"R3_API_KEY", "R3_KEY", "R3_RECORD", "R3_TEST_ALL", "R3_TEST_TIMES", "R3_URL"})
+_OTHER_VARIABLES = frozenset(
+    {"R3_API_KEY", "R3_KEY", "R3_RECORD", "R3_SCREENS", "R3_TEST_ALL", "R3_TEST_TIMES", "R3_URL"}
+)
 _HOST = re.compile(r"[\w.-]+|\[?(?=.*:.*:)[0-9a-fA-F:.]+\]?")
 _ORIGIN = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
 MIN_SECRET_CHARS = 32

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 import server
 from r3core.checkpoint import Description
@@ -110,12 +110,6 @@ async def openapi_as_json(request: Request) -> Response:
 async def openapi_as_yaml(request: Request) -> Response:
     """The contract as YAML."""
     return Response(openapi_yaml(request.app), media_type="application/yaml", headers={"Cache-Control": "no-store"})
-
-
-@router.get("/", include_in_schema=False)
-async def root() -> Response:
-    """Until there is a page of its own."""
-    return RedirectResponse("/docs", 307)
 
 
 allow_head(router)

@@ -63,7 +63,7 @@ def test_head_works_wherever_get_does(api: RunningApi, worker: HandWorker) -> No
     fixed = ["/livez", "/readyz", "/metrics", "/info", "/jobs", "/openapi.json", "/openapi.yaml", "/docs", "/"]
     for path in (*fixed, f"/jobs/{job['id']}", f"/jobs/{job['id']}/events", f"/images/{image}"):
         answer = api.client.head(path)
-        assert (answer.status_code, answer.content) == (307 if path == "/" else 200, b""), path
+        assert (answer.status_code, answer.content) == (200, b""), path
     assert api.client.head(f"/jobs/{job['id']}/events").headers["content-type"].startswith("text/event-stream")
     assert "r3_sse_streams 0.0" in api.client.get("/metrics").text
 
@@ -241,11 +241,6 @@ def test_nonsense_on_the_wire_is_refused(api: RunningApi) -> None:
         said = json.loads(body)
         Problem.model_validate(said)
         assert (said["status"], said["code"]) == (400, "bad_request")
-
-
-def test_the_root_leads_to_the_docs(api: RunningApi) -> None:
-    answer = api.client.get("/")
-    assert (answer.status_code, answer.headers["location"]) == (307, "/docs")
 
 
 def test_jobs_are_described_from_files_where_no_worker_came_yet(

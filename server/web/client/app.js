@@ -1,0 +1,189 @@
+// The page: which job the address names, the form beside it, and how the server stands.
+
+import { Actions } from "./actions.js";
+import { asProblem, call, linkToken } from "./api.js";
+import { Composer } from "./composer.js";
+import { html, Icon, render, useCallback, useEffect, useErrorBoundary, useOnline, useReducer, useState } from "./dom.js";
+import { History } from "./history.js";
+import { Notice, ProblemNote } from "./notes.js";
+import { Run } from "./run.js";
+import { SignIn, signOut } from "./session.js";
+import { BLANK, formOf } from "./settings.js";
+import { JobTools } from "./tools.js";
+import { Welcome } from "./welcome.js";
+
+const ASK_AGAIN_MS = 5000;
+
+/** The id of the job that the address names. */
+const jobInAddress = () => /^\/j\/(job_[0-9a-f]{32})\/?$/.exec(location.pathname)?.[1] ?? null;
+
+function useAddress() {
+  const [id, setId] = useState(jobInAddress);
+  useEffect(() => {
+    const look = () => setId(jobInAddress());
+    addEventListener("popstate", look);
+    return () => removeEventListener("popstate", look);
+  }, []);
+  const go = useCallback((to) => {
+    history.pushState(null, "", to ? `/j/${to}` : "/");
+    setId(to);
+    scrollTo(0, 0);
+  }, []);
+  return [id, go];
+}
+
+/** What /info says, asked for again while no model is known: { info, problem }. */
+function useInfo(isReader) {
+  const [state, setState] = useState({ info: null, problem: null });
+  useEffect(() => {
+    if (isReader) return undefined; // who came by a link may read its job, and nothing else
+    let timer;
+    const ask = async () => {
+      try {
+        const info = await call("/info");
+        setState({ info, problem: null });
+        if (!info.models.length) timer = setTimeout(ask, ASK_AGAIN_MS);
+      } catch (error) {
+        if (error.status === 401) return;
+        setState((state) => ({ ...state, problem: asProblem(error) }));
+        timer = setTimeout(ask, ASK_AGAIN_MS);
+      }
+    };
+    ask();
+    return () => clearTimeout(timer);
+  }, []);
+  return state;
+}
+
+/** Whether workers are heard from: { workers }, null where that is not known. */
+function useServer() {
+  const [server, setServer] = useState({ workers: null });
+  useEffect(() => {
+    let timer;
+    const ask = async () => {
+      try {
+        setServer(await call("/readyz"));
+      } catch {
+        setServer({ workers: null });
+      }
+      timer = setTimeout(ask, ASK_AGAIN_MS);
+    };
+    ask();
+    return () => clearTimeout(timer);
+  }, []);
+  return server;
+}
+
+/** Who is signed in: { session }, null while that is not known, `isOut` where a key is needed first. */
+function useSession() {
+  const [state, setState] = useState({ session: null, isOut: false });
+  useEffect(() => {
+    const out = () => setState({ session: null, isOut: true });
+    addEventListener("r3:signed-out", out);
+    if (!linkToken()) {
+      call("/session")
+        .then((session) => setState({ session, isOut: false }))
+        .catch((error) => error.status === 401 && out());
+    }
+    return () => removeEventListener("r3:signed-out", out);
+  }, []);
+  return [state, (session) => setState({ session, isOut: session === null })];
+}
+
+function App() {
+  const [broken] = useErrorBoundary((error) => console.error(error));
+  const [{ session, isOut }, setSession] = useSession();
+  const leave = async () => {
+    await signOut().catch(() => {});
+    setSession(null);
+  };
+  if (broken) return html`<main class="plain"><${ProblemNote} problem=${asProblem(broken)} /></main>`;
+  if (isOut && !linkToken()) {
+    return html`<${Head} /><main id="main"><${SignIn} onSession=${setSession} /></main>`;
+  }
+  return html`<${Studio} session=${session} onLeave=${leave} />`;
+}
+
+function Studio({ session, onLeave }) {
+  const [id, go] = useAddress();
+  const isReader = linkToken() !== null;
+  const { info, problem } = useInfo(isReader);
+  const server = useServer();
+  const isOnline = useOnline();
+  const [form, set] = useReducer((form, change) => ({ ...form, ...change }), BLANK);
+  const [isUnfolded, setUnfolded] = useState(false);
+  const [isHistoryOpen, setHistoryOpen] = useState(false);
+  useEffect(() => setUnfolded(false), [id]);
+  useEffect(() => {
+    if (!id) document.title = "R3";
+  }, [id]);
+  const model = info && chosen(info, form.model);
+  const show = (change, field = "#prompt") => {
+    set(change);
+    setUnfolded(true);
+    requestAnimationFrame(() => document.querySelector(field)?.focus()); // once it is unfolded
+  };
+  const start = ({ id: image, url }, job) => {
+    const prompt = form.prompt.trim() ? form.prompt : job.prompt;
+    show({ prompt, image: { id: image, url, name: "a picture of yours" }, instruction: "" }, "#instruction");
+  };
+  const reuse = (job) => show(formOf(job, chosen(info, job.model)));
+  const openJob = (job) => go(job.id);
+  return html`
+    <a class="skip" href="#main">Skip to the pictures</a>
+    <${Head} model=${model} go=${go} onHistory=${!isReader && (() => setHistoryOpen(true))}
+      onLeave=${session?.key ? onLeave : null} />
+    <div class="columns ${isReader ? "is-reading" : ""} ${id ? "" : "is-welcome"}">
+      ${!isReader &&
+      html`<aside class="side" aria-label="New picture">
+        ${model
+          ? html`<${Composer} form=${form} set=${set} model=${model} info=${info} onJob=${openJob}
+              isFolded=${id !== null && !isUnfolded} onUnfold=${() => setUnfolded(!isUnfolded)} />`
+          : html`<${NoModel} info=${info} problem=${problem} />`}
+      </aside>`}
+      <main id="main" tabindex="-1">
+        ${id
+          ? html`<${Run} key=${id} id=${id} models=${info?.models ?? []} server=${server} isOnline=${isOnline}
+              header=${(job, model) => html`<${JobTools} job=${job} model=${model} isKeyed=${Boolean(session?.key)} onReuse=${reuse} />`}
+              tools=${isReader ? null : (place) => html`<${Actions} ...${place} onJob=${openJob} onStart=${start} />`} />`
+          : html`<${Welcome} server=${server} isOnline=${isOnline} model=${model} onTry=${(prompt) => show({ prompt })} onChoose=${go} />`}
+      </main>
+    </div>
+    ${isHistoryOpen &&
+    html`<${History} onClose=${() => setHistoryOpen(false)} onDeleted=${(gone) => gone === id && go(null)}
+      onChoose=${(chosen) => {
+        setHistoryOpen(false);
+        go(chosen);
+      }} />`}`;
+}
+
+/** The model of that name, else the one that is used where none is named, else the first. */
+const chosen = (info, name) =>
+  info.models.find((m) => m.name === name) ?? info.models.find((m) => m.name === info.default_model) ?? info.models[0];
+
+function Head({ model, go, onHistory, onLeave }) {
+  const home = (event) => {
+    if (!go || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    go(null);
+  };
+  return html`
+    <header class="head">
+      <a class="brand" href="/" onClick=${home}><img src="/assets/icon.svg" alt="" width="28" height="28" /> R3</a>
+      ${model && html`<span class="model hint" title=${model.description}>${model.name}</span>`}
+      <nav aria-label="Page">
+        ${onHistory && html`<button type="button" class="quiet" onClick=${onHistory} aria-label="History"><${Icon} name="history" /> <span>History</span></button>`}
+        <a class="button quiet" href="/docs" aria-label="API"><${Icon} name="code" /> <span>API</span></a>
+        ${onLeave && html`<button type="button" class="quiet" onClick=${onLeave} aria-label="Sign out"><${Icon} name="out" /> <span>Sign out</span></button>`}
+      </nav>
+    </header>`;
+}
+
+function NoModel({ info, problem }) {
+  if (problem) return html`<${ProblemNote} problem=${problem} />`;
+  if (!info) return html`<p class="hint" role="status">Asking the server what it can do …</p>`;
+  return html`<${Notice}><strong>No model is known yet.</strong> Its worker is still loading, or none was ever started:
+    <code>r3 worker</code>, or <code>r3 serve</code>, which has one. This page looks again by itself.<//>`;
+}
+
+render(html`<${App} />`, document.querySelector("#app"));

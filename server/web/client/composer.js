@@ -1,0 +1,176 @@
+// The form: what the picture should show, what to start from, and how to go about it.
+
+import { asProblem, call, Problem } from "./api.js";
+import { html, Icon, randomHex, useEffect, useRef, useState } from "./dom.js";
+import { MoreSettings, Settings } from "./fields.js";
+import { ProblemNote } from "./notes.js";
+import { requestOf } from "./settings.js";
+
+const KINDS = ["image/png", "image/jpeg", "image/webp"];
+
+const REST_MS = 1500;
+
+/** Ask for a job, and where no answer comes once more: by its key that is the same job. Throws Problem. */
+export async function submit(body) {
+  const headers = { Prefer: "respond-async", "Idempotency-Key": randomHex(16) };
+  const ask = () => call("/generate", { method: "POST", body, headers });
+  try {
+    return await ask();
+  } catch (error) {
+    if (error.code !== "unreachable") throw error;
+    await new Promise((resolve) => setTimeout(resolve, REST_MS));
+    return ask();
+  }
+}
+
+/** A picture of a person's own, as the form holds it. Throws Problem where the server would refuse it. */
+export async function pictureOf(file, limits) {
+  if (!KINDS.includes(file.type)) {
+    throw new Problem({ title: "This is no picture that can be used", detail: "Give a PNG, a JPEG or a WebP." });
+  }
+  if (file.size > limits.image_bytes) {
+    const [is, may] = [file.size, limits.image_bytes].map((size) => `${(size / 1e6).toFixed(1)} MB`);
+    throw new Problem({ title: "The picture is too large", detail: `It has ${is}; give one of at most ${may}.` });
+  }
+  const dataUrl = await new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(new Problem({ title: "The picture cannot be read", detail: "Choose it once more." }));
+    reader.readAsDataURL(file);
+  });
+  return { dataUrl, url: URL.createObjectURL(file), name: file.name || "pasted picture" };
+}
+
+/** The form. `onJob` is given the job that was made; `isFolded` shows only its head on a phone. */
+export function Composer({ form, set, model, info, onJob, isFolded, onUnfold }) {
+  const [problem, setProblem] = useState(null);
+  const [isSending, setSending] = useState(false);
+  const [isOver, setOver] = useState(false);
+  const prompt = useRef(null);
+
+  const take = async (file) => {
+    setProblem(null);
+    try {
+      set({ image: await pictureOf(file, info.limits) });
+    } catch (error) {
+      setProblem(asProblem(error));
+    }
+  };
+  useDrops(take, setOver);
+  const run = async (event) => {
+    event?.preventDefault();
+    if (isSending) return;
+    if (!form.prompt.trim()) {
+      setProblem(new Problem({ title: "There is no prompt yet", detail: "Write what the picture should show." }));
+      prompt.current.focus();
+      return;
+    }
+    setSending(true);
+    setProblem(null);
+    try {
+      onJob(await submit(requestOf(form, model, info)));
+    } catch (error) {
+      setProblem(asProblem(error));
+    }
+    setSending(false);
+  };
+  const runByKeys = (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && run(event);
+  const choose = (text) => {
+    set({ prompt: text });
+    prompt.current.focus();
+  };
+
+  return html`
+    <form class="composer ${isFolded ? "is-folded" : ""} ${isOver ? "is-over" : ""}" onSubmit=${run} onKeyDown=${runByKeys}
+      aria-label="New picture" noValidate>
+      <button type="button" class="unfold" aria-expanded=${!isFolded} onClick=${onUnfold}>
+        <${Icon} name="plus" /> New picture
+      </button>
+      <div class="composer-body">
+        <label class="prompt-label" for="prompt">What should the picture show?</label>
+        <textarea id="prompt" ref=${prompt} rows="3" maxlength=${info.limits.prompt_characters} value=${form.prompt}
+          aria-describedby="prompt-hint" placeholder=${model.example_prompts[0] ?? ""}
+          onInput=${(e) => set({ prompt: e.target.value })}></textarea>
+        <${Examples} model=${model} onChoose=${choose} />
+        <${Start} form=${form} set=${set} onFile=${take} />
+        <${Settings} form=${form} model=${model} set=${set} />
+        <${MoreSettings} form=${form} model=${model} set=${set} info=${info} />
+        ${problem && html`<${ProblemNote} problem=${problem} onClose=${() => setProblem(null)} />`}
+        <div class="go">
+          <button type="submit" class="primary" aria-disabled=${isSending}>
+            <${Icon} name="play" /> ${isSending ? "Sending" : "Run"}
+          </button>
+          <p class="hint" id="prompt-hint">or <kbd>Ctrl</kbd>/<kbd>⌘</kbd> <kbd>Enter</kbd></p>
+        </div>
+      </div>
+    </form>`;
+}
+
+function Examples({ model, onChoose }) {
+  if (!model.example_prompts.length) return null;
+  return html`
+    <div class="examples" role="group" aria-label="Example prompts">
+      ${model.example_prompts.slice(0, 5).map(
+        (text) => html`<button type="button" class="example" key=${text} onClick=${() => onChoose(text)}>${text}</button>`,
+      )}
+    </div>`;
+}
+
+function Start({ form, set, onFile }) {
+  const input = useRef(null);
+  if (form.image === null) {
+    return html`
+      <div class="start">
+        <input ref=${input} type="file" id="start-file" class="unseen" tabindex="-1" aria-hidden="true" accept=${KINDS.join()}
+          onChange=${(e) => {
+            if (e.target.files[0]) onFile(e.target.files[0]);
+            e.target.value = "";
+          }} />
+        <button type="button" class="wide" onClick=${() => input.current.click()}>
+          <${Icon} name="image" /> Start from a picture
+        </button>
+        <p class="hint">or drop one anywhere, or paste it</p>
+      </div>`;
+  }
+  return html`
+    <div class="start is-given">
+      <img src=${form.image.url} alt="The picture to start from" width="72" height="72" />
+      <div class="field">
+        <label for="instruction">What to change in it <span class="hint">may be left empty</span></label>
+        <textarea id="instruction" rows="2" value=${form.instruction} placeholder="The model decides"
+          onInput=${(e) => set({ instruction: e.target.value })}></textarea>
+      </div>
+      <button type="button" class="quiet square" aria-label="Do not start from this picture"
+        onClick=${() => set({ image: null, instruction: "" })}><${Icon} name="close" /></button>
+    </div>`;
+}
+
+/** Pictures that are dropped anywhere on the page, or pasted. */
+function useDrops(take, setOver) {
+  const latest = useRef(take);
+  latest.current = take;
+  useEffect(() => {
+    const stop = new AbortController();
+    const on = (name, listener) => document.addEventListener(name, listener, { signal: stop.signal });
+    const hasFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+    on("dragover", (event) => {
+      if (!hasFile(event)) return;
+      event.preventDefault();
+      setOver(true);
+    });
+    on("dragleave", (event) => event.relatedTarget === null && setOver(false));
+    on("drop", (event) => {
+      setOver(false);
+      if (!hasFile(event)) return;
+      event.preventDefault();
+      latest.current(event.dataTransfer.files[0]);
+    });
+    on("paste", (event) => {
+      const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
+      if (!file) return;
+      event.preventDefault();
+      latest.current(file);
+    });
+    return () => stop.abort();
+  }, []);
+}

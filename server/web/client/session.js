@@ -1,0 +1,37 @@
+// Who is signed in. The key is sent once and not kept here: from then on a cookie speaks for it that no script can read.
+
+import { asProblem, call } from "./api.js";
+import { html, useState } from "./dom.js";
+import { ProblemNote } from "./notes.js";
+
+/** Sign in; what GET /session says from then on. Throws Problem. */
+export const signIn = (key) => call("/session", { method: "POST", headers: { Authorization: `Bearer ${key}` } });
+
+/** Sign out. */
+export const signOut = () => call("/session", { method: "DELETE" });
+
+/** The form that asks for a key. */
+export function SignIn({ onSession }) {
+  const [key, setKey] = useState("");
+  const [problem, setProblem] = useState(null);
+  const send = async (event) => {
+    event.preventDefault();
+    setProblem(null);
+    try {
+      onSession(await signIn(key.trim()));
+    } catch (error) {
+      setProblem(asProblem(error));
+    }
+  };
+  return html`
+    <form class="sign-in" onSubmit=${send}>
+      <h1>Sign in</h1>
+      <p>This server asks for a key. The operator makes one with <code>r3 keys create NAME</code>.</p>
+      <div class="field"><label for="key">Key</label>
+        <input id="key" type="password" value=${key} onInput=${(e) => setKey(e.target.value)} autocomplete="current-password"
+          spellcheck="false" placeholder="r3_…" required /></div>
+      ${problem && html`<${ProblemNote} problem=${problem} />`}
+      <div><button type="submit" class="primary">Sign in</button></div>
+      <p class="hint">The key is sent once. The browser keeps a cookie in its place, for a week or until you sign out.</p>
+    </form>`;
+}

@@ -1,0 +1,43 @@
+// Every picture of the job in small, with its verdict: a way to each, and to comparing any two.
+
+import { html, Icon } from "./dom.js";
+import { hasEnded, lower, nameOf, phaseOf, pictureName } from "./job.js";
+import { verdictOf } from "./words.js";
+
+/** The strips, one for each trajectory. */
+export function Timeline({ job }) {
+  if (hasEnded(job) && !job.trajectories.some((t) => t.rounds.length)) return null;
+  return html`
+    <nav class="timeline" aria-label="Rounds so far">
+      ${job.trajectories.map((t) => html`<${Strip} key=${t.index} job=${job} trajectory=${t} />`)}
+    </nav>`;
+}
+
+function Strip({ job, trajectory }) {
+  const several = job.trajectories.length > 1;
+  const phase = phaseOf(job, trajectory);
+  return html`
+    <ol class="strip">
+      ${several && html`<li class="strip-name" aria-hidden="true">${nameOf(trajectory)}</li>`}
+      ${trajectory.rounds.map((round, i) => {
+        const isAsked = phase === "looking" && i === trajectory.rounds.length - 1;
+        const { label, kind, icon } = verdictOf(round.said, isAsked);
+        const picture = pictureName(job, round.index);
+        const name = `${several ? `Candidate ${nameOf(trajectory)}, ${lower(picture)}` : picture}: ${label}`;
+        return html`<li key=${round.index}>
+          <button type="button" class="thumb" aria-label=${name} title=${name} onClick=${() => show(trajectory, round)}>
+            ${round.image && html`<img src=${round.image.url} alt="" width="56" height="56" />`}
+            <span class="mark is-${kind}">${icon ? html`<${Icon} name=${icon} />` : html`<span class="mark-dot"></span>`}</span>
+          </button>
+        </li>`;
+      })}
+      ${(phase === "drawing" || (phase !== "done" && !trajectory.rounds.length)) && html`<li><span class="thumb is-coming"><span class="dot ${phase === "waiting" ? "" : "is-busy"}"></span></span></li>`}
+    </ol>`;
+}
+
+function show(trajectory, round) {
+  const element = document.querySelector(`#round-${trajectory.index}-${round.index}`);
+  const behavior = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+  element.scrollIntoView({ block: "start", inline: "nearest", behavior });
+  element.focus({ preventScroll: true });
+}
