@@ -1,56 +1,53 @@
 // The request of a job as something to paste elsewhere. Pure.
 
+const OF_OPENAI = ["model", "n", "size", "output_format", "output_compression"]; // all else is ours, and goes into r3
+
 /** As a shell command. `origin` is where this page came from, `isKeyed` whether a key is asked for. */
 export function asCurl(body, origin, isKeyed) {
   const quoted = JSON.stringify(body, null, 2).replaceAll("'", "'\\''");
-  const key = isKeyed ? ` \\\n  -H "Authorization: Bearer $R3_KEY"` : "";
+  const key = isKeyed ? ` \\\n  -H "Authorization: Bearer $R3_API_KEY"` : "";
   return `curl ${origin}/generate \\\n  -H 'Content-Type: application/json'${key} \\\n  -d '${quoted}'`;
 }
 
-/** As a Python program, which needs httpx. */
-export function asPython(body, origin, isKeyed) {
-  const key = isKeyed ? `\nheaders = {"Authorization": f"Bearer {os.environ['R3_KEY']}"}` : "\nheaders = {}";
-  return `${isKeyed ? "import os\n" : ""}import time
+/** As a Python program with r3client, which reads a key from R3_API_KEY. */
+export function asPython({ prompt, ...settings }, origin) {
+  return `from r3client import Client
 
-import httpx
-
-server = "${origin}"${key}
-request = ${literal(body)}
-
-with httpx.Client(base_url=server, headers=headers, timeout=None) as client:
-    answer = client.post("/generate", json=request, headers={"Prefer": "wait=60"})
-    answer.raise_for_status()
-    job = answer.json()
-    while job["status"] in ("queued", "running"):  # the wait was over before the job was
-        time.sleep(1)
-        job = client.get(f"/jobs/{job['id']}").json()
-    for trajectory in job["trajectories"]:
-        image = trajectory["image"]
-        with open(f"{image['id']}.{image['format']}", "wb") as file:
-            file.write(client.get(image["url"]).content)
-        print(trajectory["stop_reason"], file.name)
+with Client("${origin}") as client:
+    job = client.generate(
+        ${literal(prompt)},
+${keywords(settings)}    )
+    for trajectory in job.trajectories:
+        trajectory.image.save(f"{trajectory.image.id}.{trajectory.image.format}")
+        print(trajectory.stop_reason, trajectory.image.id)
 `;
 }
 
-/** As a Python program with the `openai` package: what OpenAI has no word for goes into `r3`. */
-export function asOpenAI(body, origin, isKeyed) {
-  const { prompt, model, n, size, output_format: format, output_compression: compression, ...r3 } = body;
-  const known = { model, prompt, n, size, output_format: format, output_compression: compression };
-  const given = Object.entries(known).filter(([, value]) => value !== undefined);
-  if (Object.keys(r3).length) given.push(["extra_body", { r3 }]);
+/** As a Python program with the `openai` client. */
+export function asOpenAI({ prompt, ...settings }, origin, isKeyed) {
+  const plain = Object.fromEntries(Object.entries(settings).filter(([name]) => OF_OPENAI.includes(name)));
+  const r3 = Object.fromEntries(Object.entries(settings).filter(([name]) => !OF_OPENAI.includes(name)));
+  const extra = Object.keys(r3).length ? { extra_body: { r3 } } : {};
+  const key = isKeyed ? `os.environ["R3_API_KEY"]` : `"none"`;
   return `import base64
 ${isKeyed ? "import os\n" : ""}
 from openai import OpenAI
 
-client = OpenAI(base_url="${origin}/v1", api_key=${isKeyed ? `os.environ["R3_KEY"]` : `"none"`})
+client = OpenAI(base_url="${origin}/v1", api_key=${key})
 answer = client.images.generate(
-${given.map(([name, value]) => `    ${name}=${literal(value, "    ")},`).join("\n")}
-)
-for index, image in enumerate(answer.data):
-    with open(f"picture-{index}.${format ?? "png"}", "wb") as file:
+    prompt=${literal(prompt)},
+${keywords({ ...plain, ...extra }, "    ")})
+for number, image in enumerate(answer.data):
+    with open(f"picture-{number}.${plain.output_format ?? "png"}", "wb") as file:
         file.write(base64.b64decode(image.b64_json))
 `;
 }
+
+/** Arguments by name, a line each. */
+const keywords = (values, indent = "        ") =>
+  Object.entries(values)
+    .map(([name, value]) => `${indent}${name}=${literal(value, indent)},\n`)
+    .join("");
 
 /** A JSON value as Python writes it. */
 function literal(value, indent = "") {
