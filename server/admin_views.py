@@ -6,11 +6,11 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from server.answers import JobView, Time, View
 from server.job_view import job_json
 from server.queue import StoredJob
 from server.queue_records import rfc3339
 from server.schemas import JobStatus
+from server.views import JobView, Time, View
 
 Json = dict[str, Any]
 ModelName = Annotated[str, Field(min_length=1, max_length=256)]

@@ -16,19 +16,7 @@ from pydantic.json_schema import models_json_schema
 
 import server
 from server.admin_views import OperatorJobList, OperatorJobView, PauseCreate, QueueView
-from server.answers import (
-    Alive,
-    Info,
-    JobList,
-    JobView,
-    Problem,
-    Ready,
-    SessionView,
-    ShareView,
-    problems,
-    ref,
-    text_header,
-)
+from server.answers import problems, ref, text_header
 from server.doors import HEALTH_PATHS, is_open
 from server.event_views import EVENTS, stream_schema
 from server.openai_errors import status_below
@@ -36,6 +24,7 @@ from server.openai_request import ImagesEdit, ImagesGenerate, R3Settings
 from server.openai_shapes import EDIT_EVENTS, GENERATION_EVENTS, SHAPES
 from server.openai_shapes import stream_schema as openai_stream_schema
 from server.schemas import GenerationCreate, ShareCreate
+from server.views import Alive, Info, JobList, JobView, Problem, Ready, SessionView, ShareView
 
 Json = dict[str, Any]
 

@@ -6,19 +6,8 @@ from typing import Final, Literal
 
 from pydantic import Field
 
-from server.answers import (
-    ImageId,
-    ImageView,
-    JobError,
-    JobId,
-    JobView,
-    Json,
-    ReflectionView,
-    StopReason,
-    Time,
-    View,
-    ref,
-)
+from server.answers import ref
+from server.views import ImageId, ImageView, JobError, JobId, JobView, Json, ReflectionView, StopReason, Time, View
 
 
 class EventView(View):

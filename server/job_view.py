@@ -1,4 +1,4 @@
-"""A job as clients see it, from the job as Redis holds it. Pure; docs of the shape: answers.py."""
+"""A job as clients see it, from the job as Redis holds it. Pure; docs of the shape: views.py."""
 
 from __future__ import annotations
 

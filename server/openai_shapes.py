@@ -7,9 +7,10 @@ from typing import Final, Literal
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
-from server.answers import JobId, Json, ModelView, OpenAiError, View, answer, problems, ref, text_header
+from server.answers import answer, problems, ref, text_header
 from server.errors import CODES
 from server.openai_errors import PREFIX, status_below
+from server.views import JobId, Json, ModelView, OpenAiError, View
 
 
 class ModelObject(ModelView):

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Query
 from starlette.responses import Response
 
-from server.answers import EVENTS_RESPONSES, JobList, JobView, answer, problems
+from server.answers import EVENTS_RESPONSES, answer, problems
 from server.callers import Caller, Maker, Reader
 from server.errors import invalid_request, json_response
 from server.faults import ApiError, Fault
@@ -18,6 +18,7 @@ from server.routes import allow_head
 from server.schemas import EventsQuery, JobQuery, JobsQuery
 from server.service import Parts, Service, refuse_token
 from server.sse import EventStreamResponse
+from server.views import JobList, JobView
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 import server
 from r3core.checkpoint import Description
-from server.answers import Alive, Info, Ready, answer, problems
+from server.answers import answer, problems
 from server.callers import Reader, may
 from server.contract import openapi_yaml
 from server.errors import json_response
@@ -22,6 +22,7 @@ from server.resolve import postable
 from server.routes import allow_head
 from server.schemas import MAX_PROMPT_CHARS, ReadyQuery
 from server.service import Parts, Service
+from server.views import Alive, Info, Ready
 
 router = APIRouter(tags=["service"])
 

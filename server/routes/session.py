@@ -8,13 +8,14 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from server.answers import SessionView, answer, problems
+from server.answers import answer, problems
 from server.authority import refused
 from server.callers import Caller, Reader
 from server.errors import json_response
 from server.routes import allow_head
 from server.service import Parts
 from server.sessions import COOKIE, SESSION_S, is_secure
+from server.views import SessionView
 
 router = APIRouter(prefix="/session", tags=["service"])
 

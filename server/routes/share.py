@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from server.answers import ShareView, answer, problems
+from server.answers import answer, problems
 from server.body import read_json
 from server.callers import Maker
 from server.errors import invalid_request, json_response
@@ -16,6 +16,7 @@ from server.faults import faults_of_pydantic
 from server.queue_records import rfc3339
 from server.schemas import MAX_DEADLINE_S, ShareCreate
 from server.service import Parts, job_not_found, refuse_token
+from server.views import ShareView
 
 router = APIRouter(prefix="/jobs", tags=["jobs"], dependencies=[Depends(refuse_token)])
 

@@ -15,9 +15,9 @@ import pytest
 import redis
 from PIL import Image as PILImage
 
-from server.answers import JobView, Problem
 from server.embedded import EmbeddedServer
 from server.queue_worker import WorkerQueue
+from server.views import JobView, Problem
 from tests.server.api.by_hand import TINY, Hand, HandWorker, png
 from tests.server.api.events import check_whole, events_of, names
 from tests.server.api.running import RunningApi, running_api

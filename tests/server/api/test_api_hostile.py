@@ -18,9 +18,9 @@ import httpx
 import pytest
 from PIL import Image as PILImage
 
-from server.answers import Problem
 from server.embedded import EmbeddedServer
 from server.queue_worker import WorkerQueue
+from server.views import Problem
 from tests.server.api.by_hand import TINY
 from tests.server.processes import api_process
 from tests.server.promises import promised

@@ -8,9 +8,9 @@ import httpx
 import pytest
 import redis
 
-from server.answers import JobList, JobView
 from server.images import ImageMissing
 from server.queue_records import ROOT
+from server.views import JobList, JobView
 from tests.server.api.by_hand import Hand, HandWorker
 from tests.server.api.events import events_of, names
 from tests.server.api.running import RunningApi

@@ -12,10 +12,10 @@ import httpx
 import pytest
 import redis
 
-from server.answers import Info, Problem, Ready
 from server.embedded import EmbeddedServer
 from server.images import ImageStore
 from server.queue_worker import WorkerQueue
+from server.views import Info, Problem, Ready
 from tests.server.api.by_hand import TINY, HandWorker
 from tests.server.api.running import RunningApi, running_api
 from tests.server.api.test_api_generate import problem

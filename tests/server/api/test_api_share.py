@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import redis
 
-from server.answers import JobView, ShareView
 from server.queue_records import ROOT, QueuePolicy
 from server.queue_worker import WorkerQueue
+from server.views import JobView, ShareView
 from tests.server.api.by_hand import HandWorker
 from tests.server.api.events import check_whole, events_of
 from tests.server.api.running import RunningApi

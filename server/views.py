@@ -1,0 +1,228 @@
+"""The shapes of answers and events, as the contract (openapi.yaml) states them; tests hold what is really sent against
+them.
+
+Nothing here runs while a request is served: answers are plain dicts, made in job_view.py and the routes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
+
+from r3core.types import Verdict
+from server.errors import CODES
+from server.schemas import JobStatus
+
+Json = dict[str, Any]
+StopReason = Literal["satisfied", "max_rounds", "malformed", "deadline", "stopped"]
+JobId = Annotated[str, Field(pattern=r"^job_[0-9a-f]{32}$")]
+ImageId = Annotated[str, Field(pattern=r"^img_[0-9a-f]{32}$")]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC")]
+
+
+class View(BaseModel):
+    """A shape without fields of other names."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class FaultView(View):
+    """One thing that is wrong with a request."""
+
+    pointer: str = Field(description="JSON pointer (RFC 6901) into the body, or the parameter's name after a slash.")
+    detail: str
+
+
+class OpenAiError(View):
+    """The same for the `openai` clients, which read nothing else."""
+
+    message: str
+    type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
+    code: str
+    param: str | None
+
+
+class Problem(BaseModel):
+    """Every error (RFC 9457)."""
+
+    type: str = Field(description="urn:r3:problem: and the code")
+    title: str
+    status: int
+    detail: str = Field(description="What was wrong, with the value, and what to do.")
+    instance: str
+    code: str = Field(description="A stable word in snake_case.", examples=sorted(CODES))
+    request_id: str
+    errors: list[FaultView] | SkipJsonSchema[None] = Field(None, description="Every fault of the request.")
+    job_id: JobId | SkipJsonSchema[None] = Field(None, description="The job that failed.")
+    scope: Literal["server", "tenant"] | SkipJsonSchema[None] = Field(
+        None, description="Whose share of the queue is full."
+    )
+    error: OpenAiError
+
+
+class ImageView(View):
+    """A finished picture."""
+
+    id: ImageId
+    url: str
+    width: int
+    height: int
+    format: Literal["png", "webp", "jpeg"]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    b64_json: str | SkipJsonSchema[None] = Field(None, description='The bytes, with response_format "b64_json".')
+
+
+class ReflectionView(View):
+    """What the model said of a picture."""
+
+    text: str
+    thought: str
+    verdict: Verdict
+    instruction: str | None = Field(description="Null where the text is malformed.")
+
+
+class RoundView(View):
+    """A picture, the edit that made it, and what was then said of it."""
+
+    index: int
+    image: ImageView | None
+    instruction: str | None = Field(description="Null for round 0.")
+    reflection: ReflectionView | None = Field(description="The last one; null where the model was not asked.")
+    reflections: list[ReflectionView]
+
+
+class TrajectoryView(View):
+    """One of the request's independent trajectories."""
+
+    index: int
+    seed: int
+    reasoning: str | None
+    rounds: list[RoundView]
+    stop_reason: StopReason | None
+    image: ImageView | None = Field(description="The final one.")
+
+
+class JobError(View):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class Usage(View):
+    """What was spent."""
+
+    text_tokens: int
+    denoise_steps: int
+    forwards: int = Field(description="Guidance-branch passes over noisy latents.")
+    compute_s: float
+
+
+class Parent(View):
+    """Where the picture that a job started from came from; or, where trajectory and round are null, the job that this
+    one is another try of.
+    """
+
+    job: JobId
+    trajectory: int | None
+    round: int | None
+
+
+class Links(View):
+    """Relative addresses."""
+
+    self: str
+    events: str
+    cancel: str
+    stop: str
+
+
+class JobView(View):
+    """A job as it stands."""
+
+    id: JobId
+    status: JobStatus
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    model: str
+    prompt: str
+    params: Json = Field(description="Every setting as it was resolved, seed included.")
+    queue_position: int | None = Field(description="1 is the next; null unless queued.")
+    eta_s: float | None = Field(description="Seconds until started, from the measured rate; null where unknown.")
+    trajectories: list[TrajectoryView]
+    error: JobError | None
+    attempt: int
+    usage: Usage
+    metadata: dict[str, str]
+    parent: Parent | SkipJsonSchema[None] = None
+    links: Links
+
+
+class JobList(View):
+    """A page of jobs, newest first."""
+
+    jobs: list[JobView]
+    next_cursor: str | None
+
+
+class ShareView(View):
+    """A read-only link to a job."""
+
+    url: str = Field(description="Relative; good for GET alone.")
+    expires_at: Time
+
+
+class SessionView(View):
+    """Who calls. `key` is the id of the key, which is no secret; null where nobody is asked for one."""
+
+    tenant: str
+    key: str | None
+    scopes: list[Literal["read", "generate", "admin"]]
+
+
+class Alive(View):
+    """The process lives."""
+
+    status: Literal["ok"]
+
+
+class Ready(View):
+    """Jobs can be taken."""
+
+    status: Literal["ready"]
+    workers: int
+    models: list[str]
+
+
+class Sizes(View):
+    """Which pictures a model draws; pixels."""
+
+    default: str
+    multiple_of: int
+    longest_edge: int
+    shortest_edge: int
+
+
+class ModelView(View):
+    """What a model says of itself."""
+
+    name: str
+    description: str
+    licence: str
+    hash: str
+    sizes: Sizes
+    max_context_tokens: int
+    defaults: Json
+    example_prompts: list[str]
+
+
+class Info(View):
+    """What this server serves."""
+
+    default_model: str | None
+    models: list[ModelView]
+    limits: dict[str, int]
+    versions: dict[str, str]
