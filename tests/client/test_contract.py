@@ -9,22 +9,22 @@ from pydantic import BaseModel
 
 from r3client import errors, models, settings
 from r3client import events as ev
-from server import answers, schemas
+from server import schemas, views
 from server.errors import CODES
 from server.event_views import EVENTS
 
 SHAPES: list[tuple[type[BaseModel], type[BaseModel]]] = [
-    (models.Image, answers.ImageView),
-    (models.Reflection, answers.ReflectionView),
-    (models.Round, answers.RoundView),
-    (models.Trajectory, answers.TrajectoryView),
-    (models.JobError, answers.JobError),
-    (models.Usage, answers.Usage),
-    (models.Parent, answers.Parent),
-    (models.Links, answers.Links),
-    (models.Job, answers.JobView),
-    (models.JobPage, answers.JobList),
-    (models.Share, answers.ShareView),
+    (models.Image, views.ImageView),
+    (models.Reflection, views.ReflectionView),
+    (models.Round, views.RoundView),
+    (models.Trajectory, views.TrajectoryView),
+    (models.JobError, views.JobError),
+    (models.Usage, views.Usage),
+    (models.Parent, views.Parent),
+    (models.Links, views.Links),
+    (models.Job, views.JobView),
+    (models.JobPage, views.JobList),
+    (models.Share, views.ShareView),
 ]
 DECIDED_BY_THE_CLIENT = {"prompt", "stream", "cancel_on_disconnect"}
 
