@@ -13,7 +13,7 @@ import httpx
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
 _NEAR: Final = ("127.0.0.1", "localhost", "::1")
 _CONNECT_S: Final = 10.0
-_HOST: Final = re.compile(r"[^\s/?#@]+")
+_HOST: Final = re.compile(r"[^\s/?#@%]+")
 MAX_PORT: Final = 65_535
 
 
