@@ -34,9 +34,9 @@ class Recipe:
     """Numbers of the run; batches are per rank and step."""
 
     seed: int = 1
-    steps: int = 2400
-    draws: int = 48
-    looks: int = 40
+    steps: int = 2600
+    draws: int = 40
+    looks: int = 48
     edits: int = 40
     lr: float = 3e-3
     warm_up: int = 60

@@ -1,19 +1,21 @@
 """What the model writes: plans, reflections, answers and descriptions, in R3's format; and reflections read back.
 
     <think>I will draw a red circle to the left of a blue square.</think>
-    <think>I see a red circle at the top left and a blue square in the middle. That makes one blue square and one red
-    circle. The prompt asks for two blue squares, so the red circle should be a blue square.</think> Change the red
-    circle at the top left to a blue square.
+    <think>I see a red circle at the top left and a blue square in the middle. Count: red circle one, blue square one.
+    The prompt asks for two blue squares, so the red circle should be a blue square.</think> Change the red circle at
+    the top left to a blue square.
     <think>I see a red star on the right and a green heart at the top. The prompt asks for a red star left of a green
     heart. The star is in the right column and the heart in the middle column, but the star should be left of the
     heart.</think> Move the red star on the right to the top left.
     <think>I see a red star on the right. The prompt asks for a star, so everything matches.</think> No further edit
     needed.
 
-A reflection first says what is there, in reading order, then, where things are to be counted, how many of each, then
-what was asked in the plainest words, then what differs: each word that is asked can be compared with what was just
-read. Of a relation it first says in which column, or row, the two things lie. Each word follows from few words before
-it; a model of this size that is to count or to compare places in a single word often errs.
+A reflection first says what is there, in reading order, then, where more than two things may be asked for, how many of
+each kind, then what was asked in the plainest words, then what differs: each word that is asked can be compared with
+what was just read. Of a relation it first says in which column, or row, the two things lie. Each word follows from few
+words before it; a model of this size that is to count or to compare places in a single word often errs. The count
+follows the reading, not the prompt, and says the kind before the number: counted in the prompt's order, with the number
+first, it copied the prompt's numbers.
 """
 
 from __future__ import annotations
@@ -155,13 +157,11 @@ def _verdict(spec: Spec, scene: Scene, ops: Sequence[Op]) -> str:
 
 
 def _tally(spec: Spec, scene: Scene) -> str:
-    """` That makes two red circles and one blue square.` where the prompt asks for a number: the asked kinds first."""
-    if not spec.counted or not scene:
+    """` Count: red circle two, blue square one.`, in reading order; one or two different things need none."""
+    if not scene or not (spec.counted or spec.category == "mixture"):
         return ""
-    seen = tally(spec, scene)
-    kinds = [kind for kind in dict.fromkeys((*spec.kinds, *seen)) if seen[kind]]
-    counted = [f"{NUMBERS[seen[kind]]} {say_kind(kind)}{'s' * (seen[kind] > 1)}" for kind in kinds]
-    return f" That makes {joined(counted)}."
+    counted = [f"{say_kind(kind)} {NUMBERS[count]}" for kind, count in tally(spec, scene).items()]
+    return f" Count: {', '.join(counted)}."
 
 
 def _related_names(spec: Spec) -> tuple[str, str]:
@@ -226,5 +226,5 @@ def _becomes(op: Change, many: bool) -> str:
     return f"{name}s" if many else with_article(name)
 
 
-_REFLECTION: Final = rf"{THINK_OPEN}I see (.+?)\.(?: That makes .+?\.)? The prompt asks for .+{THINK_CLOSE} (.+)"
+_REFLECTION: Final = rf"{THINK_OPEN}I see (.+?)\.(?: Count: .+?\.)? The prompt asks for .+{THINK_CLOSE} (.+)"
 _SEEN: Final = re.compile(rf"an? ({'|'.join(COLOURS)}) ({'|'.join((*SHAPES, BLOB))}) ({'|'.join(PLACES)})")

@@ -34,14 +34,14 @@ from training.world import BLOB, CELLS, COLOURS, SHAPES, Scene, Thing, free_cell
 
 # How often each category is drawn from: the harder, the more often.
 SHARES: Final[dict[Category, float]] = {
-    "single": 0.04,
-    "colour": 0.05,
-    "two": 0.10,
-    "counting": 0.18,
-    "attribution": 0.12,
+    "single": 0.03,
+    "colour": 0.04,
+    "two": 0.09,
+    "counting": 0.16,
+    "attribution": 0.11,
     "position": 0.26,
-    "mixture": 0.11,
-    "groups": 0.14,
+    "mixture": 0.13,
+    "groups": 0.18,
 }
 RIGHT: Final = 0.25  # pairs whose picture is right
 UNRELATED: Final = 0.15  # pairs whose picture was drawn for another prompt, or for none

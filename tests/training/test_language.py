@@ -155,8 +155,8 @@ def test_a_reflection_is_read_back_to_what_was_there_and_what_to_do(spec: Spec, 
             Spec((Group(2, "blue", "square"),)),
             scene_of(top_left="red_circle", middle="blue_square", right="red_circle"),
             (
-                "a red circle at the top left, a blue square in the middle and a red circle on the right. That makes "
-                "one blue square and two red circles"
+                "a red circle at the top left, a blue square in the middle and a red circle on the right. "
+                "Count: red circle two, blue square one"
             ),
             "two blue squares, so one red circle should be a blue square and one red circle is too many",
             "Change the red circle at the top left to a blue square and remove the red circle on the right.",
@@ -164,19 +164,26 @@ def test_a_reflection_is_read_back_to_what_was_there_and_what_to_do(spec: Spec, 
         (
             Spec((Group(3, "blue", "square"),)),
             scene_of(middle="blue_square"),
-            "a blue square in the middle. That makes one blue square",
+            "a blue square in the middle. Count: blue square one",
             "three blue squares, so two blue squares are missing",
             "Add a blue square on the left and add a blue square on the right.",
         ),
         (
             Spec((Group(2, None, "star"), Group(1, None, "heart"))),
             scene_of(top="red_star", right="blue_star", bottom="red_blob"),
-            (
-                "a red star at the top, a blue star on the right and a red blob at the bottom. That makes two stars "
-                "and one blob"
-            ),
+            ("a red star at the top, a blue star on the right and a red blob at the bottom. Count: star two, blob one"),
             "two stars and one heart, so the red blob should be a heart",
             "Change the red blob at the bottom to a red heart.",
+        ),
+        (
+            Spec((RED_CIRCLE, BLUE_SQUARE, Group(1, "green", "star"))),
+            scene_of(top="blue_square", left="red_circle", right="blue_square"),
+            (
+                "a blue square at the top, a red circle on the left and a blue square on the right. "
+                "Count: blue square two, red circle one"
+            ),
+            "a red circle, a blue square and a green star, so one blue square should be a green star",
+            "Change the blue square on the right to a green star.",
         ),
         (
             BESIDE,
