@@ -114,6 +114,25 @@ def run(page: Page, prompt: str, rounds: int | None = None, *, early_stop: bool 
     return page.url.rpartition("/")[2]
 
 
+def watch(page: Page, *selectors: str) -> None:
+    """Note which of these are there at any moment from now on: what lasts a tenth of a second a test may not catch."""
+    page.evaluate(
+        """(selectors) => {
+          window.seen = [];
+          const look = () => {
+            for (const one of selectors) if (!seen.includes(one) && document.querySelector(one)) seen.push(one);
+          };
+          new MutationObserver(look).observe(document.body, { attributes: true, childList: true, subtree: true });
+        }""",
+        list(selectors),
+    )
+
+
+def seen(page: Page) -> set[str]:
+    """What `watch` has noted."""
+    return set(page.evaluate("seen"))
+
+
 def picture(page: Page, index: int, trajectory: int = 0) -> str:
     """A selector of a finished picture."""
     return f"#round-{trajectory}-{index} .frame:not(.is-open) img:not(.under)"

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 from tests.server.test_serve import Served
 from tests.server.waiting import until
-from tests.web.conftest import PHONE, Open, accessible, ended, picture, run, shot
+from tests.web.conftest import PHONE, Open, accessible, ended, picture, run, seen, shot, watch
 
 pytestmark = pytest.mark.timeout(900)
 PROMPT = "a blue square to the left of a green triangle"
@@ -21,13 +21,10 @@ def test_a_whole_run_from_the_prompt_to_the_last_picture(served: Served, open_pa
     page = open_page(served.url)
     shot(page, "welcome")
     accessible(page)
+    watch(page, ".steps progress", ".round-text .is-writing", ".round.is-coming")
     run(page, PROMPT, rounds=2, early_stop=False)
-    page.wait_for_selector(".steps progress")
-    shot(page, "drawing")
-    page.wait_for_selector(".round-text .is-writing")
-    shot(page, "looking")
-    accessible(page)
     ended(page)
+    assert seen(page) >= {".steps progress", ".round-text .is-writing", ".round.is-coming"}
     expect(page.locator(".round")).to_have_count(3)
     expect(page.locator(".arrow")).to_have_count(2)
     expect(page.locator(".thumb")).to_have_count(3)
