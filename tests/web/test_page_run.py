@@ -19,6 +19,7 @@ PROMPT = "a blue square to the left of a green triangle"
 
 def test_a_whole_run_from_the_prompt_to_the_last_picture(served: Served, open_page: Open) -> None:
     page = open_page(served.url)
+    expect(page.get_by_text("knows coloured shapes and nothing else")).to_be_visible()
     shot(page, "welcome")
     accessible(page)
     watch(page, ".steps progress", ".round-text .is-writing", ".round.is-coming")

@@ -24,6 +24,7 @@ export function Welcome({ server, isOnline, model, onTry, onChoose }) {
       ${isOnline && server.workers === 0 &&
       html`<${Notice}><strong>No worker is running.</strong> Jobs are taken and wait for one: <code>r3 worker</code>, or
         <code>r3 serve</code>, which has one.<//>`}
+      ${model?.description && html`<p class="hint"><b>${model.name}.</b> ${model.description}</p>`}
       ${model?.example_prompts.length > 0 && html`<${Tries} prompts=${model.example_prompts} onTry=${onTry} />`}
       <${Recent} onChoose=${onChoose} />
     </section>`;
