@@ -68,8 +68,8 @@ def submit(
     except ImportError as error:
         raise Misconfigured(f"{error.name} is not installed; pip install '.[client]' in the clone brings it") from error
     from r3client import AsyncClient
-    from server.out_folder import open_folder
-    from server.submit import Asked, check_here, run_submit
+    from server.out_folder import check_here, open_folder
+    from server.submit import Asked, run_submit
 
     address, shown_key = _server(url, key)
     if out is None:

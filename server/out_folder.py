@@ -26,11 +26,25 @@ def open_folder(path: Path, *, overwrite: bool) -> Path:
             )
         for file in earlier:
             file.unlink()
-        probe = path / ".r3.part"
-        probe.touch()
-        probe.unlink()
+        _probe(path)
     except OSError as error:
         raise Misconfigured(
             f"--out {path} cannot be written ({error.strerror}); name another folder, or mend its permissions"
         ) from error
     return path
+
+
+def check_here() -> None:
+    """Raises Misconfigured where nothing can be written in this folder: better before there is a job than after."""
+    try:
+        _probe(Path())
+    except OSError as error:
+        raise Misconfigured(
+            f"this folder cannot be written ({error.strerror}); go to another, or name one with --out"
+        ) from error
+
+
+def _probe(folder: Path) -> None:
+    probe = folder / ".r3.part"
+    probe.touch()
+    probe.unlink()

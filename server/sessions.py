@@ -12,8 +12,6 @@ address; a safe call may come without either, and may be typed into the address 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import hmac
 import re
 from collections.abc import Mapping
@@ -24,6 +22,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from server.keys import Key
+from server.links import signature
 
 COOKIE: Final = "r3_session"
 SESSION_S: Final = 7 * 24 * 3600
@@ -53,8 +52,7 @@ class Sessions:
         return key if is_ours and now_s < int(form[3]) else None
 
     def _signature(self, content: str, key: Key) -> str:
-        digest = hmac.digest(self._secret, _PURPOSE + f"{content} {key.sha256}".encode(), hashlib.sha256)
-        return base64.urlsafe_b64encode(digest).decode().rstrip("=")
+        return signature(self._secret, _PURPOSE, f"{content} {key.sha256}")
 
 
 def session_shown(scope: Scope) -> str | None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -131,16 +130,6 @@ class _Run:
                 await self.client.cancel(job_id)
             except R3Error as error:
                 self.view.say(f"it could not be cancelled: {error}")
-
-
-def check_here() -> None:
-    """Raises Misconfigured where a folder cannot be made in this one: better before there is a job than after."""
-    try:
-        Path(tempfile.mkdtemp(prefix=".r3-", dir=".")).rmdir()
-    except OSError as error:
-        raise Misconfigured(
-            f"this folder cannot be written ({error.strerror}); go to another, or name one with --out"
-        ) from error
 
 
 def run_submit(client: AsyncClient, asked: Asked, on: Console) -> int:

@@ -20,3 +20,8 @@ def needed(*names: str, package: str | None = None) -> Path:
     if os.environ.get("R3_TEST_ALL"):
         pytest.fail(f"{missing}, and R3_TEST_ALL lets no test be skipped for that")
     pytest.skip(missing)
+
+
+def without_proxies() -> dict[str, str]:
+    """The environment for a program that is to talk to this machine itself."""
+    return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}

@@ -12,14 +12,9 @@ import pytest
 from r3client import AsyncClient, Client, GenerationCancelled, GenerationFailed, Image, InvalidRequest, errors, events
 from server.embedded import EmbeddedServer
 from tests.client.service import FAST, LONG, SOON, Service, running_service
+from tests.server.api.by_hand import png
 from tests.server.api.keyed import new_key
 from tests.server.waiting import until
-
-
-def png(colour: tuple[int, int, int]) -> bytes:
-    out = io.BytesIO()
-    PIL.Image.new("RGB", (320, 256), colour).save(out, "PNG")
-    return out.getvalue()
 
 
 def check_pictures(images: list[Image]) -> None:
@@ -69,7 +64,7 @@ def test_bytes_that_come_with_the_answer_are_not_fetched_again(client: Client) -
 
 @pytest.mark.parametrize("kind", ["bytes", "path", "pil", "image"])
 def test_a_picture_to_start_from_may_be_given_as_one_has_it(client: Client, tmp_path: Path, kind: str) -> None:
-    content = png((10, 200, 30))
+    content = png((10, 200, 30), (320, 256))
     (tmp_path / "start.png").write_bytes(content)
     if kind == "image":
         first = client.generate("a cat", max_rounds=0, **SOON).image

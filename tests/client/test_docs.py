@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 from r3client import Client
 from tests.client.service import Service
 from tests.node_packages import bare_node
+from tests.programs import without_proxies
 
 PROJECT = Path(__file__).resolve().parents[2]
 TEXT = (PROJECT / "docs" / "api.md").read_text()
@@ -32,10 +32,9 @@ def examples(language: str) -> list[str]:
 
 
 def run(command: Sequence[str], service: Service, folder: Path) -> str:
-    plain = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     ours = {"PYTHONPATH": str(PROJECT), "R3_URL": service.url, "PYTHON": sys.executable}
     done = subprocess.run(
-        command, cwd=folder, env={**plain, **ours}, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=folder, env={**without_proxies(), **ours}, capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 
 from server.embedded import EmbeddedServer
 from tests.node_packages import FOLDER, node
+from tests.programs import without_proxies
 from tests.recorded import Record
 from tests.server.api.by_hand import png
 from tests.server.api.keyed import keyed_api
@@ -22,10 +22,6 @@ from tests.server.waiting import until
 PICTURE = png((10, 200, 30), (320, 256))
 
 pytestmark = pytest.mark.timeout(600)  # the first run fetches the packages
-
-
-def without_proxies() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import threading
@@ -20,7 +19,7 @@ from server.images import ImageStore
 from server.queue import Queue, QueuePolicy
 from server.queue_records import TERMINAL_EVENTS
 from server.queue_worker import WorkerQueue
-from tests.programs import needed
+from tests.programs import needed, without_proxies
 from tests.recorded import Record
 from tests.server.api.by_hand import Hand, HandWorker
 from tests.server.api.events import Sse, check_whole, parsed
@@ -180,7 +179,7 @@ def test_silence_behind_nginx_cuts_no_stream(
 def test_curl_streams_and_resumes(api: ApiProcess, by_hand: HandWorker, record: Record) -> None:
     job = submitted(api)
     url = f"{api.url}{job['links']['events']}"
-    plain = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    plain = without_proxies()
     command = [str(needed("curl", package="curl")), "-sN", url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=plain) as curl:
         assert curl.stdout is not None
