@@ -72,7 +72,7 @@ class Publisher:
         Raises RuntimeError where the thread has ended.
         """
         if isinstance(item, Tell | Show) and self._line.qsize() > LINE // 2:
-            return None
+            return self._metrics.live_dropped.inc()
         while True:
             if not self.thread.is_alive():
                 raise RuntimeError("the publisher has ended; nothing can be published any more")
@@ -150,12 +150,14 @@ class Publisher:
     def _stored(self, item: Keep) -> Json:
         """The picture's record, once its bytes are in the store."""
         lease, asked = item.lease, item.lease.job.request
-        with self._metrics.encode_s.time():
+        with self._metrics.timing("encode"):
             texts = encoding.PictureTexts(item.trajectory.request.prompt, item.trajectory.seed, item.round)
             master = encoding.png(item.pixels, texts)
             name = asked.get("output_format") or "png"
             sent = master if name == "png" else encoding.lossy(item.pixels, name, asked.get("output_compression"))
-        master_sha256 = self._put(lease, master)
+        with self._metrics.timing("store"):
+            master_sha256 = self._put(lease, master)
+            sha256 = master_sha256 if name == "png" else self._put(lease, sent)
         return {
             "tenant": lease.job.tenant,
             "job": lease.id,
@@ -165,7 +167,7 @@ class Publisher:
             "width": item.image.width,
             "height": item.image.height,
             "format": name,
-            "sha256": master_sha256 if name == "png" else self._put(lease, sent),
+            "sha256": sha256,
             "master_sha256": master_sha256,
             "model_hash": self._model_hash,
         }
@@ -192,6 +194,9 @@ class Publisher:
 
     def _end(self, item: End) -> Written:
         lease, ended = item.lease, item.trajectory
+        if ended is None and item.ending is not None and item.ending.error is not None:  # it could not be begun
+            self._metrics.jobs.labels("failed").inc()
+            self._metrics.failures.labels(item.ending.error["code"]).inc()
         events = () if ended is None or ended.stop_reason is None else (self._done(item, ended, ended.stop_reason),)
         written = self._checkpoint(
             lease,
@@ -215,7 +220,6 @@ class Publisher:
     def _checkpoint(self, lease: Lease, checkpoint: Checkpoint) -> Written:
         written = self._of(lease)
         written.checkpoint += 1
-        self._metrics.spent(checkpoint.usage)
         return self._work.checkpoint(lease.id, lease.token, replace(checkpoint, number=written.checkpoint))
 
     def _of(self, lease: Lease) -> _Written:
@@ -225,6 +229,7 @@ class Publisher:
     def _fail(self, lease: Lease, error: Exception) -> None:
         """End a job that could not be written, so that it does not wait for its strikes to run out."""
         code = "storage_failed" if isinstance(error, OSError) else "step_failed"
+        self._metrics.failures.labels(code).inc()
         what = {"code": code, "message": f"a picture or event could not be stored ({type(error).__name__})"}
         try:
             self._checkpoint(lease, Checkpoint(0, ending=Ending("failed", what)))
