@@ -23,7 +23,8 @@ from server.publications import End, GiveBack, Item, Keep, Say, Show, Tell, even
 from server.queue_errors import QueueUnavailable
 from server.queue_records import Checkpoint, Ending, Event, Json, Lease, picture
 from server.queue_worker import WorkerQueue, Written
-from server.worker_metrics import WorkerMetrics
+from server.tally import since_submission_s
+from server.worker_metrics import Outcome, WorkerMetrics
 from server.worker_thread import WorkerThread
 
 log = structlog.get_logger("r3.worker")
@@ -194,9 +195,6 @@ class Publisher:
 
     def _end(self, item: End) -> Written:
         lease, ended = item.lease, item.trajectory
-        if ended is None and item.ending is not None and item.ending.error is not None:  # it could not be begun
-            self._metrics.jobs.labels("failed").inc()
-            self._metrics.failures.labels(item.ending.error["code"]).inc()
         events = () if ended is None or ended.stop_reason is None else (self._done(item, ended, ended.stop_reason),)
         written = self._checkpoint(
             lease,
@@ -210,8 +208,17 @@ class Publisher:
             ),
         )
         if item.ending is not None:
+            self._count(lease, "lost" if written == "lost" else item.ending.status)
+            if ended is None and item.ending.error is not None:  # it could not be begun
+                self._metrics.failures.labels(item.ending.error["code"]).inc()
             self._forget(lease)
         return written
+
+    def _count(self, lease: Lease, outcome: Outcome) -> None:
+        """A job ended, in truth: only what is written has."""
+        self._metrics.jobs.labels(outcome).inc()
+        if outcome != "lost":
+            self._metrics.latency_s.observe(since_submission_s(lease))
 
     def _done(self, item: End, ended: Trajectory, reason: StopReason) -> Event:
         shown = None if ended.image is None else picture(ended.image.id, self._of(item.lease).images[ended.image.id])
@@ -230,6 +237,7 @@ class Publisher:
         """End a job that could not be written, so that it does not wait for its strikes to run out."""
         code = "storage_failed" if isinstance(error, OSError) else "step_failed"
         self._metrics.failures.labels(code).inc()
+        self._count(lease, "failed")
         what = {"code": code, "message": f"a picture or event could not be stored ({type(error).__name__})"}
         try:
             self._checkpoint(lease, Checkpoint(0, ending=Ending("failed", what)))

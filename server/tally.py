@@ -12,7 +12,7 @@ from r3core.errors import R3Error
 from r3core.events import Event, ImageReady, Reasoned, Reflected, TextDelta
 from r3core.types import Trajectory
 from server.held import HeldJob
-from server.queue_records import Json
+from server.queue_records import Json, Lease
 from server.worker_metrics import Outcome, Phase, WorkerMetrics
 
 
@@ -48,7 +48,7 @@ class Tally:
             case TextDelta():
                 if job.lease.id not in self._written:
                     self._written.add(job.lease.id)
-                    self._metrics.first_token_s.observe(_since_submission_s(job))
+                    self._metrics.first_token_s.observe(since_submission_s(job.lease))
             case Reasoned():
                 self._ended(job.key(index), "reason")
             case Reflected():
@@ -64,7 +64,7 @@ class Tally:
         self._metrics.images.labels(phase).inc()
         if job.lease.id not in self._drawn:
             self._drawn.add(job.lease.id)
-            self._metrics.first_image_s.observe(_since_submission_s(job))
+            self._metrics.first_image_s.observe(since_submission_s(job.lease))
 
     def _ended(self, key: str, phase: Phase) -> None:
         now_s = time.monotonic()
@@ -81,19 +81,19 @@ class Tally:
         self._metrics.failures.labels(error.code).inc()
 
     def left(self, job: HeldJob, outcome: Outcome) -> None:
-        """A job has left this worker."""
-        self._metrics.jobs.labels(outcome).inc()
+        """A job has left the engine; one that ends is counted when its end is written (publisher.py)."""
+        if outcome in ("given_back", "lost"):
+            self._metrics.jobs.labels(outcome).inc()
         self._metrics.inference_s.observe(time.monotonic() - job.began_s)
-        if outcome in ("succeeded", "failed", "cancelled"):
-            self._metrics.latency_s.observe(_since_submission_s(job))
         for index in job.newest:
             self._phase_began_s.pop(job.key(index), None)
         self._written.discard(job.lease.id)
         self._drawn.discard(job.lease.id)
 
 
-def _since_submission_s(job: HeldJob) -> float:
-    return max(0.0, time.time() - job.lease.job.created_ms / 1000)
+def since_submission_s(lease: Lease) -> float:
+    """The age of a job."""
+    return max(0.0, time.time() - lease.job.created_ms / 1000)
 
 
 def _drawings(stored: Json | None) -> int:

@@ -36,7 +36,12 @@ class WorkerMetrics:
     def __init__(self) -> None:
         self.exposition = Exposition()
         registry = self.exposition.registry
-        self.jobs = Counter("r3_jobs", "Jobs that left this worker, by how", ["outcome"], registry=registry)
+        self.jobs = Counter(
+            "r3_jobs",
+            "Jobs that left this worker, by how; an end counts once it is written",
+            ["outcome"],
+            registry=registry,
+        )
         self.failures = Counter(
             "r3_failures", "Trajectories, or whole jobs, that failed here, by error code", ["code"], registry=registry
         )

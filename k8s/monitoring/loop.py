@@ -14,6 +14,8 @@ _SATISFIED: Final = f'{OF}, reason="satisfied"'
 _MALFORMED: Final = f'{OF}, reason="malformed"'
 _ENDED: Final = f'{OF}, outcome=~"succeeded|failed|cancelled"'
 _BUSY_S: Final = within("r3_engine_step_seconds_sum")
+# A worker is there for as long as it tells its model: looked at once an interval of the picture's own width.
+_WORKER_S: Final = f"sum(sum_over_time(r3_model_info{{{OF}}}[$__range:$__interval])) * $__interval_ms / 1000"
 _IMAGES: Final = within("r3_images_total")
 
 TIME: Final = Row(
@@ -148,11 +150,7 @@ COST: Final = Row(
             "1,000 pictures, idle time included",
             "At the same price, all workers paid for all the time shown.",
             "none",
-            (
-                Query(
-                    f"1000 * $gpu_hour / 3600 * sum(sum_over_time(r3_model_info{{{OF}}}[$__range:1m])) * 60 / {_IMAGES}"
-                ),
-            ),
+            (Query(f"1000 * $gpu_hour / 3600 * {_WORKER_S} / {_IMAGES}"),),
             "stat",
             6,
         ),

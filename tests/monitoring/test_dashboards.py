@@ -48,13 +48,6 @@ def queries(dashboard: Json) -> Iterator[str]:
             yield target["expr"]
 
 
-def with_variables(query: str) -> str:
-    """As Grafana sends it."""
-    for name, stands_for in {"$__rate_interval": "1m", "$__range": "6h", "$model": ".*", "$gpu_hour": "3"}.items():
-        query = query.replace(name, stands_for)
-    return query
-
-
 @pytest.fixture(params=FILES, ids=[path.stem for path in FILES])
 def dashboard(request: pytest.FixtureRequest) -> Json:
     return read(request.param)
@@ -82,12 +75,12 @@ def unknown(dashboard: Json) -> list[str]:
     known = labels_by_series() | {name: set(TARGET_LABELS) for name in OF_THE_PROCESS}
     faults = []
     for query in queries(dashboard):
-        named = promql.metrics(with_variables(query))
+        named = promql.metrics(promql.as_sent(query))
         faults += [f"no metric {name}: {query}" for name in sorted(named - known.keys())] or (
             [] if named else [f"no metric at all: {query}"]
         )
         labels = set().union(*(known.get(name, set()) for name in named))
-        faults += [f"no label {label}: {query}" for label in sorted(promql.labels(with_variables(query)) - labels)]
+        faults += [f"no label {label}: {query}" for label in sorted(promql.labels(promql.as_sent(query)) - labels)]
     return faults
 
 
@@ -110,12 +103,12 @@ def test_every_legend_names_a_label_that_its_answer_has(dashboard: Json) -> None
         for target in panel["targets"]:
             named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
             kept = {label.strip() for by in re.findall(r"by \(([^)]*)\)", target["expr"]) for label in by.split(",")}
-            whole = set().union(*(known[name] for name in promql.metrics(with_variables(target["expr"]))))
+            whole = set().union(*(known[name] for name in promql.metrics(promql.as_sent(target["expr"]))))
             assert named <= (kept or whole), (panel["title"], target["legendFormat"])
 
 
 def test_prometheus_can_read_every_query(tmp_path: Path) -> None:
-    rules = [{"record": "a", "expr": with_variables(query)} for path in FILES for query in queries(read(path))]
+    rules = [{"record": "a", "expr": promql.as_sent(query)} for path in FILES for query in queries(read(path))]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]}))
     program = needed("promtool", package="prometheus")
     command: list[str | Path] = [program, "check", "rules", tmp_path / "rules.yaml"]
