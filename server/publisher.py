@@ -99,6 +99,8 @@ class Publisher:
             if self._leases.holds(item.lease):
                 self._publish(item)
             else:
+                if isinstance(item, End) and item.ending is not None:  # done with too late
+                    self._count(item.lease, "lost")
                 self._forget(item.lease)
 
     def _publish(self, item: Item) -> None:

@@ -18,13 +18,11 @@ from r3core.types import Image, Reflection, Request, Round, Trajectory, Verdict
 from server.exposition import Exposition
 from server.held import HeldJob, Ready
 from server.metrics import Metrics
-from server.queue import Queue
 from server.queue_records import Lease
 from server.tally import Tally
 from server.worker_metrics import WorkerMetrics
 from tests.server.test_worker_parts import LEASE
-from tests.server.working import ASKED, ended, new_job, run, until
-from tests.server.working import Start as StartWorker
+from tests.server.working import ASKED
 
 WITH_A_PICTURE = Trajectory(ASKED, 0, rounds=(Round(0, Image("img_1", 64, 48)),))
 
@@ -192,47 +190,6 @@ def test_what_will_be_counted_is_there_from_the_beginning_as_0() -> None:
         ("r3_phase_seconds_count", "phase", ["reason", "generate", "reflect", "refine", "decode", "encode", "store"]),
     ]:
         assert [value(told, name, **{label: one}) for one in of] == [0] * len(of)
-
-
-async def test_a_worker_measures_a_whole_job(queue: Queue, start: StartWorker) -> None:
-    worker = start(0.002)
-    job, _ = await run(queue)
-    told = worker.vitals.metrics.exposition
-
-    async def counted() -> bool:
-        return value(told, "r3_jobs_total", outcome="succeeded") == 1
-
-    await until(counted)
-    assert value(told, "r3_stops_total", reason="satisfied") == 1
-    assert value(told, "r3_rounds_sum") == 2
-    assert value(told, "r3_images_total", phase="generate") == 1
-    assert value(told, "r3_images_total", phase="refine") == 2
-    assert value(told, "r3_generation_tokens_total") == job.usage["text_tokens"]
-    assert value(told, "r3_denoise_steps_total") == job.usage["denoise_steps"] == 12
-    assert value(told, "r3_branch_forwards_total") == job.usage["forwards"]
-    for phase, times in {"reason": 1, "generate": 1, "reflect": 3, "refine": 2, "decode": 3, "encode": 3}.items():
-        assert value(told, "r3_phase_seconds_count", phase=phase) == times, phase
-    for name in ("request_queue_time", "time_to_first_token", "time_to_first_image", "e2e_request_latency"):
-        assert value(told, f"r3_{name}_seconds_count") == 1, name
-    busy_s = value(told, "r3_engine_step_seconds_sum") or 0
-    assert job.usage["compute_s"] == pytest.approx(busy_s, rel=0.2)
-    told_of = worker.vitals.metrics.exposition.text().decode()
-    assert job.id not in told_of
-    assert "cat" not in told_of
-
-
-async def test_a_job_that_fails_is_counted_by_its_code(queue: Queue, start: StartWorker) -> None:
-    worker = start()
-    new = new_job(replace(ASKED, prompt="a cat raise=refine"))
-    await queue.submit(new)
-    await ended(queue, new.id)
-    told = worker.vitals.metrics.exposition
-
-    async def counted() -> bool:
-        return value(told, "r3_jobs_total", outcome="failed") == 1
-
-    await until(counted)
-    assert value(told, "r3_failures_total", code="step_failed") == 1
 
 
 # the API
