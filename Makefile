@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow reliability soak eval train-small check format openapi lock clean
+.PHONY: help install serve test test-slow reliability soak eval train-small check format openapi dashboards lock clean
 
 help:  ## Say what each target does
 	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
@@ -43,12 +43,13 @@ eval: install  ## Measure the small model for its card: 640 test prompts; ARGS='
 train-small: install  ## Make checkpoints/small from nothing, in hours on two cores; run it again to go on
 	$(BIN)/python -m training.train_small $(ARGS)
 
-check: install  ## Formatting, lint, types, import rules, openapi.yaml up to date
+check: install  ## Formatting, lint, types, import rules, openapi.yaml and dashboards up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy r3client r3core server tests requirements benchmarks training
+	$(BIN)/mypy r3client r3core server tests requirements benchmarks training k8s
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/r3 openapi --check
+	$(BIN)/python -m k8s.monitoring.dashboards --check
 
 format: install  ## Put the source in the house format
 	$(BIN)/ruff format .
@@ -56,6 +57,9 @@ format: install  ## Put the source in the house format
 
 openapi: install  ## Write openapi.yaml anew from the app
 	$(BIN)/r3 openapi
+
+dashboards: install  ## Write the Grafana dashboards of k8s/monitoring anew
+	$(BIN)/python -m k8s.monitoring.dashboards
 
 lock:  ## Write requirements/lock.txt anew from pyproject.toml
 	test -x .venv-lock/bin/uv || { $(PYTHON) -m venv --clear .venv-lock && .venv-lock/bin/pip install --quiet uv; }

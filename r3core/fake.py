@@ -25,15 +25,18 @@ from r3core.engine.batch import (
     MemoryPlan,
     Need,
     Output,
+    Part,
     Piece,
     Stepped,
     Text,
+    Took,
 )
 from r3core.engine.isolation import Isolation, Outputs
+from r3core.engine.stopwatch import Stopwatch
 from r3core.errors import PromptTooLong, StepFailed
 from r3core.loop import Generate, Reason, Refine, Reflect, Step
 from r3core.schedule import branches_per_step, preview_steps
-from r3core.types import ImageSampling, Trajectory
+from r3core.types import Trajectory
 
 if TYPE_CHECKING:
     from r3core.events import Pixels
@@ -45,6 +48,8 @@ _ROWS_A_STEP = 100
 class _State:
     begin: Begin
     pieces: Sequence[str] = ()
+    branches: Sequence[int] = ()
+    """Those of each denoising step."""
     done: int = 0
 
 
@@ -60,6 +65,7 @@ class FakeRunner:
         self._step_s, self._edits, self._max_prompt_chars = step_s, edits, max_prompt_chars
         self._states: dict[str, _State] = {}
         self._isolation = Isolation()
+        self._stopwatch = Stopwatch()
 
     def plan(self) -> MemoryPlan:
         """Nothing is held."""
@@ -79,13 +85,30 @@ class FakeRunner:
     def run(self, batch: Batch) -> Outputs:
         """One token for each that writes, one Euler step for each that draws."""
         self.batches = [*self.batches[-999:], batch]
-        if self._step_s:
-            time.sleep(self._step_s)
         for begin in batch.begin:
-            self._states[begin.key] = _State(begin, _pieces(begin, self._edits))
+            self._states[begin.key] = _State(begin, _pieces(begin, self._edits), _branches(begin))
         writers = [key for key in batch.text if isinstance(self._states[key].begin.step, Reason | Reflect)]
-        outputs = self._isolation.together(writers, lambda keys: self._forward(keys, self._write))
-        return outputs | self._isolation.together(list(batch.draw), lambda keys: self._forward(keys, self._draw))
+        branches = sum(self._states[key].branches[self._states[key].done] for key in batch.draw)
+        pause_s = self._step_s / (2 if writers and batch.draw else 1)
+        outputs = self._timed("text", writers, 0, self._write, pause_s)
+        return outputs | self._timed("denoise", list(batch.draw), branches, self._draw, pause_s)
+
+    def took(self) -> list[Took]:
+        """What was pretended to be computed since this was last asked."""
+        return self._stopwatch.took()
+
+    def memory_used_bytes(self) -> None:
+        """There is no device."""
+
+    def _timed(
+        self, part: Part, keys: list[str], branches: int, act: Callable[[_State], Output], pause_s: float
+    ) -> Outputs:
+        if not keys:
+            return {}
+        with self._stopwatch.timing(part, len(keys), branches):
+            if pause_s:
+                time.sleep(pause_s)
+            return self._isolation.together(keys, lambda some: self._forward(some, act))
 
     def _forward(self, keys: list[str], act: Callable[[_State], Output]) -> Outputs:
         """One packed forward: where one of them fails it fails as a whole, before anything has changed."""
@@ -123,7 +146,8 @@ class FakeRunner:
         if state.done < steps:
             wanted = state.done in preview_steps(steps, request.previews)
             return Stepped(state.done, steps, _pixels(state.begin, fade=state.done / steps) if wanted else None)
-        return Drawn(_pixels(state.begin, fade=1.0), steps, _forwards(settings, edit=isinstance(step, Refine)))
+        with self._stopwatch.timing("decode", 1):
+            return Drawn(_pixels(state.begin, fade=1.0), steps, sum(state.branches))
 
 
 def _word(prompt: str, name: str) -> str | None:
@@ -151,8 +175,14 @@ def _pieces(begin: Begin, edits: int) -> list[str]:
     return pieces[: sampling.max_tokens]
 
 
-def _forwards(settings: ImageSampling, *, edit: bool) -> int:
-    return sum(branches_per_step(settings, edit=edit))
+def _branches(begin: Begin) -> list[int]:
+    match begin.step:
+        case Generate():
+            return branches_per_step(begin.trajectory.request.generate, edit=False)
+        case Refine():
+            return branches_per_step(begin.trajectory.request.refine, edit=True)
+        case _:
+            return []
 
 
 def _pixels(begin: Begin, fade: float) -> Pixels:

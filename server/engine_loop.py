@@ -19,8 +19,10 @@ from server.intake import Intake
 from server.publications import End, Forget, GiveBack, Item
 from server.publisher import Publisher, Unpublished
 from server.queue_records import Ending, Json
+from server.tally import Tally
 from server.telling import Telling
 from server.worker_health import Vitals
+from server.worker_metrics import Outcome
 
 log = structlog.get_logger("r3.worker")
 
@@ -46,7 +48,7 @@ class EngineLoop:
         self._publisher, self._leases, self._vitals = publisher, leases, vitals
         self._drain_s = drain_s
         self._metrics = vitals.metrics
-        self._telling = Telling(self._put)
+        self._telling, self._tally = Telling(self._put), Tally(vitals.metrics)
         self._jobs: dict[str, HeldJob] = {}
         self._in_engine: dict[str, tuple[HeldJob, int]] = {}
         self._is_leaving = False
@@ -71,6 +73,7 @@ class EngineLoop:
                 self._step()
             else:
                 self._inbox.wait(IDLE_S)
+            self._measure()
             self._vitals.beat()
 
     def abandon(self) -> None:
@@ -94,6 +97,7 @@ class EngineLoop:
             self._turn(old, "lost")
         job = self._jobs[job_id] = HeldJob.begun(ready, time.monotonic())
         self._intake.received()
+        self._tally.begun(job)
         if not job.open:
             self._put(End(job.lease, None, {}, Ending("succeeded")))
             self._leave(job, "succeeded")
@@ -117,7 +121,6 @@ class EngineLoop:
         alone = any(job.lease.alone and not job.has_advanced for job in self._jobs.values())
         if not self._is_leaving:
             self._intake.offer(0 if alone else max(room, 0))
-        self._metrics.running.set(len(self._in_engine))
         self._metrics.room.set(max(room, 0))
 
     def _add(self, job: HeldJob, trajectory: Trajectory, picture: Picture | None) -> None:
@@ -131,6 +134,7 @@ class EngineLoop:
             self._failed(job, trajectory, StepFailed(f"it could not be begun ({type(error).__name__})"))
         else:
             self._in_engine[key] = (job, trajectory.index)
+            self._tally.added(job, trajectory.index)
 
     # orders, deadlines, leaving
 
@@ -204,7 +208,13 @@ class EngineLoop:
             if key in self._in_engine:
                 self._on(self._in_engine[key][0], key, said)
 
+    def _measure(self) -> None:
+        self._metrics.running.set(len(self._in_engine))
+        self._metrics.kv_used.set(self._engine.kv_cache_used_bytes)
+        self._metrics.took(self._engine.took())
+
     def _on(self, job: HeldJob, key: str, said: Event) -> None:
+        self._tally.said(job, self._in_engine[key][1], said)
         match said:
             case Finished(trajectory):
                 self._out(key)
@@ -216,18 +226,12 @@ class EngineLoop:
                 self._out(key)
                 self._cancelled(job, trajectory)
             case ImageReady(trajectory=trajectory):
-                self._image_ready(job, trajectory)
+                job.has_advanced, job.newest[trajectory.index] = True, trajectory
                 self._telling.tell(job, trajectory.index, said)
                 if job.turn == "given_back":
                     self._engine.abort(key)
             case _:
                 self._telling.tell(job, self._in_engine[key][1], said)
-
-    def _image_ready(self, job: HeldJob, trajectory: Trajectory) -> None:
-        if not job.has_advanced:
-            self._metrics.first_image_s.observe(time.monotonic() - job.began_s)
-        job.has_advanced = True
-        job.newest[trajectory.index] = trajectory
 
     def _out(self, key: str) -> None:
         job, index = self._in_engine.pop(key)
@@ -238,13 +242,13 @@ class EngineLoop:
     def _end(self, job: HeldJob, trajectory: Trajectory) -> None:
         """A trajectory is at its end; where it is the last, so is its job."""
         assert trajectory.stop_reason is not None
-        self._metrics.stops.labels(trajectory.stop_reason).inc()
-        self._metrics.rounds.observe(max(0, len(trajectory.rounds) - 1))
+        self._tally.stopped(trajectory)
         self._close(job, trajectory)
 
     def _failed(self, job: HeldJob, trajectory: Trajectory, error: R3Error) -> None:
         fault = {"trajectory": trajectory.index, "code": error.code, "fault": origin(error)}
         log.warning("trajectory failed", **job.lease.named, **fault)
+        self._tally.failed(error)
         self._close(job, trajectory, turn=("failed", {"code": error.code, "message": str(error)}))
 
     def _cancelled(self, job: HeldJob, trajectory: Trajectory) -> None:
@@ -279,13 +283,12 @@ class EngineLoop:
             self._put(GiveBack(job.lease))
         self._leave(job, "given_back" if ending is None else ending.status)
 
-    def _leave(self, job: HeldJob, outcome: str) -> None:
+    def _leave(self, job: HeldJob, outcome: Outcome) -> None:
         del self._jobs[job.lease.id]
         for index in job.newest:
             self._in_engine.pop(job.key(index), None)
             self._telling.forget(job, index)
-        self._metrics.jobs.labels(outcome).inc()
-        self._metrics.job_s.observe(time.monotonic() - job.began_s)
+        self._tally.left(job, outcome)
         log.info("job left", **job.lease.named, outcome=outcome, attempt=job.lease.attempt)
 
     def _put(self, item: Item) -> None:

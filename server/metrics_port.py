@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn import Config, Server
 
 from server.errors import problem_response
+from server.exposition import CONTENT_TYPE
 from server.faults import ApiError
-from server.metrics import CONTENT_TYPE
 from server.protocol import AbortableProtocol
 from server.queue_errors import QueueUnavailable
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 async def measured(parts: Service) -> Response:
     """What this process measures, and the queue's numbers while Redis answers."""
-    depth, workers = None, 0
+    depth, workers = None, []
     with suppress(QueueUnavailable):
-        depth, workers = await parts.queue.depth(), len(await parts.queue.workers())
+        depth, workers = await parts.queue.depth(), await parts.queue.workers()
     parts.metrics.set_queue(depth, workers)
     headers = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    return Response(parts.metrics.exposition(), headers=headers)
+    return Response(parts.metrics.exposition.text(), headers=headers)
 
 
 @asynccontextmanager

@@ -23,7 +23,8 @@ from server.publications import End, GiveBack, Item, Keep, Say, Show, Tell, even
 from server.queue_errors import QueueUnavailable
 from server.queue_records import Checkpoint, Ending, Event, Json, Lease, picture
 from server.queue_worker import WorkerQueue, Written
-from server.worker_metrics import WorkerMetrics
+from server.tally import since_submission_s
+from server.worker_metrics import Outcome, WorkerMetrics
 from server.worker_thread import WorkerThread
 
 log = structlog.get_logger("r3.worker")
@@ -72,7 +73,7 @@ class Publisher:
         Raises RuntimeError where the thread has ended.
         """
         if isinstance(item, Tell | Show) and self._line.qsize() > LINE // 2:
-            return None
+            return self._metrics.live_dropped.inc()
         while True:
             if not self.thread.is_alive():
                 raise RuntimeError("the publisher has ended; nothing can be published any more")
@@ -98,6 +99,8 @@ class Publisher:
             if self._leases.holds(item.lease):
                 self._publish(item)
             else:
+                if isinstance(item, End) and item.ending is not None:  # done with too late
+                    self._count(item.lease, "lost")
                 self._forget(item.lease)
 
     def _publish(self, item: Item) -> None:
@@ -150,12 +153,14 @@ class Publisher:
     def _stored(self, item: Keep) -> Json:
         """The picture's record, once its bytes are in the store."""
         lease, asked = item.lease, item.lease.job.request
-        with self._metrics.encode_s.time():
+        with self._metrics.timing("encode"):
             texts = encoding.PictureTexts(item.trajectory.request.prompt, item.trajectory.seed, item.round)
             master = encoding.png(item.pixels, texts)
             name = asked.get("output_format") or "png"
             sent = master if name == "png" else encoding.lossy(item.pixels, name, asked.get("output_compression"))
-        master_sha256 = self._put(lease, master)
+        with self._metrics.timing("store"):
+            master_sha256 = self._put(lease, master)
+            sha256 = master_sha256 if name == "png" else self._put(lease, sent)
         return {
             "tenant": lease.job.tenant,
             "job": lease.id,
@@ -165,7 +170,7 @@ class Publisher:
             "width": item.image.width,
             "height": item.image.height,
             "format": name,
-            "sha256": master_sha256 if name == "png" else self._put(lease, sent),
+            "sha256": sha256,
             "master_sha256": master_sha256,
             "model_hash": self._model_hash,
         }
@@ -205,8 +210,17 @@ class Publisher:
             ),
         )
         if item.ending is not None:
+            self._count(lease, "lost" if written == "lost" else item.ending.status)
+            if ended is None and item.ending.error is not None:  # it could not be begun
+                self._metrics.failures.labels(item.ending.error["code"]).inc()
             self._forget(lease)
         return written
+
+    def _count(self, lease: Lease, outcome: Outcome) -> None:
+        """A job ended, in truth: only what is written has."""
+        self._metrics.jobs.labels(outcome).inc()
+        if outcome != "lost":
+            self._metrics.latency_s.observe(since_submission_s(lease))
 
     def _done(self, item: End, ended: Trajectory, reason: StopReason) -> Event:
         shown = None if ended.image is None else picture(ended.image.id, self._of(item.lease).images[ended.image.id])
@@ -215,7 +229,6 @@ class Publisher:
     def _checkpoint(self, lease: Lease, checkpoint: Checkpoint) -> Written:
         written = self._of(lease)
         written.checkpoint += 1
-        self._metrics.spent(checkpoint.usage)
         return self._work.checkpoint(lease.id, lease.token, replace(checkpoint, number=written.checkpoint))
 
     def _of(self, lease: Lease) -> _Written:
@@ -225,6 +238,8 @@ class Publisher:
     def _fail(self, lease: Lease, error: Exception) -> None:
         """End a job that could not be written, so that it does not wait for its strikes to run out."""
         code = "storage_failed" if isinstance(error, OSError) else "step_failed"
+        self._metrics.failures.labels(code).inc()
+        self._count(lease, "failed")
         what = {"code": code, "message": f"a picture or event could not be stored ({type(error).__name__})"}
         try:
             self._checkpoint(lease, Checkpoint(0, ending=Ending("failed", what)))

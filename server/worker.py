@@ -172,9 +172,8 @@ def _loaded(settings: Settings, vitals: Vitals, inbox: Inbox) -> tuple[Engine, D
     for line in ready.decided:
         log.info("engine", decided=line)
     plan, metrics = engine.plan(), vitals.metrics
-    metrics.load_s.set(time.perf_counter() - began_s)
-    metrics.kv_cache.set(plan.kv_cache_bytes)
-    metrics.info.labels(description.name, description.hash, __version__).set(1)
+    metrics.loaded(description.name, description.hash, __version__, time.perf_counter() - began_s)
+    metrics.planned(plan, engine.memory_used_bytes)
     log.info("model loaded", model=description.name, hash=description.hash)
     vitals.beat()
     vitals.is_loaded = True

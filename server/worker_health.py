@@ -12,11 +12,11 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, Self
 
+from server.exposition import CONTENT_TYPE
 from server.worker_metrics import WorkerMetrics
 
 HUNG_AFTER_S: Final = 60.0
 REDIS_KNOWN_FOR_S: Final = 10.0
-METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass
@@ -118,7 +118,7 @@ def _handler(vitals: Vitals) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == "/metrics":
-                self._answer(HTTPStatus.OK, METRICS_TYPE, vitals.metrics.exposition())
+                self._answer(HTTPStatus.OK, CONTENT_TYPE, vitals.metrics.exposition.text())
             elif (probe := probes.get(path)) is not None:
                 good, body = probe()
                 status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from r3core.errors import R3Error
 from r3core.loop import Step
@@ -109,6 +109,21 @@ class Raised:
 
 
 Output = Piece | Text | Stepped | Drawn | Raised
+Part = Literal["text", "denoise", "decode"]
+
+
+@dataclass(frozen=True)
+class Took:
+    """What one packed text forward, one packed denoising forward or the decoding of one picture took.
+
+    `size` texts had their next token from it (new contexts are computed in the same forward and are not counted), or
+    that many pictures their next step; `branches` counts the guidance branches of a denoising forward.
+    """
+
+    part: Part
+    seconds: float
+    size: int
+    branches: int = 0
 
 
 @dataclass(frozen=True)
@@ -165,6 +180,14 @@ class Runner(Protocol):
 
     def free(self, key: str) -> None:
         """Drop all that is held for a trajectory."""
+        ...
+
+    def took(self) -> list[Took]:
+        """What was computed since this was last asked, as far as it is known by now."""
+        ...
+
+    def memory_used_bytes(self) -> int | None:
+        """Memory of the device that is taken, by whomever; None for a CPU, whose memory is everybody's."""
         ...
 
 

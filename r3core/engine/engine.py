@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import replace
 
-from r3core.engine.batch import Batch, Drawn, MemoryPlan, Output, Picture, Piece, Raised, Runner, Stepped, Text
+from r3core.engine.batch import Batch, Drawn, MemoryPlan, Output, Picture, Piece, Raised, Runner, Stepped, Text, Took
 from r3core.engine.scheduler import Running, Scheduler
 from r3core.errors import InvalidRequest, OutOfCapacity
 from r3core.events import (
@@ -61,6 +61,20 @@ class Engine:
     def plan(self) -> MemoryPlan:
         """What the device holds, decided at start."""
         return self._runner.plan()
+
+    @property
+    def kv_cache_used_bytes(self) -> int:
+        """Bytes of the K/V cache that steps hold now."""
+        plan = self._runner.plan()
+        return plan.kv_cache_bytes * self._scheduler.rows_held // max(1, plan.kv_cache_rows)
+
+    def memory_used_bytes(self) -> int | None:
+        """Memory of the device that is taken, by whomever; None where it is a CPU. May be asked from any thread."""
+        return self._runner.memory_used_bytes()
+
+    def took(self) -> list[Took]:
+        """What was computed since this was last asked, and how long it took."""
+        return self._runner.took()
 
     def check(self, trajectory: Trajectory) -> None:
         """Raise what `add` would raise of the request itself."""

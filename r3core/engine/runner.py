@@ -27,10 +27,13 @@ from r3core.engine.batch import (
     Piece,
     Stepped,
     Text,
+    Took,
 )
+from r3core.engine.device_stopwatch import DeviceStopwatch
 from r3core.engine.isolation import Isolation, Outputs
-from r3core.engine.packing import Cursor, Feed, pack
+from r3core.engine.packing import Cursor, Feed, Packed, pack
 from r3core.engine.rows import RowCounter
+from r3core.engine.stopwatch import Stopwatch
 from r3core.loop import Generate, Reason, Refine, Reflect, Step
 from r3core.model import flow, vae
 from r3core.model.attention import Attention, LayerCache
@@ -120,6 +123,7 @@ class ModelRunner:
         self._states: dict[str, _State] = {}
         self._device = model.bagel.device
         self._isolation = Isolation(self._free_memory, self._answers)
+        self._stopwatch = DeviceStopwatch(self._device) if self._device.type == "cuda" else Stopwatch()
         strings = self.prompt_strings
         systems = [tokenizer.segment(text) for text in (strings.generate_system, strings.reflect_system)]
         # The two system prompts never change: their K/V stand in the cache's last rows for good.
@@ -157,6 +161,17 @@ class ModelRunner:
     def free(self, key: str) -> None:
         """Drop all that is held for a trajectory."""
         self._states.pop(key, None)
+
+    def took(self) -> list[Took]:
+        """What was computed since this was last asked, as far as the device has come."""
+        return self._stopwatch.took()
+
+    def memory_used_bytes(self) -> int | None:
+        """Memory of the device that is taken, by whomever; None for a CPU."""
+        if self._device.type != "cuda":
+            return None
+        free, total = torch.cuda.mem_get_info(self._device)
+        return total - free
 
     def _free_memory(self) -> None:
         if self._device.type == "cuda":
@@ -298,13 +313,14 @@ class ModelRunner:
             last_feed[key] = len(feeds) - 1
         writers = [k for k in keys if self._states[k].writing is not None]
         logits: list[Tensor] = []
-        packed = pack(feeds)
-        hidden = self._bagel(packed.hidden, packed.rows, packed.positions, self._cache, packed.packing, self._attention)
+        with self._stopwatch.timing("text", len(writers)):
+            packed = pack(feeds)
+            hidden = self._forward(packed)
+            if writers:
+                last = [packed.firsts[last_feed[k]] + feeds[last_feed[k]].und.shape[0] - 1 for k in writers]
+                # One copy to the host a turn: the stop must be known.
+                logits = list(self._bagel.logits(hidden[self._ids(last)]).cpu())
         outputs: Outputs = {}
-        if writers:
-            last = [packed.firsts[last_feed[k]] + feeds[last_feed[k]].und.shape[0] - 1 for k in writers]
-            # One copy to the host a turn: the stop must be known.
-            logits = list(self._bagel.logits(hidden[self._ids(last)]).cpu())
         for key in keys:
             state = self._states[key]
             if state.writing is not None and not state.prefill:
@@ -353,13 +369,13 @@ class ModelRunner:
         """Each picture with the velocity of each of its branches; all else of the forward is let go."""
         drawings = {k: d for k in keys if (d := self._states[k].drawing) is not None}
         feeds: list[Feed] = []
-        for drawing in drawings.values():
-            time = drawing.device_times[drawing.step : drawing.step + 1]
-            rows = self._bagel.embed_latents(drawing.x, time, drawing.ids)
-            feeds += [Feed(view, self._markers, rows, stored=False) for view in drawing.views_now()]
-        packed = pack(feeds)
-        hidden = self._bagel(packed.hidden, packed.rows, packed.positions, self._cache, packed.packing, self._attention)
-        velocities = self._bagel.velocity(hidden[packed.rows.und :])
+        with self._stopwatch.timing("denoise", len(drawings), sum(len(d.views_now()) for d in drawings.values())):
+            for drawing in drawings.values():
+                time = drawing.device_times[drawing.step : drawing.step + 1]
+                rows = self._bagel.embed_latents(drawing.x, time, drawing.ids)
+                feeds += [Feed(view, self._markers, rows, stored=False) for view in drawing.views_now()]
+            packed = pack(feeds)
+            velocities = self._bagel.velocity(self._forward(packed)[packed.rows.und :])
         found = {}
         first = 0
         for key, drawing in drawings.items():
@@ -385,9 +401,17 @@ class ModelRunner:
 
     # --- pieces
 
+    def _forward(self, packed: Packed) -> Tensor:
+        """The transformer over packed rows: what comes out of its last layer."""
+        hidden: Tensor = self._bagel(
+            packed.hidden, packed.rows, packed.positions, self._cache, packed.packing, self._attention
+        )
+        return hidden
+
     def _decode(self, tokens: Tensor, grid: tuple[int, int]) -> Pixels:
-        latent = vae.unpack(tokens, grid, self._config.latent_patch)[None]
-        return vae.to_uint8(self._vae.decode(latent))[0].cpu().numpy()
+        with self._stopwatch.timing("decode", 1):
+            latent = vae.unpack(tokens, grid, self._config.latent_patch)[None]
+            return vae.to_uint8(self._vae.decode(latent))[0].cpu().numpy()
 
     def _vit_rows(self, state: _State, picture: Picture | None) -> Tensor:
         """The decoder's rows of a picture, computed once and kept until there is a newer one."""
@@ -425,8 +449,7 @@ class ModelRunner:
     def _store_prefix(self, ids: list[int], row: int) -> Cursor:
         """Compute a constant prefix into the cache for good."""
         feed = self._text_feed(Cursor(row), ids)
-        packed = pack([feed])
-        self._bagel(packed.hidden, packed.rows, packed.positions, self._cache, packed.packing, self._attention)
+        self._forward(pack([feed]))
         return feed.at.after(feed)
 
     def _copy_prefix(self, prefix: Cursor, start: int) -> Cursor:

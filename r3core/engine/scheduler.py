@@ -50,6 +50,11 @@ class Scheduler:
     def __getitem__(self, key: str) -> Running:
         return self._running[key]
 
+    @property
+    def rows_held(self) -> int:
+        """Cache rows that steps hold."""
+        return self._spans.rows - self._spans.free_rows
+
     def add(self, running: Running) -> None:
         """Take in a trajectory that has a next step."""
         self._running[running.key] = running

@@ -197,6 +197,28 @@ def test_usage_counts_the_branches_that_ran(make_runtime: MakeRuntime, forwards:
         assert (ran.usage.forwards, ran.usage.denoise_steps) == (sum(expected), len(expected))
 
 
+def test_what_the_engine_says_it_took_is_what_the_trajectory_used(make_runtime: MakeRuntime) -> None:
+    engine = make_runtime().engine
+    engine.add("a", Trajectory(ask(previews=1)))
+    held = 0
+    took, ended = [], None
+    while engine.has_work:
+        for _, event in engine.step():
+            ended = event
+        took += engine.took()
+        held = max(held, engine.kv_cache_used_bytes)
+    assert isinstance(ended, Finished)
+    used, drawn = ended.trajectory.usage, len(ended.trajectory.rounds)
+    assert sum(one.size for one in took if one.part == "text") == used.text_tokens
+    assert sum(one.size for one in took if one.part == "denoise") == used.denoise_steps
+    assert sum(one.branches for one in took) == used.forwards
+    assert sum(one.size for one in took if one.part == "decode") == 2 * drawn  # each with one preview
+    assert all(one.seconds > 0 for one in took)
+    assert 0 < held <= engine.plan().kv_cache_bytes
+    assert engine.kv_cache_used_bytes == 0
+    assert engine.memory_used_bytes() is None  # a CPU's memory is everybody's
+
+
 def test_a_first_picture_takes_90_branches_and_an_edit_131_at_r3s_settings(
     make_runtime: MakeRuntime, forwards: Forwards
 ) -> None:

@@ -1,0 +1,103 @@
+"""What is counted of jobs while the engine's loop works on them: how they ended, and how long what took.
+
+Times since submission go by the wall clocks of Redis and of this machine, which are to be kept together; all else by
+the monotonic clock. For the worker's main thread.
+"""
+
+from __future__ import annotations
+
+import time
+
+from r3core.errors import R3Error
+from r3core.events import Event, ImageReady, Reasoned, Reflected, TextDelta
+from r3core.types import Trajectory
+from server.held import HeldJob
+from server.queue_records import Json, Lease
+from server.worker_metrics import Outcome, Phase, WorkerMetrics
+
+
+class Tally:
+    """Told what happens, in the order in which it happens."""
+
+    def __init__(self, metrics: WorkerMetrics) -> None:
+        self._metrics = metrics
+        self._phase_began_s: dict[str, float] = {}
+        """By the engine's key of a trajectory."""
+        self._written: set[str] = set()
+        """Jobs that have had a token, or whose first one was not ours to see."""
+        self._drawn: set[str] = set()
+        """Jobs that have had a picture drawn."""
+
+    def begun(self, job: HeldJob) -> None:
+        """A leased job has arrived."""
+        stored = job.lease.job
+        if job.lease.resumed:
+            self._written.add(stored.id)
+        elif stored.started_ms is not None:
+            self._metrics.queue_time_s.observe(max(0, stored.started_ms - stored.created_ms) / 1000)
+        if any(_drawings(trajectory) for trajectory in stored.trajectories):
+            self._drawn.add(stored.id)
+
+    def added(self, job: HeldJob, index: int) -> None:
+        """The engine has a trajectory."""
+        self._phase_began_s[job.key(index)] = time.monotonic()
+
+    def said(self, job: HeldJob, index: int, said: Event) -> None:
+        """The engine said something of a trajectory."""
+        match said:
+            case TextDelta():
+                if job.lease.id not in self._written:
+                    self._written.add(job.lease.id)
+                    self._metrics.first_token_s.observe(since_submission_s(job.lease))
+            case Reasoned():
+                self._ended(job.key(index), "reason")
+            case Reflected():
+                self._ended(job.key(index), "reflect")
+            case ImageReady(trajectory=trajectory, round=round_):
+                if trajectory.request.given_image and round_ == 0:  # the caller's own; nothing was drawn
+                    self.added(job, index)
+                else:
+                    self._drew(job, job.key(index), "refine" if round_ else "generate")
+
+    def _drew(self, job: HeldJob, key: str, phase: Phase) -> None:
+        self._ended(key, phase)
+        self._metrics.images.labels(phase).inc()
+        if job.lease.id not in self._drawn:
+            self._drawn.add(job.lease.id)
+            self._metrics.first_image_s.observe(since_submission_s(job.lease))
+
+    def _ended(self, key: str, phase: Phase) -> None:
+        now_s = time.monotonic()
+        self._metrics.phase_s.labels(phase).observe(now_s - self._phase_began_s.get(key, now_s))
+        self._phase_began_s[key] = now_s
+
+    def stopped(self, trajectory: Trajectory) -> None:
+        """A trajectory is at its end."""
+        self._metrics.stops.labels(trajectory.stop_reason).inc()
+        self._metrics.rounds.observe(max(0, len(trajectory.rounds) - 1))
+
+    def failed(self, error: R3Error) -> None:
+        """A trajectory failed."""
+        self._metrics.failures.labels(error.code).inc()
+
+    def left(self, job: HeldJob, outcome: Outcome) -> None:
+        """A job has left the engine; one that ends is counted when its end is written (publisher.py)."""
+        if outcome in ("given_back", "lost"):
+            self._metrics.jobs.labels(outcome).inc()
+        self._metrics.inference_s.observe(time.monotonic() - job.began_s)
+        for index in job.newest:
+            self._phase_began_s.pop(job.key(index), None)
+        self._written.discard(job.lease.id)
+        self._drawn.discard(job.lease.id)
+
+
+def since_submission_s(lease: Lease) -> float:
+    """The age of a job."""
+    return max(0.0, time.time() - lease.job.created_ms / 1000)
+
+
+def _drawings(stored: Json | None) -> int:
+    """How many pictures of a stored trajectory were drawn, and not given."""
+    if stored is None:
+        return 0
+    return max(0, len(stored["rounds"]) - bool(stored["request"].get("given_image")))
