@@ -107,6 +107,7 @@ EVICTING = "appendonly yes\nappendfsync everysec\nmaxmemory-policy allkeys-lru"
 SLOWLY = ("spec", "behavior", "scaleDown", "stabilizationWindowSeconds")
 OUT = ("spec", "egress", 0)
 WORLD = (*OUT, "to", 0, "ipBlock")
+HUB_ROOT = {"name": "HF_HOME", "value": "/home/r3"}
 _ROOT: Final = {"name": "R3_API_PORT", "value": "tcp://10.0.0.1:80"}
 
 _ = Fault
@@ -202,6 +203,10 @@ FAULTS: Final = [
     _("drained", "a longer drain", "prod", put(CM, "r3-settings", "data", "R3_DRAIN_S", "600")),
     _("drained", "gone before it is known", "prod", drop(*A, "lifecycle")),
     _("hub_closed", "the hub is asked", "prod", put(*W, "env", 3, "value", "0")),
+    _("placed", "pictures beside their volume", "other", put(CM, "r3-settings", "data", "R3_IMAGE_STORE", "/images")),
+    _("placed", "weights beside their volume", "prod", put(*W, "env", 1, "value", "/models")),
+    _("placed", "weights that can be written", "prod", drop(*W, "volumeMounts", 2, "readOnly")),
+    _("placed", "the hub's cache on the root", "other", more("Job", "weights", *CONTAINER, "env", HUB_ROOT)),
     _("queues", "what runs is not seen", "prod", drop(SO, "worker", "spec", "triggers", 0)),
     _("queues", "another key", "prod", put(SO, "worker", "spec", "triggers", 0, "metadata", "listName", "r3:wait:r3")),
     _("queues", "two models", "prod", put(SO, "worker", "spec", "triggers", 0, "metadata", "listName", "{r3}:wait:r4")),

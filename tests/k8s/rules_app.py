@@ -22,7 +22,7 @@ from tests.k8s.cluster import Cluster, Pod, probes
 Json = dict[str, Any]
 OURS: Final = ("api", "worker")
 # What Redis clients, S3's and the hub's libraries read themselves; everything else must be a setting.
-OTHERS: Final = frozenset({"HF_HUB_OFFLINE", "HF_TOKEN", "REPOSITORY", "REVISION"})
+OTHERS: Final = frozenset({"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "REPOSITORY", "REVISION"})
 START_S: Final = 900
 
 
@@ -150,6 +150,26 @@ def hub_closed(cluster: Cluster) -> Iterator[str]:
     for pod, container in cluster.containers("worker"):
         if cluster.environment(container).get("HF_HUB_OFFLINE") != "1":
             yield f"{pod.name}: the hub may be asked while it serves"
+
+
+def placed(cluster: Cluster) -> Iterator[str]:
+    """What is read and written lies on a volume: the root is read-only, and only the CPU's image has weights in it."""
+    for pod, container in cluster.containers(*OURS, "weights"):
+        environment = cluster.environment(container)
+        mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
+        written = ["/tmp", environment.get("R3_IMAGE_STORE"), environment.get("HF_HOME")]
+        if pod.component == "weights":
+            written.append("/weights")
+        for path in written:
+            if path and "://" not in path and not any(f"{path}/".startswith(f"{at}/") for at in _writable(mounts)):
+                yield f"{pod.name}: {path} is on no volume that can be written"
+        checkpoint = environment.get("R3_CHECKPOINT")
+        if checkpoint and mounts.get(checkpoint) is not True and not container["image"].endswith("-cpu"):
+            yield f"{pod.name}: no weights are mounted, read-only, at {checkpoint}"
+
+
+def _writable(mounts: dict[str, bool]) -> list[str]:
+    return [path for path, is_read_only in mounts.items() if not is_read_only]
 
 
 def queues(cluster: Cluster) -> Iterator[str]:

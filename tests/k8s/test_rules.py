@@ -36,7 +36,14 @@ RULES: Final[dict[str, Rule]] = {
         ),
         *(rules_wiring.configured, rules_wiring.closed),
         *(rules_app.known_settings, rules_app.same_settings, rules_app.commands, rules_app.probed),
-        *(rules_app.listening, rules_app.drained, rules_app.hub_closed, rules_app.queues, rules_app.streamed),
+        *(
+            rules_app.listening,
+            rules_app.drained,
+            rules_app.hub_closed,
+            rules_app.placed,
+            rules_app.queues,
+            rules_app.streamed,
+        ),
         rules_app.persisted,
     )
 }
