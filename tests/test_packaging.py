@@ -194,7 +194,9 @@ def test_what_the_client_extra_asks_for_is_enough_for_r3_submit(wheel: Path) -> 
     assert "r3: no answer" in done.stderr
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/checkpoints.md", "docs/api.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "docs/checkpoints.md", "docs/api.md", "docs/deploy.md"]
+)
 def test_every_make_target_and_file_that_a_document_names_is_there(document: str) -> None:
     text = (PROJECT / document).read_text()
     targets = set(re.findall(r"^([a-z0-9-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
