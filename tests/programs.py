@@ -11,12 +11,14 @@ import pytest
 SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # where servers are, and who is not root does not look
 
 
-def needed(*names: str, package: str | None = None) -> Path:
+def needed(*names: str, package: str | None = None, made_by: str | None = None) -> Path:
     """The first of these programs that is here. Without one: skip, or fail where R3_TEST_ALL is set."""
     for name in names:
         if found := shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SBIN}"):
             return Path(found)
-    missing = f"no {' or '.join(names)} on PATH" + (f"; apt install {package}" if package else "")
+    missing = f"no {' or '.join(names)} on PATH" + (
+        f"; apt install {package}" if package else f"; {made_by}" if made_by else ""
+    )
     if os.environ.get("R3_TEST_ALL"):
         pytest.fail(f"{missing}, and R3_TEST_ALL lets no test be skipped for that")
     pytest.skip(missing)
