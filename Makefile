@@ -50,6 +50,7 @@ check: install  ## Formatting, lint, types, import rules, openapi.yaml and dashb
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/r3 openapi --check
 	$(BIN)/python -m k8s.monitoring.dashboards --check
+	$(BIN)/python -m k8s.monitoring.prometheus_rule --check
 
 check-k8s: install k8s-tools  ## Look at docker/ and k8s/ with every tool; nothing is skipped but for a kubectl that is not there
 	R3_TEST_ALL=1 $(BIN)/pytest tests/k8s $(ARGS)
@@ -74,6 +75,7 @@ openapi: install  ## Write openapi.yaml anew from the app
 
 dashboards: install  ## Write what Grafana and the Prometheus operator take from k8s/monitoring anew
 	$(BIN)/python -m k8s.monitoring.dashboards
+	$(BIN)/python -m k8s.monitoring.prometheus_rule
 
 lock:  ## Write the lock files in requirements/ anew; ARGS='api worker' writes those alone
 	test -x .venv-lock/bin/uv || { $(PYTHON) -m venv --clear .venv-lock && .venv-lock/bin/pip install --quiet uv; }

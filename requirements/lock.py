@@ -32,15 +32,17 @@ HEADER: Final = """\
 # A requirement that no Python meets takes torch, and the CUDA packages it asks for, out of the resolution.
 WITHOUT_TORCH: Final = "torch ; python_version < '0'\n"
 _AT_THE_LOCKS_VERSIONS: Final = ("--constraint", "requirements/lock.txt")
+_EVERYWHERE: Final = ("--extra", "s3", "--extra", "otel")
 _TORCH_FIRST: Final = " torch is not here: requirements/torch.txt comes first."
 
 LOCKS: Final[Mapping[str, Sequence[str]]] = {
     "lock": ("--extra", "api", "--extra", "worker", "--extra", "dev", "pyproject.toml"),
-    "api": ("--extra", "api", *_AT_THE_LOCKS_VERSIONS, "pyproject.toml"),
-    "worker": ("--extra", "worker", *_AT_THE_LOCKS_VERSIONS, "pyproject.toml"),
-    "cuda": ("--extra", "worker", "--extra", "cuda", *_AT_THE_LOCKS_VERSIONS, "pyproject.toml"),
+    "api": (*_EVERYWHERE, "--extra", "api", *_AT_THE_LOCKS_VERSIONS, "pyproject.toml"),
+    "worker": (*_EVERYWHERE, "--extra", "worker", *_AT_THE_LOCKS_VERSIONS, "pyproject.toml"),
+    "cuda": (*_EVERYWHERE, "--extra", "worker", "--extra", "cuda", *_AT_THE_LOCKS_VERSIONS, "pyproject.toml"),
     "build": (*_AT_THE_LOCKS_VERSIONS, "requirements/build.in"),
     "k8s": ("requirements/k8s.in",),
+    "sbom": ("requirements/sbom.in",),
     "checkov": ("requirements/checkov.in",),
 }
 

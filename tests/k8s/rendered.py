@@ -92,7 +92,7 @@ def filled(folder: Path) -> Path:
     file.write_text(file.read_text().replace(f"{TO_SAY}/", "registry.example.com/"))
     other = copy / "overlays" / "other"
     other.mkdir()
-    components = ", ".join(f"../../components/{name}" for name in OTHERS)
+    components = ", ".join([*(f"../../components/{name}" for name in OTHERS), "../../monitoring"])
     (other / "kustomization.yaml").write_text(OTHER.format(components=components))
     return copy
 
