@@ -1,6 +1,7 @@
 # The API: no torch, no CUDA, no weights. From the repository's root:
 #   docker build -f docker/api.Dockerfile -t r3-api:0.1.0 .
-# An index of your own: --secret id=pip,src=pip.conf, which is in no layer.
+# An index of your own: --secret id=pip,src=pip.conf; where your own authority signs it, --secret id=ca,src=ca.pem too, and
+# cert = /etc/ssl/certs/ca-certificates.crt in pip.conf. Neither is in any layer.
 ARG BASE=debian:12.14-slim
 
 FROM ${BASE} AS build
@@ -13,6 +14,7 @@ RUN apt-get update \
 WORKDIR /src
 COPY requirements/ requirements/
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     python3 -m venv /opt/build \
  && /opt/build/bin/pip install --no-cache-dir --require-hashes --no-deps -r requirements/build.txt \
  && python3 -m venv /opt/r3 \

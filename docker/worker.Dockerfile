@@ -14,6 +14,7 @@ RUN apt-get update \
 WORKDIR /src
 COPY requirements/ requirements/
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     python3 -m venv /opt/build \
  && /opt/build/bin/pip install --no-cache-dir --require-hashes --no-deps -r requirements/build.txt \
  && python3 -m venv /opt/r3
@@ -26,6 +27,7 @@ RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --whe
 FROM build AS build-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     /opt/r3/bin/pip install --no-cache-dir --no-compile --index-url "${TORCH_INDEX}" -r requirements/torch.txt \
  && /opt/r3/bin/pip install --no-cache-dir --no-compile --require-hashes --no-deps -r requirements/worker.txt \
  && /opt/r3/bin/pip install --no-cache-dir --no-compile --no-deps --no-index /dist/*.whl \
@@ -33,6 +35,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 
 FROM build AS build-cuda
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt \
     /opt/r3/bin/pip install --no-cache-dir --no-compile -r requirements/torch.txt \
  && /opt/r3/bin/pip install --no-cache-dir --no-compile --require-hashes --no-deps -r requirements/cuda.txt \
  && /opt/r3/bin/pip install --no-cache-dir --no-compile --no-deps --no-index /dist/*.whl \

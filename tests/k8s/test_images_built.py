@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
 import urllib.request
@@ -33,6 +34,7 @@ ENVIRONMENT: Final = {  # as the image says, and a queue
     "R3_IMAGE_STORE": "/pictures",
     "R3_REDIS_URL": "redis://127.0.0.1:8438/0",
 }
+AUTHORITIES: Final = "/etc/ssl/certs/ca-certificates.crt"  # where the Dockerfile puts the secret
 MOST_BYTES: Final = 200 * 1000 * 1000
 
 
@@ -54,20 +56,19 @@ def buildah(*arguments: str, timeout_s: float = 1800) -> str:
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The image's name. The index that pip asks is this machine's own (pip.conf), through the secret that is for it."""
+    """The image's name. What pip asks is what this machine says, by secrets."""
     if os.geteuid() != 0:
         pytest.skip("debootstrap and chroot are root's")
     folder = tmp_path_factory.mktemp("base")
     debootstrap = needed("debootstrap", package="debootstrap")
     subprocess.run([str(debootstrap), "--variant=minbase", "bookworm", str(folder / "root")], check=True, timeout=1200)
+    slim(folder / "root")
     base = buildah("from", "scratch")
     buildah("add", base, str(folder / "root"), "/")
     buildah("commit", "--rm", base, BASE)
-    secret = folder / "pip.conf"
-    secret.write_text(pip_conf())
     buildah(
         *("build", "--file", "docker/api.Dockerfile", "--build-arg", f"BASE={BASE}", "--format", "docker"),
-        *("--secret", f"id=pip,src={secret}", "--network", "host", "--tag", IMAGE, "."),
+        *(*secrets(folder), "--network", "host", "--tag", IMAGE, "."),
     )
     yield IMAGE
     for name in (IMAGE, BASE):
@@ -75,13 +76,33 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             buildah("rmi", "--force", name)
 
 
-def pip_conf() -> str:
-    """What pip is told on this machine, as a file."""
+def slim(root: Path) -> None:
+    """Take out what Debian's own slim images leave out: what apt fetched, and texts that nobody reads."""
+    for kept_empty in (
+        "var/cache/apt/archives",
+        "var/lib/apt/lists",
+        "usr/share/doc",
+        "usr/share/man",
+        "usr/share/locale",
+    ):
+        shutil.rmtree(root / kept_empty)
+        (root / kept_empty).mkdir()
+
+
+def secrets(folder: Path) -> list[str]:
+    """What pip is told on this machine, and the authorities that it trusts, as the secrets that the build takes."""
     done = subprocess.run(["pip", "config", "list"], capture_output=True, text=True, check=True, timeout=60)
     told = [line.partition("=") for line in done.stdout.splitlines() if line.startswith("global.")]
-    return "[global]\n" + "".join(
-        f"{name.removeprefix('global.')} = {value.strip(chr(39))}\n" for name, _, value in told
-    )
+    options = {name.removeprefix("global."): value.strip("'") for name, _, value in told}
+    authorities = options.get("cert")
+    if authorities:
+        options["cert"] = AUTHORITIES
+    file = folder / "pip.conf"
+    file.write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in options.items()))
+    return [
+        *("--secret", f"id=pip,src={file}"),
+        *(("--secret", f"id=ca,src={authorities}") if authorities else ()),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +130,7 @@ def test_the_image_says_who_runs_what_and_how_it_is_asked(image: str) -> None:
 
 def test_the_api_in_the_image_starts_as_its_user_and_answers(root: Path, tmp_path: Path) -> None:
     with running(str(find_binary()), *REDIS, "--dir", str(tmp_path)):
-        api = ["chroot", "--userspec=10001:10001", str(root), "/opt/r3/bin/r3", "api", "--port", "8437"]
+        api = [str(needed("chroot")), "--userspec=10001:10001", str(root), "/opt/r3/bin/r3", "api", "--port", "8437"]
         with running(*api, **ENVIRONMENT) as process:
             assert answers("http://127.0.0.1:8437/livez") == {"status": "ok"}
             process.terminate()
