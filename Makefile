@@ -40,7 +40,7 @@ soak: install  ## Half an hour of jobs: does memory grow, do keys stay?; ARGS='-
 eval: install  ## Measure the small model for its card: 640 test prompts; ARGS='--split validation' measures without publishing
 	$(BIN)/python -m training.evaluate $(if $(ARGS),$(ARGS),--publish)
 
-train-small: install  ## Make checkpoints/small from nothing, in hours on two cores; run it again to go on
+train-small: install  ## Make checkpoints/small from nothing, in two hours on two cores, larger on a GPU; run it again to go on
 	$(BIN)/python -m training.train_small $(ARGS)
 
 check: install  ## Formatting, lint, types, import rules, openapi.yaml up to date

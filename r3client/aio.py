@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -17,7 +18,7 @@ from r3client.events import Event
 from r3client.following import Following, job_path
 from r3client.live import Live
 from r3client.models import Image, Job, JobPage, JobStatus, Share
-from r3client.settings import Generation
+from r3client.settings import Generation, sendable
 
 T = TypeVar("T")
 
@@ -80,17 +81,19 @@ class AsyncClient:
 
         Raises GenerationFailed, GenerationCancelled, Refused, NoAnswer.
         """
-        return await self._result(flows.generated(prompt, settings, idempotency_key, download, self._patience_s))
+        ready = await _ready(settings)
+        return await self._result(flows.generated(prompt, ready, idempotency_key, download, self._patience_s))
 
     async def submit(self, prompt: str, *, idempotency_key: str | None = None, **settings: Unpack[Generation]) -> Job:
         """Ask for pictures and do not wait. Raises Refused, NoAnswer."""
-        return await self._result(flows.submitted(prompt, settings, idempotency_key, self._patience_s))
+        ready = await _ready(settings)
+        return await self._result(flows.submitted(prompt, ready, idempotency_key, self._patience_s))
 
     def stream(
         self, prompt: str, *, idempotency_key: str | None = None, **settings: Unpack[Generation]
     ) -> AsyncEventStream:
         """Ask for pictures, and read what happens as it happens. The job is made when the first event is asked for."""
-        return AsyncEventStream(self._told(flows.streamed(prompt, settings, idempotency_key, self._patience_s)))
+        return AsyncEventStream(self._streamed(prompt, settings, idempotency_key))
 
     def follow(self, job: str | Job, *, after: int = 0) -> AsyncEventStream:
         """What happens, and what has happened after event number `after`, to a job that is there."""
@@ -140,6 +143,15 @@ class AsyncClient:
     ) -> None:
         await self.aclose()
 
+    async def _streamed(
+        self, prompt: str, settings: Mapping[str, Any], idempotency_key: str | None
+    ) -> AsyncGenerator[Event, None]:
+        ready = await _ready(settings)
+        told = self._told(flows.streamed(prompt, ready, idempotency_key, self._patience_s))
+        async with aclosing(told):
+            async for event in told:
+                yield event
+
     async def _told(self, flow: Flow[Any]) -> AsyncGenerator[Event, None]:
         """Do what the flow asks for; what it tells is yielded."""
         wire, came = _Wire(self._http), None
@@ -167,6 +179,13 @@ class AsyncClient:
         finally:
             flow.close()
             await wire.close()
+
+
+async def _ready(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings with their picture encoded, beside the event loop: a large PNG takes it a second."""
+    if "image" not in settings:
+        return settings
+    return {**settings, "image": await asyncio.to_thread(sendable, settings["image"])}
 
 
 class _Wire:

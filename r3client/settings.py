@@ -91,12 +91,12 @@ def body_of(prompt: str, settings: Mapping[str, Any]) -> dict[str, Any]:
             raise TypeError(f"{name} cannot be set: {_OURS[name]}")
     body = {"prompt": prompt, **settings}
     if "image" in body:
-        body["image"] = _sendable(body["image"])
+        body["image"] = sendable(body["image"])
     return body
 
 
-def _sendable(image: Any) -> Any:
-    """A picture as JSON carries it: an id and base64 as they are, all else as base64."""
+def sendable(image: Any) -> Any:
+    """A picture as JSON carries it: an id and base64 as they are, all else as base64; a large one takes a while."""
     if isinstance(image, Image):
         return image.id
     if isinstance(image, Path):

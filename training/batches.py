@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -98,6 +98,19 @@ class Collated:
     latents: Tensor | None  # [B, G, d]: clean latents, or the picture to draw
     drawn: Tensor | None  # [B, G]: which rows are to be drawn
     weight: Tensor | None  # [B, G]
+
+    def to(self, device: torch.device) -> Collated:
+        """The same on `device`."""
+        return replace(
+            self,
+            layout=self.layout.to(device),
+            ids=self.ids.to(device),
+            targets=self.targets.to(device),
+            pixels=_on(self.pixels, device),
+            latents=_on(self.latents, device),
+            drawn=_on(self.drawn, device),
+            weight=_on(self.weight, device),
+        )
 
     @property
     def learnt(self) -> int:
@@ -223,7 +236,7 @@ def embed(
     count, width = x.shape[1], x.shape[2]
     side = bagel.config.latent_side
     grid = side * side  # every picture of the small world fills its grid
-    places = torch.arange(count) % grid
+    places = torch.arange(count, device=x.device) % grid
     rows = bagel.embed_latents(x.reshape(-1, width), t.reshape(-1), places.repeat(x.shape[0]))
     return und, rows.view(*x.shape[:2], -1), velocity
 
@@ -232,13 +245,13 @@ def _with_eyes(bagel: Bagel, und: Tensor, batch: Collated) -> Tensor:
     assert batch.pixels is not None
     patch, side = bagel.config.vit.patch, bagel.config.vit.side
     rows, columns = batch.pixels.shape[2] // patch, batch.pixels.shape[3] // patch
-    learned = grid_ids(rows, columns, side)
-    fixed = grid_ids(rows, columns, bagel.config.vit_side)
+    learned = grid_ids(rows, columns, side, und.device)
+    fixed = grid_ids(rows, columns, bagel.config.vit_side, und.device)
     patches = torch.stack([patchify(p, patch) for p in batch.pixels])
     features = look(bagel, patches, learned)
     seen = bagel.embed_vit(features, fixed)
-    sample = torch.tensor([s for s, _ in batch.eyes])[:, None]
-    row = torch.tensor([r for _, r in batch.eyes])[:, None] + torch.arange(rows * columns)[None, :]
+    sample, first = torch.tensor(batch.eyes, device=und.device).unsqueeze(-1).unbind(1)
+    row = first + torch.arange(rows * columns, device=und.device)
     return und.index_put((sample, row), seen)
 
 
@@ -249,6 +262,10 @@ def look(bagel: Bagel, patches: Tensor, ids: Tensor) -> Tensor:
     embedded = embeddings.patch_embedding(patches.to(bagel.dtype)) + embeddings.position_embedding(ids)
     out: Tensor = model.post_layernorm(model.encoder(inputs_embeds=embedded).last_hidden_state)
     return out
+
+
+def _on(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device)
 
 
 def _both(und: Sequence[Sequence[int]], gen: Sequence[Sequence[int]], fill: int) -> Tensor:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,8 @@ from r3core.model.bagel import Bagel
 from r3core.model.tokenizer import Tokenizer
 from training.batches import Sample, collate, losses, rows
 from training.optim import Optimiser
+from training.progress import Report
 from training.teacher import Teacher
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,10 @@ class Run:
     """One rank of the joint run."""
 
     def __init__(
-        self, recipe: Recipe, bagel: Bagel, teacher: Teacher, tokenizer: Tokenizer, folder: Path, log: Log
+        self, recipe: Recipe, bagel: Bagel, teacher: Teacher, tokenizer: Tokenizer, folder: Path, report: Report
     ) -> None:
         self._recipe, self._bagel, self._teacher, self._tokenizer = recipe, bagel, teacher, tokenizer
-        self._folder, self._log = folder, log
+        self._folder, self._report = folder, report
         self._rank, self._world = dist.get_rank(), dist.get_world_size()
         bagel.requires_grad_(True)
         self._optimiser = Optimiser(bagel.named_parameters(), recipe.lr)
@@ -85,7 +83,7 @@ class Run:
             parts[part][rest] = value
         self._optimiser.load(parts)
         self._step = about["steps"]
-        self._log(f"going on from step {self._step}")
+        self._tell(f"going on from step {self._step}")
 
     def train(self) -> dict[str, Tensor]:
         """Run to the last step; the averaged weights."""
@@ -103,7 +101,7 @@ class Run:
             dist.all_reduce(gradients)
             self._optimiser.step(gradients / self._world, recipe.scale(self._step))
             self._step += 1
-            self._report(started, first)
+            self._tell(self._standing(started, first) if self._step % 20 == 0 else None)
             if self._step % recipe.save_every == 0 and self._rank == 0:
                 self._save()
         return self._optimiser.averaged
@@ -120,16 +118,18 @@ class Run:
         # Short ones apart from long ones: less padding.
         samples = sorted(samples, key=rows)
         middle = len(samples) // 2
+        device = self._bagel.device
         halves = [
-            collate(half, self._tokenizer, self._teacher.vit_patches) for half in (samples[:middle], samples[middle:])
+            collate(half, self._tokenizer, self._teacher.vit_patches).to(device)
+            for half in (samples[:middle], samples[middle:])
         ]
         texts, flows = sum(half.learnt for half in halves), sum(half.drawn_weight for half in halves)
         seen_text = seen_flow = 0.0
         for half in halves:
             noise = None if half.latents is None else torch.randn_like(half.latents)
-            times = torch.sigmoid(torch.randn(len(half.ids)) * 1.1 + 0.2)
+            times = torch.sigmoid(torch.randn(len(half.ids), device=device) * 1.1 + 0.2)
             found = losses(self._bagel, half, times, noise)
-            total = torch.zeros(())
+            total = torch.zeros((), device=device)
             if found.text is not None:
                 share = found.text * (half.learnt / texts)
                 total, seen_text = total + text * share, seen_text + share.item()
@@ -148,18 +148,20 @@ class Run:
 
     def _dagger(self) -> None:
         count = self._teacher.learn_from_own_pictures(self._bagel, self._recipe.dagger_pictures)
-        self._log(
+        self._tell(
             f"step {self._step}: own pictures right at once {count.right_at_once:.3f}, "
             f"after the right edit {count.right_after:.3f}"
         )
 
-    def _report(self, started: float, first: int) -> None:
-        if self._rank or self._step % 20:
-            return
+    def _tell(self, line: str | None) -> None:
+        if self._rank == 0:  # the others' steps are the same
+            self._report("joint", self._step, self._recipe.steps, line)
+
+    def _standing(self, started: float, first: int) -> str:
         pace = (time.monotonic() - started) / (self._step - first)
         left = pace * (self._recipe.steps - self._step) / 60
         seen = " ".join(f"{k} {v:.4f}" for k, v in self._seen.items())
-        self._log(f"step {self._step}/{self._recipe.steps} {seen} {pace:.2f} s/step, {left:.0f} min left")
+        return f"step {self._step}/{self._recipe.steps} {seen} {pace:.2f} s/step, {left:.0f} min left"
 
     def _save(self) -> None:
         state = self._optimiser.state()

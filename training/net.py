@@ -8,7 +8,7 @@ row is ever moved. tests/training holds this forward against the engine's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 import torch
@@ -37,6 +37,10 @@ class Layout:
     unseen: Tensor
     position: Tensor
 
+    def to(self, device: torch.device) -> Layout:
+        """The same on `device`."""
+        return Layout(*(getattr(self, column.name).to(device) for column in fields(self)))
+
     def mask(self, dtype: torch.dtype) -> Tensor:
         """[B, 1, L, L] to add to attention's logits: 0 where row i sees row j, very low elsewhere."""
         seg_i, seg_j = self.segment[:, :, None], self.segment[:, None, :]
@@ -44,7 +48,7 @@ class Layout:
         sees = ((seg_j < seg_i) & ~self.noise[:, None, :]) | own
         sees &= ~(self.noise[:, :, None] & self.unseen[:, None, :])
         sees &= (seg_j != NO_SEGMENT) | (seg_i == NO_SEGMENT)
-        return torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees, -3e4)[:, None]
+        return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, -3e4)[:, None]
 
 
 def forward(bagel: Bagel, und: Tensor, gen: Tensor | None, layout: Layout) -> tuple[Tensor, Tensor | None]:

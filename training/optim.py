@@ -50,7 +50,10 @@ class Optimiser:
     def gradients(self) -> Tensor:
         """All gradients end to end in float32, for one all-reduce; a parameter without one counts as zero."""
         return torch.cat(
-            [torch.zeros(p.numel()) if p.grad is None else p.grad.float().flatten() for _, p in self._parameters]
+            [
+                torch.zeros(p.numel(), device=p.device) if p.grad is None else p.grad.float().flatten()
+                for _, p in self._parameters
+            ]
         )
 
     def step(self, gradients: Tensor, scale: float) -> None:

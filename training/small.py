@@ -1,7 +1,8 @@
-"""What the small model is: its sizes, its transforms, and an untrained one."""
+"""What the small model is, and a larger one of its kind: sizes, transforms, and untrained weights."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -18,21 +19,50 @@ TRANSFORMS: Final[dict[str, Transform]] = {"vae": (96, 96, 32), "vit": (84, 84, 
 VIT_PATCHES: Final = 36
 
 
-def config(vocab: int) -> ModelConfig:
-    """The sizes, for a tokenizer of so many ids."""
+@dataclass(frozen=True)
+class Size:
+    """What differs between sizes of the model; heads of the decoder and of the ViT are 64 wide."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    vit_hidden: int
+    vit_intermediate: int
+    vit_layers: int
+
+
+SIZES: Final = {
+    "small": Size(192, 512, 8, 3, 1, 128, 384, 5),  # what two CPU cores can train
+    "large": Size(384, 1024, 12, 6, 2, 256, 768, 7),  # for a GPU; it has never been trained
+}
+
+
+def config(vocab: int, size: str = "small") -> ModelConfig:
+    """The sizes, for a tokenizer of so many ids. Raises KeyError for a name that is not in SIZES."""
+    one = SIZES[size]
     return ModelConfig(
         decoder=DecoderConfig(
-            hidden=192,
-            intermediate=512,
-            layers=8,
-            heads=3,
-            kv_heads=1,
+            hidden=one.hidden,
+            intermediate=one.intermediate,
+            layers=one.layers,
+            heads=one.heads,
+            kv_heads=one.kv_heads,
             vocab=vocab,
             rms_norm_eps=1e-6,
             rope_theta=1e4,
             max_positions=4096,
         ),
-        vit=ViTConfig(hidden=128, intermediate=384, layers=5, heads=2, patch=14, side=6, layer_norm_eps=1e-6),
+        vit=ViTConfig(
+            hidden=one.vit_hidden,
+            intermediate=one.vit_intermediate,
+            layers=one.vit_layers,
+            heads=one.vit_hidden // 64,
+            patch=14,
+            side=6,
+            layer_norm_eps=1e-6,
+        ),
         vae=VAEConfig(channels=(32, 32, 32, 64), blocks=1, latent_channels=4),
         latent_patch=4,
         latent_side=3,

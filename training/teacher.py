@@ -29,6 +29,7 @@ from training.held_out import check_pictures, check_prompts, training_prompt
 from training.language import DESCRIBE_QUESTION, match_question
 from training.net import forward
 from training.parse import parse
+from training.progress import Report
 from training.render import render, repaint
 from training.sampler import Pair, Sampler, relabel
 from training.small import TRANSFORMS, VIT_PATCHES
@@ -77,6 +78,7 @@ class Teacher:
 
     def __init__(self, tokenizer: Tokenizer, painter: VAE, seed: str, pool: int) -> None:
         self._tokenizer, self._vae = tokenizer, painter
+        self._device = next(painter.parameters()).device
         self._rng = Random(seed)
         self._sampler = Sampler(seed)
         self._pool = pool
@@ -87,10 +89,12 @@ class Teacher:
         self._next = 0
         self._systems = [tokenizer.segment(s) for s in (prompts.GENERATE_SYSTEM, prompts.REFLECT_SYSTEM)]
 
-    def fill(self) -> None:
+    def fill(self, report: Report) -> None:
         """Fill the pools; minutes of encoding."""
         for first in range(0, self._pool, _ENCODE_BATCH):
-            self._add(min(_ENCODE_BATCH, self._pool - first))
+            count = min(_ENCODE_BATCH, self._pool - first)
+            self._add(count)
+            report("pools", first + count, self._pool)
 
     def refresh(self, count: int = 2) -> None:
         """Put a few new samples in the place of the oldest."""
@@ -252,8 +256,9 @@ class Teacher:
         parts = []
         for first in range(0, len(pictures), _ENCODE_BATCH):
             batch = pictures[first : first + _ENCODE_BATCH]
-            latent = self._vae.encode(torch.from_numpy(np.stack([preprocess(p, TRANSFORMS["vae"]) for p in batch])))
-            parts.append(torch.stack([vae.pack(one, _PATCH) for one in latent]).numpy())
+            pixels = torch.from_numpy(np.stack([preprocess(p, TRANSFORMS["vae"]) for p in batch]))
+            latent = self._vae.encode(pixels.to(self._device))
+            parts.append(torch.stack([vae.pack(one, _PATCH) for one in latent]).cpu().numpy())
         return np.concatenate(parts)
 
     # --- drawing with the weights as they are
@@ -280,8 +285,8 @@ class Teacher:
         parts = []
         for first in range(0, len(samples), _DRAW_BATCH):
             some = samples[first : first + _DRAW_BATCH]
-            branches = [collate([s[i] for s in some], self._tokenizer, VIT_PATCHES) for i in range(2)]
-            x = torch.randn(len(some), *_blank()[0].shape)
+            branches = [collate([s[i] for s in some], self._tokenizer, VIT_PATCHES).to(bagel.device) for i in range(2)]
+            x = torch.randn(len(some), *_blank()[0].shape, device=bagel.device)
             times = timesteps(settings.num_timesteps, settings.timestep_shift)
             for t, t_next in pairwise(times):
                 v = _velocity(bagel, branches[0], x, t)
@@ -290,7 +295,7 @@ class Teacher:
                     v = torch.stack([flow.guide(settings, a, b, None) for a, b in zip(v, without, strict=True)])
                 x = flow.euler(x, v, t, t_next)
             latent = torch.stack([vae.unpack(one, (3, 3), _PATCH) for one in x])
-            parts.append(vae.to_uint8(self._vae.decode(latent)).numpy())
+            parts.append(vae.to_uint8(self._vae.decode(latent)).cpu().numpy())
         return np.concatenate(parts) if parts else np.empty((0, 96, 96, 3), np.uint8)
 
 
@@ -304,7 +309,7 @@ def _velocity(bagel: Bagel, batch: Collated, x: Tensor, t: float) -> Tensor:
     assert batch.drawn is not None
     latents = batch.latents.clone()
     latents[batch.drawn] = x.flatten(0, 1)
-    und, gen, _ = embed(bagel, replace(batch, latents=latents), torch.full((len(x),), t), None)
+    und, gen, _ = embed(bagel, replace(batch, latents=latents), torch.full((len(x),), t, device=x.device), None)
     _, gen = forward(bagel, und, gen, batch.layout)
     assert gen is not None
     return bagel.velocity(gen[batch.drawn]).view(x.shape)

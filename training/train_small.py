@@ -16,8 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
-from collections.abc import Callable, Sequence
+import sys
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,6 @@ from typing import Final
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -35,12 +33,11 @@ from r3core.model.vae import VAE, diffusers_name
 from training.corpus import texts
 from training.eyes import random_pictures, train_eyes
 from training.joint import Recipe, Run
-from training.small import TRANSFORMS, config, untrained
+from training.progress import Board, Report
+from training.small import SIZES, TRANSFORMS, config, untrained
 from training.teacher import SERVED_DRAW, SERVED_EDIT, Teacher
 from training.tokenizer import add_sentences, save, train
 from training.vae_train import save_vae, train_vae
-
-Log = Callable[[str], None]
 
 EXAMPLES: Final = (
     "a photo of three red circles",
@@ -56,6 +53,8 @@ class Plan:
     """How much of everything; the defaults took the time that the model card names, on two cores."""
 
     seed: int = 1
+    size: str = "small"
+    device: str = "cpu"
     vae_steps: int = 900
     vae_batch: int = 24
     eyes_steps: int = 1500
@@ -65,44 +64,63 @@ class Plan:
     joint: Recipe = field(default_factory=Recipe)
 
 
+# One rank has the GPU to itself and takes what eight ranks of two cores would take; more steps, for a larger model.
+ON_CUDA: Final = Plan(
+    size="large",
+    device="cuda",
+    vae_steps=2000,
+    vae_batch=96,
+    eyes_steps=3000,
+    pool=16000,
+    ranks=1,
+    joint=Recipe(steps=4000, draws=320, looks=384, edits=320, dagger_pictures=4000),
+)
+
+
 def main() -> int:
     """Run all stages that are not done yet."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("build/small"), help="where stages leave what they made")
-    parser.add_argument("--out", type=Path, default=Path("checkpoints/small"), help="the checkpoint folder")
-    parser.add_argument("--steps", type=int, default=Recipe.steps, help="steps of the joint run")
-    parser.add_argument("--ranks", type=int, default=Plan.ranks, help="processes, one thread each")
-    parser.add_argument(
-        "--own", type=int, default=Recipe.dagger_pictures, help="own pictures a rank learns from, each time"
-    )
-    parser.add_argument("--pool", type=int, default=Plan.pool, help="samples of each kind that a rank keeps")
-    asked = parser.parse_args()
-    plan = Plan(
-        ranks=asked.ranks, pool=asked.pool, joint=replace(Recipe(), steps=asked.steps, dagger_pictures=asked.own)
-    )
-    asked.work.mkdir(parents=True, exist_ok=True)
-    log = logger(asked.work / "train.log")
-    log(f"plan {json.dumps(asdict(plan))}")
-    words(asked.work)
-    _together([partial(paper, plan, asked.work), partial(eyes, plan, asked.work)])
-    if not (asked.work / "averaged.safetensors").is_file():
-        _together([partial(joint, rank, plan, asked.work) for rank in range(plan.ranks)])
-    write(asked.work, asked.out)
-    log(f"wrote {asked.out}")
+    plan, work, out = asked(sys.argv[1:])
+    work.mkdir(parents=True, exist_ok=True)
+    board = Board(work / "train.log")
+    board.log(f"plan {json.dumps(asdict(plan))}")
+    remember(plan, work)
+    words(work)
+    board.together({"VAE": partial(paper, plan, work), "ViT": partial(eyes, plan, work)})
+    if not (work / "averaged.safetensors").is_file():
+        board.together({f"joint, rank {rank}": partial(joint, rank, plan, work) for rank in range(plan.ranks)})
+    write(plan, work, out)
+    board.log(f"wrote {out}")
     return 0
 
 
-def logger(path: Path) -> Log:
-    """Lines with the time, to a file and to the terminal."""
-    started = time.monotonic()
+def asked(arguments: list[str]) -> tuple[Plan, Path, Path]:
+    """The plan that the command line asks for, the work folder and the checkpoint folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=best, help="cuda where there is one")
+    parser.add_argument("--size", choices=tuple(SIZES), help="small on a CPU, large on a GPU")
+    parser.add_argument("--work", type=Path, help="where stages leave what they made; build/SIZE")
+    parser.add_argument("--out", type=Path, help="the checkpoint folder; checkpoints/SIZE")
+    parser.add_argument("--steps", type=int, help="steps of the joint run")
+    parser.add_argument("--ranks", type=int, help="processes on a CPU, one thread each")
+    parser.add_argument("--own", type=int, help="own pictures a rank learns from, each time")
+    parser.add_argument("--pool", type=int, help="samples of each kind that a rank keeps")
+    said = parser.parse_args(arguments)
+    plan = Plan() if said.device == "cpu" else ON_CUDA
+    if said.device == "cuda" and said.ranks not in {None, 1}:
+        parser.error("--ranks is for a CPU: one rank has the GPU to itself")
+    changes = {k: v for k, v in {"size": said.size, "ranks": said.ranks, "pool": said.pool}.items() if v is not None}
+    recipe = {k: v for k, v in {"steps": said.steps, "dagger_pictures": said.own}.items() if v is not None}
+    plan = replace(plan, **changes, joint=replace(plan.joint, **recipe))
+    return plan, said.work or Path("build") / plan.size, said.out or Path("checkpoints") / plan.size
 
-    def log(line: str) -> None:
-        text = f"{(time.monotonic() - started) / 60:7.2f} min  {line}"
-        print(text, flush=True)
-        with path.open("a") as file:
-            file.write(text + "\n")
 
-    return log
+def remember(plan: Plan, work: Path) -> None:
+    """Write the plan beside what it makes. Raises SystemExit where the folder holds another size's work."""
+    path = work / "plan.json"
+    if path.is_file() and (before := json.loads(path.read_text())["size"]) != plan.size:
+        raise SystemExit(f"{work} holds the work of a {before} model; name another folder with --work, or empty it")
+    path.write_text(json.dumps(asdict(plan), indent=2) + "\n")
 
 
 def words(work: Path) -> None:
@@ -113,7 +131,7 @@ def words(work: Path) -> None:
         save(tokenizer, work)
 
 
-def paper(plan: Plan, work: Path) -> None:
+def paper(plan: Plan, work: Path, report: Report) -> None:
     """The VAE."""
     path = work / "ae.safetensors"
     if path.is_file():
@@ -122,53 +140,52 @@ def paper(plan: Plan, work: Path) -> None:
     vae = train_vae(
         config(1).vae,
         random_pictures,
+        torch.device(plan.device),
         steps=plan.vae_steps,
         batch=plan.vae_batch,
         seed=plan.seed,
-        log=logger(work / "vae.log"),
+        report=report,
     )
     unfinished = path.with_suffix(".partial")
     save_vae(vae, unfinished)
     unfinished.replace(path)
 
 
-def eyes(plan: Plan, work: Path) -> None:
+def eyes(plan: Plan, work: Path, report: Report) -> None:
     """The ViT."""
     path = work / "vit.safetensors"
     if path.is_file():
         return
     torch.set_num_threads(1)
-    bagel = untrained(config(_vocabulary(work)), plan.seed, torch.float32)
+    bagel = untrained(config(_vocabulary(work), plan.size), plan.seed, torch.float32).to(plan.device)
     train_eyes(
         bagel,
         TRANSFORMS["vit"],
         steps=plan.eyes_steps,
         batch=plan.eyes_batch,
         seed=plan.seed,
-        log=logger(work / "eyes.log"),
+        report=report,
     )
     unfinished = path.with_suffix(".partial")
     save_file({k: v.contiguous() for k, v in bagel.vit_model.state_dict().items()}, unfinished)
     unfinished.replace(path)
 
 
-def joint(rank: int, plan: Plan, work: Path) -> None:
+def joint(rank: int, plan: Plan, work: Path, report: Report) -> None:
     """One rank of the joint run."""
     torch.set_num_threads(1)
     meeting = work / "meeting"
     address = f"file://{meeting.absolute()}.{os.getppid()}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=plan.ranks)
-    log = logger(work / "train.log")
     tokenizer = Tokenizer(work / "tokenizer.json")
-    bagel = untrained(config(_vocabulary(work)), plan.seed, torch.float32)
+    bagel = untrained(config(_vocabulary(work), plan.size), plan.seed, torch.float32)
     bagel.vit_model.load_state_dict(load_file(work / "vit.safetensors"))
-    bagel.to(torch.bfloat16)
+    bagel.to(plan.device, torch.bfloat16)
     bagel.ready()
-    teacher = Teacher(tokenizer, load_vae(work / "ae.safetensors"), f"{plan.seed}/{rank}", plan.pool)
-    teacher.fill()
-    if rank == 0:
-        log(f"pools of {plan.pool} filled")
-    run = Run(plan.joint, bagel, teacher, tokenizer, work, log)
+    painter = load_vae(work / "ae.safetensors").to(plan.device)
+    teacher = Teacher(tokenizer, painter, f"{plan.seed}/{rank}", plan.pool)
+    teacher.fill(report if rank == 0 else _silent)
+    run = Run(plan.joint, bagel, teacher, tokenizer, work, report)
     run.resume()
     averaged = run.train()
     if rank == 0:
@@ -191,14 +208,14 @@ def load_vae(path: Path) -> VAE:
     return vae
 
 
-def write(work: Path, out: Path) -> None:
+def write(plan: Plan, work: Path, out: Path) -> None:
     """The checkpoint folder, in the BAGEL layout."""
     out.mkdir(parents=True, exist_ok=True)
     weights: dict[str, Tensor] = load_file(work / "averaged.safetensors")
     save_file({k: v.bfloat16().contiguous() for k, v in weights.items()}, out / "ema.safetensors")
     for name in ("ae.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
         (out / name).write_bytes((work / name).read_bytes())
-    sizes = config(_vocabulary(work))
+    sizes = config(_vocabulary(work), plan.size)
     decoder, vit = sizes.decoder, sizes.vit
     llm = {
         "architectures": ["Qwen2ForCausalLM"],
@@ -227,8 +244,8 @@ def write(work: Path, out: Path) -> None:
         "image_size": vit.patch * vit.side,
     }
     about = {
-        "name": "r3-small",
-        "description": "A small trained model that knows coloured shapes and nothing else: circles, squares, "
+        "name": f"r3-{plan.size}",
+        "description": f"A {plan.size} trained model that knows coloured shapes and nothing else: circles, squares, "
         "triangles, stars and hearts in six colours, up to six of them, of one kind or of several, left of, right "
         "of, above or below each other.",
         "licence": "Apache-2.0",
@@ -243,7 +260,7 @@ def write(work: Path, out: Path) -> None:
         },
         "example_prompts": EXAMPLES,
     }
-    if not (out / "README.md").is_file():
+    if plan.size == "small" and not (out / "README.md").is_file():  # the card tells of this size alone
         (out / "README.md").write_bytes((Path(__file__).parent / "card.md").read_bytes())
     for name, value in (("llm_config.json", llm), ("vit_config.json", eye), ("r3.json", about)):
         (out / name).write_text(json.dumps(value, indent=2) + "\n")
@@ -256,16 +273,8 @@ def _vocabulary(work: Path) -> int:
     return (int(highest) // 32 + 1) * 32
 
 
-def _together(jobs: Sequence[Callable[[], None]]) -> None:
-    """Run stages side by side, a process each; a stage that fails ends the run."""
-    context = mp.get_context("spawn")
-    processes = [context.Process(target=job) for job in jobs]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        if process.exitcode:
-            raise SystemExit(f"a stage ended with code {process.exitcode}; its message stands above")
+def _silent(part: str, done: int, total: int, line: str | None = None) -> None:
+    """For ranks whose standing is that of the first."""
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from r3core.model.vae import SCALE, SHIFT, VAE, VAEConfig, diffusers_name
+from training.progress import Report
 
 Scenes = Callable[[int, np.random.Generator], NDArray[np.uint8]]
-Log = Callable[[str], None]
 
 
 def to_pixels(images: NDArray[np.uint8]) -> Tensor:
@@ -27,10 +27,12 @@ def to_pixels(images: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.5)
 
 
-def train_vae(config: VAEConfig, scenes: Scenes, *, steps: int, batch: int, seed: int, log: Log) -> VAE:
+def train_vae(
+    config: VAEConfig, scenes: Scenes, device: torch.device, *, steps: int, batch: int, seed: int, report: Report
+) -> VAE:
     """Train from nothing; a weighted L2 and L1 on pixels, small noise on latents so that the decoder forgives."""
     torch.manual_seed(seed)
-    vae = VAE(config, compute=torch.bfloat16)
+    vae = VAE(config, compute=torch.bfloat16).to(device)
     vae.requires_grad_(True).train()
     model = vae.model
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.97), weight_decay=0.0)
@@ -38,25 +40,25 @@ def train_vae(config: VAEConfig, scenes: Scenes, *, steps: int, batch: int, seed
     draws = np.random.default_rng(seed)
     for step in range(steps):
         images = scenes(batch, draws)
-        pixels = to_pixels(images)
+        pixels = to_pixels(images).to(device)
         loss, error = _loss(model, pixels)
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         schedule.step()
-        if step % 50 == 0 or step == steps - 1:
-            log(f"vae step {step}/{steps} loss {loss.item():.4f} mean absolute error {error.item() * 127.5:.2f} of 255")
+        line = f"step {step + 1}/{steps} loss {loss.item():.4f} mean absolute error {error.item() * 127.5:.2f} of 255"
+        report("VAE", step + 1, steps, line if (step + 1) % 50 == 0 else None)
     vae.eval().requires_grad_(False)
     normalise(vae, scenes(256, draws))
     return vae
 
 
 def _loss(model: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(pixels.device.type, dtype=torch.bfloat16):
         mean = model.encode(pixels).latent_dist.mean
         spread = mean.detach().float().std().clamp(min=0.05)
-        noisy = mean + torch.randn_like(mean) * (0.1 * spread * torch.rand(mean.shape[0], 1, 1, 1))
+        noisy = mean + torch.randn_like(mean) * (0.1 * spread * torch.rand(mean.shape[0], 1, 1, 1, device=mean.device))
         out = model.decode(noisy).sample
     difference = out.float() - pixels
     background = pixels.mean(dim=(2, 3), keepdim=True)
@@ -70,8 +72,11 @@ def _loss(model: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor]:
 def normalise(vae: VAE, images: NDArray[np.uint8]) -> None:
     """Fold the latents' mean and spread into the convolutions around them, so that served latents are standard."""
     model, channels = vae.model, vae.config.latent_channels
+    device = next(model.parameters()).device
     with torch.no_grad():
-        mean = torch.cat([model.encode(to_pixels(part)).latent_dist.mean for part in np.array_split(images, 8)])
+        mean = torch.cat(
+            [model.encode(to_pixels(part).to(device)).latent_dist.mean for part in np.array_split(images, 8)]
+        )
         centre, spread = mean.mean(dim=(0, 2, 3)), mean.std(dim=(0, 2, 3))
         # served = SCALE * (new - SHIFT) must be (old - centre) / spread
         gain = 1 / (SCALE * spread)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
+from typing import Any, ClassVar
 
 import httpx
 import PIL.Image
@@ -47,6 +49,31 @@ async def test_so_does_the_asynchronous_client(service: Service) -> None:
         assert await client.image(job.image.id) == job.image.content
         assert (await client.job(job)).status == "succeeded"
         assert [one.id for one in (await client.jobs(limit=1)).jobs] == [job.id]
+
+
+class Watched(PIL.Image.Image):
+    """A picture that notes in which thread it is written."""
+
+    written_in: ClassVar[list[threading.Thread]] = []
+
+    def save(self, *where: Any, **how: Any) -> None:
+        self.written_in.append(threading.current_thread())
+        super().save(*where, **how)
+
+
+async def test_a_picture_is_encoded_beside_the_event_loop(
+    service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", lambda image: image)  # it makes another, plain one
+    picture = Watched()
+    picture.__setstate__([{}, "RGB", (64, 64), None, bytes(3 * 64 * 64)])
+    async with AsyncClient(service.url) as client:
+        await client.generate("a cat", image=picture, max_rounds=1, **SOON)
+        await client.submit("a cat", image=picture, max_rounds=1, **SOON)
+        async with client.stream("a cat", image=picture, max_rounds=1, **SOON) as stream:
+            assert [event async for event in stream]
+    assert len(Watched.written_in) == 3
+    assert threading.main_thread() not in Watched.written_in
 
 
 @pytest.mark.parametrize(("download", "rounds"), [("final", [False, False, True]), ("none", [False] * 3)])

@@ -53,7 +53,7 @@ def teacher(tokenizer: Tokenizer) -> Teacher:
     painter = VAE(config(1).vae, torch.float32)
     painter.eval().requires_grad_(False)
     one = Teacher(tokenizer, painter, "a test", pool=8)
-    one.fill()
+    one.fill(lambda *told: None)
     return one
 
 
@@ -65,9 +65,14 @@ def model(tokenizer: Tokenizer) -> Bagel:
 
 def begun(recipe: Recipe, model: Bagel, teacher: Teacher, folder: Path) -> tuple[Run, list[str]]:
     said: list[str] = []
+
+    def report(part: str, done: int, total: int, line: str | None = None) -> None:
+        if line is not None:
+            said.append(line)
+
     own = copy.deepcopy(model)
     own.ready()
-    return Run(recipe, own, teacher, Tokenizer(TOKENIZER), folder, said.append), said
+    return Run(recipe, own, teacher, Tokenizer(TOKENIZER), folder, report), said
 
 
 def test_a_batch_in_halves_has_the_gradients_of_the_whole(
