@@ -95,8 +95,8 @@ export function Composer({ form, set, model, info, onJob, isFolded, onUnfold }) 
         <${Start} form=${form} set=${set} onFile=${take} />
         <${Settings} form=${form} model=${model} set=${set} />
         <${MoreSettings} form=${form} model=${model} set=${set} info=${info} />
-        ${problem && html`<${ProblemNote} problem=${problem} onClose=${() => setProblem(null)} />`}
         <div class="go">
+          ${problem && html`<${ProblemNote} problem=${problem} onClose=${() => setProblem(null)} />`}
           <button type="submit" class="primary" aria-disabled=${isSending}>
             <${Icon} name="play" /> ${isSending ? "Sending" : "Run"}
           </button>
@@ -136,8 +136,8 @@ function Start({ form, set, onFile }) {
     <div class="start is-given">
       <img src=${form.image.url} alt="The picture to start from" width="72" height="72" />
       <div class="field">
-        <label for="instruction">What to change in it <span class="hint">may be left empty</span></label>
-        <textarea id="instruction" rows="2" value=${form.instruction} placeholder="The model decides"
+        <label for="instruction">What to change in it</label>
+        <textarea id="instruction" rows="2" value=${form.instruction} placeholder="Left empty, the model decides"
           onInput=${(e) => set({ instruction: e.target.value })}></textarea>
       </div>
       <button type="button" class="quiet square" aria-label="Do not start from this picture"

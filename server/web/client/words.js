@@ -33,8 +33,20 @@ export function statusOf(job) {
     const ends = [...new Set(job.trajectories.map(endOf))].filter(Boolean);
     return `Finished: ${ends.join("; ")}`;
   }
-  const told = job.trajectories.map((t) => phaseWords(job, t));
-  return job.trajectories.length === 1 ? told[0] : job.trajectories.map((t, i) => `${nameOf(t)}: ${lower(told[i])}`).join(", ");
+  if (job.trajectories.length > 1) return together(job);
+  const [t] = job.trajectories;
+  return phaseWords(job, t) + (t.drawing ? `, step ${t.drawing.step} of ${t.drawing.steps}` : "");
+}
+
+/** What several trajectories are at; those that are at the same are named together. */
+function together(job) {
+  const at = new Map();
+  for (const t of job.trajectories) {
+    const words = phaseWords(job, t);
+    at.set(words, [...(at.get(words) ?? []), nameOf(t)]);
+  }
+  if (at.size === 1) return [...at.keys()][0];
+  return [...at].map(([words, names]) => `${names.join(", ")}: ${lower(words)}`).join("; ");
 }
 
 function queued({ position, etaS }) {
@@ -45,11 +57,10 @@ function queued({ position, etaS }) {
 /** What a trajectory is at. */
 export function phaseWords(job, t) {
   const next = t.rounds.length ? t.rounds.at(-1).index + 1 : 0;
-  const step = t.drawing ? `, step ${t.drawing.step} of ${t.drawing.steps}` : "";
   return {
     waiting: "Waiting",
     thinking: "Reasoning about the prompt",
-    drawing: `Drawing ${inWords(pictureName(job, t.drawing?.round ?? next))}${step}`,
+    drawing: `Drawing ${inWords(pictureName(job, t.drawing?.round ?? next))}`,
     looking: `Looking at ${inWords(pictureName(job, next - 1))}`,
     done: `Done, ${endOf(t)}`,
   }[phaseOf(job, t)];
