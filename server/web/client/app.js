@@ -108,24 +108,26 @@ function useSession() {
 function App() {
   const [broken] = useErrorBoundary((error) => console.error(error));
   const [{ session, isOut }, setSession] = useSession();
+  // Kept here, so that a session that ends takes nothing with it that was being written.
+  const [form, set] = useReducer((form, change) => ({ ...form, ...change }), BLANK);
   const leave = async () => {
     await signOut().catch(() => {});
+    set(BLANK);
     setSession(null);
   };
   if (broken) return html`<main class="plain"><${ProblemNote} problem=${asProblem(broken)} /></main>`;
   if (isOut && !linkToken()) {
     return html`<${Head} /><main id="main"><${SignIn} onSession=${setSession} /></main>`;
   }
-  return html`<${Studio} session=${session} onLeave=${leave} />`;
+  return html`<${Studio} session=${session} form=${form} set=${set} onLeave=${leave} />`;
 }
 
-function Studio({ session, onLeave }) {
+function Studio({ session, form, set, onLeave }) {
   const [id, go] = useAddress();
   const isReader = linkToken() !== null;
   const { info, problem } = useInfo(isReader);
   const server = useServer();
   const isOnline = useOnline();
-  const [form, set] = useReducer((form, change) => ({ ...form, ...change }), BLANK);
   const [isUnfolded, setUnfolded] = useState(false);
   const [isHistoryOpen, setHistoryOpen] = useState(false);
   const open = useCallback((to) => {
