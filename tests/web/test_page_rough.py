@@ -6,17 +6,16 @@ import base64
 import io
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Locator, expect
+from playwright.sync_api import Locator, expect
 
 from tests.server.test_serve import Served
-from tests.web.conftest import PHONE, Open, ended, picture, run, serving
+from tests.web.conftest import PHONE, Open, ended, picture, run
 
 pytestmark = pytest.mark.timeout(900)
 PROMPT = "a small red house"
@@ -28,13 +27,6 @@ PASTE = """async ([selector, withText]) => {
     const event = new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
     return document.querySelector(selector).dispatchEvent(event);
 }"""
-
-
-@pytest.fixture(scope="module")
-def slow(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with the fake model that takes its time."""
-    with serving(tmp_path_factory.mktemp("slow") / "data", R3_RUNNER="fake", R3_FAKE_STEP_S="0.05") as one:
-        yield one
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +260,7 @@ def test_the_slider_covers_the_pictures_that_it_compares(open_page: Open, finish
     assert (slider["y"], slider["height"]) == (shown["y"], shown["height"])
 
 
-def test_candidates_that_are_at_the_same_are_named_together(quick: Served, open_page: Open) -> None:
+def test_how_several_candidates_stand_is_told_in_a_short_line(quick: Served, open_page: Open) -> None:
     page = open_page(quick.url)
     told = page.evaluate(
         """async () => {
@@ -279,4 +271,4 @@ def test_candidates_that_are_at_the_same_are_named_together(quick: Served, open_
             return [job(at(0, []), at(1, [])), job(at(0, []), at(1, [drawn]), at(2, []))].map(statusOf);
         }"""
     )
-    assert told == ["Drawing the first picture", "A, C: drawing the first picture; B: looking at the first picture"]
+    assert told == ["All 2 drawing", "2 drawing, 1 looking"]

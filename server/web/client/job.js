@@ -123,7 +123,7 @@ export function phaseOf(job, t) {
   if (job.status === "queued") return "waiting";
   if (t.drawing) return "drawing";
   const last = t.rounds.at(-1);
-  if (!last) return t.isReasoned ? "drawing" : "thinking";
+  if (!last) return t.isReasoned || !job.params.think ? "drawing" : "thinking";
   return last.said?.verdict ? "drawing" : "looking";
 }
 
