@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.server.test_serve import Served
 from tests.server.waiting import until
@@ -198,3 +198,19 @@ def test_what_happens_is_told_to_a_screen_reader(served: Served, open_page: Open
 
     until(listened, 60)
     assert any("First picture is finished." in text for text in heard)
+
+
+def test_the_settings_end_where_info_says(served: Served, open_page: Open) -> None:
+    def narrower(route: Route) -> None:
+        info = route.fetch().json()
+        info["ranges"]["max_rounds"]["maximum"] = 5
+        info["ranges"]["n"]["maximum"] = 2
+        info["ranges"]["refine.cfg_img_scale"]["maximum"] = 7
+        route.fulfill(json=info)
+
+    page = open_page("about:blank")
+    page.route("**/info", narrower)
+    page.goto(served.url)
+    expect(page.get_by_label("Rounds", exact=False).first).to_have_attribute("max", "5")
+    expect(page.get_by_role("radio")).to_have_count(2)
+    expect(page.locator("#refineImageScale")).to_have_attribute("max", "7")

@@ -112,7 +112,7 @@ export function Composer({ form, set, model, info, onJob, isFolded, onFold }) {
           onInput=${(e) => set({ prompt: e.target.value })}></textarea>
         <${Examples} model=${model} onChoose=${choose} />
         <${Start} form=${form} set=${set} onFile=${take} />
-        <${Settings} form=${form} model=${model} set=${set} />
+        <${Settings} form=${form} model=${model} set=${set} ranges=${info.ranges} />
         <${MoreSettings} form=${form} model=${model} set=${set} info=${info} />
         <div class="go">
           ${problem && html`<${ProblemNote} problem=${problem} onClose=${() => setProblem(null)} />`}

@@ -40,6 +40,9 @@ const NUMBERS = {
 /** What a model does where a field of NUMBERS is empty. */
 export const defaultOf = (name, model) => NUMBERS[name].reduce((value, key) => value?.[key], model.defaults);
 
+/** The request's field of a form's number, as /info's ranges name it. */
+export const fieldOf = (name) => NUMBERS[name].join(".");
+
 /** The body of POST /generate that the form asks for. */
 export function requestOf(form, model, info) {
   const given = form.image !== null;
