@@ -219,10 +219,18 @@ class ModelView(View):
     example_prompts: list[str]
 
 
+class Range(View):
+    """What a number may be; both ends are allowed."""
+
+    minimum: float
+    maximum: float
+
+
 class Info(View):
     """What this server serves."""
 
     default_model: str | None
     models: list[ModelView]
     limits: dict[str, int]
+    ranges: dict[str, Range]
     versions: dict[str, str]

@@ -18,6 +18,7 @@ from server.errors import json_response
 from server.faults import ApiError
 from server.metrics_port import measured
 from server.pictures import MAX_BYTES, MAX_PIXELS, MAX_WEBP_PIXELS
+from server.ranges import ranges
 from server.resolve import postable
 from server.routes import allow_head
 from server.schemas import MAX_PROMPT_CHARS, ReadyQuery
@@ -92,6 +93,7 @@ async def info(parts: Parts, _caller: Reader) -> Response:
             "default_model": default,
             "models": [model_json(description) for _, description in sorted(known.items())],
             "limits": _limits(parts),
+            "ranges": ranges(),
             "versions": {
                 "server": server.__version__,
                 "python": platform.python_version(),

@@ -65,6 +65,13 @@ def quick(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield one
 
 
+@pytest.fixture(scope="module")
+def slow(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server with the fake model that takes its time."""
+    with serving(tmp_path_factory.mktemp("slow") / "data", R3_RUNNER="fake", R3_FAKE_STEP_S="0.05") as one:
+        yield one
+
+
 class Complaints:
     """What the browser's console says that it should not: errors, and what the policy has blocked."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.server.test_serve import Served
 from tests.server.waiting import until
@@ -46,16 +47,21 @@ def test_a_small_picture_is_shown_four_times_as_large(served: Served, open_page:
     assert shown == {"width": 384, "natural": 96}
 
 
-def test_nothing_moves_while_pictures_and_texts_come(served: Served, open_page: Open) -> None:
-    page = open_page(served.url)
-    run(page, PROMPT, rounds=1, early_stop=False)
-    page.wait_for_selector("#round-0-0")
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("screen", [{}, PHONE], ids=["wide", "phone"])
+def test_nothing_moves_while_pictures_and_texts_come(
+    slow: Served, open_page: Open, screen: dict[str, Any], n: int
+) -> None:
+    page = open_page(slow.url, **screen)
+    page.locator(f"input[name=n][value='{n}']").check()
+    page.get_by_label("What should the picture show?").fill("a house words=40")
     page.evaluate(
         "() => { window.shifts = 0; new PerformanceObserver((list) => list.getEntries().forEach("
-        "(entry) => { window.shifts += entry.value; })).observe({ type: 'layout-shift' }); }"
+        "(entry) => { window.shifts += entry.hadRecentInput ? 0 : entry.value; })).observe({ type: 'layout-shift' }); }"
     )
+    page.keyboard.press("Control+Enter")
     ended(page)
-    assert page.evaluate("window.shifts") < 0.1
+    assert page.evaluate("window.shifts") < 0.05
 
 
 def test_good_enough_ends_it_with_what_it_has(served: Served, open_page: Open) -> None:
@@ -192,3 +198,19 @@ def test_what_happens_is_told_to_a_screen_reader(served: Served, open_page: Open
 
     until(listened, 60)
     assert any("First picture is finished." in text for text in heard)
+
+
+def test_the_settings_end_where_info_says(served: Served, open_page: Open) -> None:
+    def narrower(route: Route) -> None:
+        info = route.fetch().json()
+        info["ranges"]["max_rounds"]["maximum"] = 5
+        info["ranges"]["n"]["maximum"] = 2
+        info["ranges"]["refine.cfg_img_scale"]["maximum"] = 7
+        route.fulfill(json=info)
+
+    page = open_page("about:blank")
+    page.route("**/info", narrower)
+    page.goto(served.url)
+    expect(page.get_by_label("Rounds", exact=False).first).to_have_attribute("max", "5")
+    expect(page.get_by_role("radio")).to_have_count(2)
+    expect(page.locator("#refineImageScale")).to_have_attribute("max", "7")

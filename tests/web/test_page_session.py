@@ -82,13 +82,22 @@ def test_a_key_lets_in_and_a_cookie_keeps_one_in(keyed: Served, secret: str, ope
     assert page.context.cookies() == []
 
 
-def test_a_session_that_is_over_asks_for_the_key_again(keyed: Served, secret: str, open_page: Open) -> None:
+def test_a_session_that_is_over_asks_for_the_key_again_and_keeps_what_was_written(
+    keyed: Served, secret: str, open_page: Open
+) -> None:
     page = open_page(keyed.url)
     sign_in(page, secret)
     page.wait_for_selector("#prompt")
+    page.locator("#prompt").fill("a thought of mine")
     page.context.clear_cookies()
     page.get_by_role("button", name="History").click()
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    expect(page.get_by_label("Key", exact=True)).to_be_focused()
+    sign_in(page, secret)
+    expect(page.locator("#prompt")).to_have_value("a thought of mine")
+    page.get_by_role("button", name="Sign out").click()
+    sign_in(page, secret)
+    expect(page.locator("#prompt")).to_have_value("")
 
 
 def test_a_shared_link_needs_no_key_and_changes_nothing(keyed: Served, secret: str, open_page: Open) -> None:

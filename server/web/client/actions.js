@@ -43,14 +43,14 @@ export function Actions({ job, model, round, isLast, onJob, onStart }) {
       <button type="button" onClick=${() => onStart(round.image, job)}><${Icon} name="image" /> Use as start</button>
       <a class="button" href=${download(round.image.url)} download><${Icon} name="download" /> Download</a>
     </div>
-    ${isEditing && html`<${MyEdit} job=${job} isSending=${isSending}
+    ${isEditing && html`<${MyEdit} id=${`my-edit-${round.image.id}`} isSending=${isSending}
       onSend=${(text) => send({ seed, instruction: text, min_rounds: 0, max_rounds: 1 })} />`}
     ${problem && html`<${ProblemNote} problem=${problem} onClose=${() => setProblem(null)} />`}`;
   if (isLast) return html`<div class="go-on">${buttons}</div>`;
   return html`<details class="more go-on"><summary>Go on from this picture</summary>${buttons}</details>`;
 }
 
-function MyEdit({ onSend, isSending }) {
+function MyEdit({ id, onSend, isSending }) {
   const [text, setText] = useState("");
   const send = (event) => {
     event.preventDefault();
@@ -58,9 +58,9 @@ function MyEdit({ onSend, isSending }) {
   };
   return html`
     <form class="my-edit" onSubmit=${send}>
-      <label for="my-edit">What should be changed?</label>
+      <label for=${id}>What should be changed?</label>
       <div class="joined">
-        <input id="my-edit" type="text" maxlength="4000" value=${text} placeholder="Make the circle blue." autocomplete="off"
+        <input id=${id} type="text" maxlength="4000" value=${text} placeholder="Make the circle blue." autocomplete="off"
           ref=${(element) => element && !element.dataset.seen && ((element.dataset.seen = "1"), element.focus())}
           onInput=${(e) => setText(e.target.value)} />
         <button type="submit" class="primary" aria-disabled=${isSending || !text.trim()}>Edit</button>

@@ -15,7 +15,7 @@ export class Problem extends Error {
 }
 
 const REMEDIES = {
-  unreachable: "Is the server running? This page tries again by itself.",
+  unreachable: "Is the server running? Try again in a moment.",
   offline: "Connect to the network. A job that was started goes on without this page.",
   queue_full: "Others are ahead. Try again in a moment.",
   rate_limited: "Wait a little, then try again.",

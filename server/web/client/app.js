@@ -14,8 +14,8 @@ import { Welcome } from "./welcome.js";
 
 const ASK_AGAIN_MS = 5000;
 
-/** The id of the job that the address names. */
-const jobInAddress = () => /^\/j\/(job_[0-9a-f]{32})\/?$/.exec(location.pathname)?.[1] ?? null;
+/** What the address names as a job, whether there is one or not. */
+const jobInAddress = () => /^\/j\/([^/]+)\/?$/.exec(location.pathname)?.[1] ?? null;
 
 function useAddress() {
   const [id, setId] = useState(jobInAddress);
@@ -25,11 +25,26 @@ function useAddress() {
     return () => removeEventListener("popstate", look);
   }, []);
   const go = useCallback((to) => {
-    history.pushState(null, "", to ? `/j/${to}` : "/");
+    const path = to ? `/j/${to}` : "/";
+    if (path !== location.pathname) history.pushState(null, "", path);
     setId(to);
     scrollTo(0, 0);
   }, []);
   return [id, go];
+}
+
+/** Links to jobs lead there without loading the page anew, which would empty the form. */
+function useLinks(open) {
+  useEffect(() => {
+    const follow = (event) => {
+      const to = event.target.closest?.("a[href^='/j/']")?.pathname.split("/")[2];
+      if (!to || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+      event.preventDefault();
+      open(to);
+    };
+    document.addEventListener("click", follow);
+    return () => document.removeEventListener("click", follow);
+  }, [open]);
 }
 
 /** What /info says, asked for again while no model is known: { info, problem }. */
@@ -55,16 +70,16 @@ function useInfo(isReader) {
   return state;
 }
 
-/** Whether workers are heard from: { workers }, null where that is not known. */
+/** Whether the server answers, and workers are heard from: { isAway, workers }, null where that is not known. */
 function useServer() {
-  const [server, setServer] = useState({ workers: null });
+  const [server, setServer] = useState({ isAway: false, workers: null });
   useEffect(() => {
     let timer;
     const ask = async () => {
       try {
-        setServer(await call("/readyz"));
-      } catch {
-        setServer({ workers: null });
+        setServer({ isAway: false, ...(await call("/readyz")) });
+      } catch (error) {
+        setServer({ isAway: error.code === "unreachable", workers: null });
       }
       timer = setTimeout(ask, ASK_AGAIN_MS);
     };
@@ -93,26 +108,33 @@ function useSession() {
 function App() {
   const [broken] = useErrorBoundary((error) => console.error(error));
   const [{ session, isOut }, setSession] = useSession();
+  // Kept here, so that a session that ends takes nothing with it that was being written.
+  const [form, set] = useReducer((form, change) => ({ ...form, ...change }), BLANK);
   const leave = async () => {
     await signOut().catch(() => {});
+    set(BLANK);
     setSession(null);
   };
   if (broken) return html`<main class="plain"><${ProblemNote} problem=${asProblem(broken)} /></main>`;
   if (isOut && !linkToken()) {
     return html`<${Head} /><main id="main"><${SignIn} onSession=${setSession} /></main>`;
   }
-  return html`<${Studio} session=${session} onLeave=${leave} />`;
+  return html`<${Studio} session=${session} form=${form} set=${set} onLeave=${leave} />`;
 }
 
-function Studio({ session, onLeave }) {
+function Studio({ session, form, set, onLeave }) {
   const [id, go] = useAddress();
   const isReader = linkToken() !== null;
   const { info, problem } = useInfo(isReader);
   const server = useServer();
   const isOnline = useOnline();
-  const [form, set] = useReducer((form, change) => ({ ...form, ...change }), BLANK);
   const [isUnfolded, setUnfolded] = useState(false);
   const [isHistoryOpen, setHistoryOpen] = useState(false);
+  const open = useCallback((to) => {
+    setHistoryOpen(false);
+    go(to);
+  }, []);
+  useLinks(open);
   useEffect(() => setUnfolded(false), [id]);
   useEffect(() => {
     if (!id) document.title = "R3";
@@ -138,7 +160,7 @@ function Studio({ session, onLeave }) {
       html`<aside class="side" aria-label="New picture">
         ${model
           ? html`<${Composer} form=${form} set=${set} model=${model} info=${info} onJob=${openJob}
-              isFolded=${id !== null && !isUnfolded} onUnfold=${() => setUnfolded(!isUnfolded)} />`
+              isFolded=${id !== null && !isUnfolded} onFold=${(isFolded) => setUnfolded(!isFolded)} />`
           : html`<${NoModel} info=${info} problem=${problem} />`}
       </aside>`}
       <main id="main" tabindex="-1">
@@ -146,15 +168,10 @@ function Studio({ session, onLeave }) {
           ? html`<${Run} key=${id} id=${id} models=${info?.models ?? []} server=${server} isOnline=${isOnline}
               header=${(job, model) => html`<${JobTools} job=${job} model=${model} isKeyed=${Boolean(session?.key)} onReuse=${reuse} />`}
               tools=${isReader ? null : (place) => html`<${Actions} ...${place} onJob=${openJob} onStart=${start} />`} />`
-          : html`<${Welcome} server=${server} isOnline=${isOnline} model=${model} onTry=${(prompt) => show({ prompt })} onChoose=${go} />`}
+          : html`<${Welcome} server=${server} isOnline=${isOnline} model=${model} onTry=${(prompt) => show({ prompt })} />`}
       </main>
     </div>
-    ${isHistoryOpen &&
-    html`<${History} onClose=${() => setHistoryOpen(false)} onDeleted=${(gone) => gone === id && go(null)}
-      onChoose=${(chosen) => {
-        setHistoryOpen(false);
-        go(chosen);
-      }} />`}`;
+    ${isHistoryOpen && html`<${History} onClose=${() => setHistoryOpen(false)} onDeleted=${(gone) => gone === id && go(null)} />`}`;
 }
 
 /** The model of that name, else the one that is used where none is named, else the first. */
@@ -180,7 +197,7 @@ function Head({ model, go, onHistory, onLeave }) {
 }
 
 function NoModel({ info, problem }) {
-  if (problem) return html`<${ProblemNote} problem=${problem} />`;
+  if (problem) return html`<${ProblemNote} problem=${problem} action=${html`<p>This page asks again by itself.</p>`} />`;
   if (!info) return html`<p class="hint" role="status">Asking the server what it can do …</p>`;
   return html`<${Notice}><strong>No model is known yet.</strong> Its worker is still loading, or none was ever started:
     <code>r3 worker</code>, or <code>r3 serve</code>, which has one. This page looks again by itself.<//>`;

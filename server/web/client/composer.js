@@ -25,13 +25,14 @@ export async function submit(body) {
 
 /** A picture of a person's own, as the form holds it. Throws Problem where the server would refuse it. */
 export async function pictureOf(file, limits) {
-  if (!KINDS.includes(file.type)) {
+  if (!KINDS.includes(file?.type)) {
     throw new Problem({ title: "This is no picture that can be used", detail: "Give a PNG, a JPEG or a WebP." });
   }
   if (file.size > limits.image_bytes) {
     const [is, may] = [file.size, limits.image_bytes].map((size) => `${(size / 1e6).toFixed(1)} MB`);
     throw new Problem({ title: "The picture is too large", detail: `It has ${is}; give one of at most ${may}.` });
   }
+  await checkPixels(file, limits);
   const dataUrl = await new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result);
@@ -41,8 +42,23 @@ export async function pictureOf(file, limits) {
   return { dataUrl, url: URL.createObjectURL(file), name: file.name || "pasted picture" };
 }
 
-/** The form. `onJob` is given the job that was made; `isFolded` shows only its head on a phone. */
-export function Composer({ form, set, model, info, onJob, isFolded, onUnfold }) {
+async function checkPixels(file, limits) {
+  let picture;
+  try {
+    picture = await createImageBitmap(file);
+  } catch {
+    throw new Problem({ title: "The picture cannot be read", detail: "It is empty or broken; choose another." });
+  }
+  const { width, height } = picture;
+  picture.close();
+  if (width * height > limits.image_pixels) {
+    const most = `${(limits.image_pixels / 1e6).toFixed(1)} megapixels`;
+    throw new Problem({ title: "The picture is too large", detail: `It is ${width} × ${height}; give one of at most ${most}.` });
+  }
+}
+
+/** The form. `onJob` is given the job that was made; `isFolded` shows only its head on a phone, which `onFold` changes. */
+export function Composer({ form, set, model, info, onJob, isFolded, onFold }) {
   const [problem, setProblem] = useState(null);
   const [isSending, setSending] = useState(false);
   const [isOver, setOver] = useState(false);
@@ -50,8 +66,10 @@ export function Composer({ form, set, model, info, onJob, isFolded, onUnfold }) 
 
   const take = async (file) => {
     setProblem(null);
+    onFold(false);
     try {
       set({ image: await pictureOf(file, info.limits) });
+      requestAnimationFrame(() => document.querySelector("#instruction")?.scrollIntoView({ block: "nearest" }));
     } catch (error) {
       setProblem(asProblem(error));
     }
@@ -74,7 +92,8 @@ export function Composer({ form, set, model, info, onJob, isFolded, onUnfold }) 
     }
     setSending(false);
   };
-  const runByKeys = (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && run(event);
+  const runByKeys = (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat && run(event);
+  const onceOnly = (event) => event.detail > 1 && event.preventDefault(); // a double click asks for one job
   const choose = (text) => {
     set({ prompt: text });
     prompt.current.focus();
@@ -83,7 +102,7 @@ export function Composer({ form, set, model, info, onJob, isFolded, onUnfold }) 
   return html`
     <form class="composer ${isFolded ? "is-folded" : ""} ${isOver ? "is-over" : ""}" onSubmit=${run} onKeyDown=${runByKeys}
       aria-label="New picture" noValidate>
-      <button type="button" class="unfold" aria-expanded=${!isFolded} onClick=${onUnfold}>
+      <button type="button" class="unfold" aria-expanded=${!isFolded} onClick=${() => onFold(!isFolded)}>
         <${Icon} name="plus" /> New picture
       </button>
       <div class="composer-body">
@@ -93,11 +112,11 @@ export function Composer({ form, set, model, info, onJob, isFolded, onUnfold }) 
           onInput=${(e) => set({ prompt: e.target.value })}></textarea>
         <${Examples} model=${model} onChoose=${choose} />
         <${Start} form=${form} set=${set} onFile=${take} />
-        <${Settings} form=${form} model=${model} set=${set} />
+        <${Settings} form=${form} model=${model} set=${set} ranges=${info.ranges} />
         <${MoreSettings} form=${form} model=${model} set=${set} info=${info} />
-        ${problem && html`<${ProblemNote} problem=${problem} onClose=${() => setProblem(null)} />`}
         <div class="go">
-          <button type="submit" class="primary" aria-disabled=${isSending}>
+          ${problem && html`<${ProblemNote} problem=${problem} onClose=${() => setProblem(null)} />`}
+          <button type="submit" class="primary" aria-disabled=${isSending} onClick=${onceOnly}>
             <${Icon} name="play" /> ${isSending ? "Sending" : "Run"}
           </button>
           <p class="hint" id="prompt-hint">or <kbd>Ctrl</kbd>/<kbd>⌘</kbd> <kbd>Enter</kbd></p>
@@ -136,8 +155,8 @@ function Start({ form, set, onFile }) {
     <div class="start is-given">
       <img src=${form.image.url} alt="The picture to start from" width="72" height="72" />
       <div class="field">
-        <label for="instruction">What to change in it <span class="hint">may be left empty</span></label>
-        <textarea id="instruction" rows="2" value=${form.instruction} placeholder="The model decides"
+        <label for="instruction">What to change in it</label>
+        <textarea id="instruction" rows="2" value=${form.instruction} placeholder="Left empty, the model decides"
           onInput=${(e) => set({ instruction: e.target.value })}></textarea>
       </div>
       <button type="button" class="quiet square" aria-label="Do not start from this picture"
@@ -166,6 +185,8 @@ function useDrops(take, setOver) {
       latest.current(event.dataTransfer.files[0]);
     });
     on("paste", (event) => {
+      // An office program gives a picture of the text beside the text, which is what a field wants.
+      if (event.target.matches?.("input, textarea") && event.clipboardData.types.includes("text/plain")) return;
       const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
       if (!file) return;
       event.preventDefault();

@@ -1,12 +1,10 @@
 // The settings of the form: those that matter in view, the others folded.
 
 import { html, Icon } from "./dom.js";
-import { defaultOf, roundsOf, sizesOf, sizeWords } from "./settings.js";
-
-const ROUNDS = 8;
+import { defaultOf, fieldOf, roundsOf, sizesOf, sizeWords } from "./settings.js";
 
 /** Rounds, early stop, size, seed, candidates. */
-export function Settings({ form, model, set }) {
+export function Settings({ form, model, set, ranges }) {
   const rounds = roundsOf(form, model);
   const given = form.image !== null;
   return html`
@@ -16,7 +14,7 @@ export function Settings({ form, model, set }) {
           <label for="rounds">Rounds <output for="rounds">${rounds}</output></label>
           <span class="hint" id="rounds-hint">edits after the first picture</span>
         </div>
-        <input id="rounds" type="range" min=${given ? 1 : 0} max=${ROUNDS} value=${rounds}
+        <input id="rounds" type="range" min=${given ? 1 : 0} max=${ranges.max_rounds.maximum} value=${rounds}
           aria-describedby="rounds-hint" onInput=${(e) => set({ rounds: Number(e.target.value) })} />
       </div>
       <label class="switch">
@@ -35,7 +33,7 @@ export function Settings({ form, model, set }) {
                 )}
           </select>
         </div>
-        <${Candidates} n=${form.n} set=${set} />
+        <${Candidates} n=${form.n} most=${ranges.n.maximum} set=${set} />
       </div>
       <${Seed} form=${form} set=${set} />
     </div>`;
@@ -43,12 +41,12 @@ export function Settings({ form, model, set }) {
 
 const withCurrent = (sizes, size) => (size && !sizes.includes(size) ? [...sizes, size] : sizes);
 
-function Candidates({ n, set }) {
+function Candidates({ n, most, set }) {
   return html`
     <fieldset class="field">
       <legend>Candidates</legend>
       <div class="segments">
-        ${[1, 2, 3, 4].map(
+        ${Array.from({ length: most }, (_, index) => index + 1).map(
           (count) => html`<label><input type="radio" name="n" value=${count} checked=${n === count}
             onChange=${() => set({ n: count })} /><span>${count}</span></label>`,
         )}
@@ -79,13 +77,13 @@ function Seed({ form, set }) {
 }
 
 const NUMBER_FIELDS = [
-  ["generateTimesteps", "Timesteps, first picture", 2, 200, 1],
-  ["refineTimesteps", "Timesteps, edits", 2, 200, 1],
-  ["generateTextScale", "Text guidance, first picture", 0, 20, 0.1],
-  ["refineTextScale", "Text guidance, edits", 0, 20, 0.1],
-  ["refineImageScale", "Image guidance, edits", 0, 20, 0.1],
-  ["reasonTemperature", "Temperature, reasoning", 0, 2, 0.1],
-  ["reflectTemperature", "Temperature, reflection", 0, 2, 0.1],
+  ["generateTimesteps", "Timesteps, first picture", 1],
+  ["refineTimesteps", "Timesteps, edits", 1],
+  ["generateTextScale", "Text guidance, first picture", 0.1],
+  ["refineTextScale", "Text guidance, edits", 0.1],
+  ["refineImageScale", "Image guidance, edits", 0.1],
+  ["reasonTemperature", "Temperature, reasoning", 0.1],
+  ["reflectTemperature", "Temperature, reflection", 0.1],
 ];
 
 /** The rest. */
@@ -106,27 +104,29 @@ export function MoreSettings({ form, model, set, info }) {
         <span>Reason before the first picture</span>
       </label>
       <div class="grid">
-        <${Whole} id="minRounds" label="Edits at least" form=${form} set=${set} min="0" max="8" />
-        <${Whole} id="confirmations" label="Ask until satisfied, times" form=${form} set=${set} min="1" max="5" />
-        <${Whole} id="previews" label="Previews per picture" form=${form} set=${set} min="0" max="20" />
+        <${Whole} id="minRounds" label="Edits at least" form=${form} set=${set} range=${info.ranges.min_rounds} />
+        <${Whole} id="confirmations" label="Ask until satisfied, times" form=${form} set=${set} range=${info.ranges["early_stop.confirmations"]} />
+        <${Whole} id="previews" label="Previews per picture" form=${form} set=${set} range=${info.ranges.previews} />
         <div class="field">
           <label for="deadlineS">Give up after, seconds</label>
           <input id="deadlineS" type="number" min="1" step="any" placeholder="never" value=${form.deadlineS}
             onInput=${(e) => set({ deadlineS: e.target.value })} />
         </div>
-        ${NUMBER_FIELDS.map(
-          ([name, label, min, max, step]) => html`<div class="field" key=${name}>
+        ${NUMBER_FIELDS.map(([name, label, step]) => {
+          const { minimum, maximum } = info.ranges[fieldOf(name)];
+          return html`<div class="field" key=${name}>
             <label for=${name}>${label}</label>
-            <input id=${name} type="number" min=${min} max=${max} step=${step} value=${form[name]}
+            <input id=${name} type="number" min=${minimum} max=${maximum} step=${step} value=${form[name]}
               placeholder=${defaultOf(name, model)} onInput=${(e) => set({ [name]: e.target.value })} />
-          </div>`,
-        )}
+          </div>`;
+        })}
       </div>
       <p class="hint">An empty field is as the model does by default, which it shows in grey.</p>
     </details>`;
 }
 
-function Whole({ id, label, form, set, min, max }) {
+function Whole({ id, label, form, set, range }) {
+  const { minimum: min, maximum: max } = range;
   return html`<div class="field">
     <label for=${id}>${label}</label>
     <input id=${id} type="number" min=${min} max=${max} step="1" value=${form[id]}

@@ -10,7 +10,7 @@ const PAGE = 50;
 const SEARCHED_PAGES = 20;
 
 /** The dialog. */
-export function History({ onChoose, onClose, onDeleted }) {
+export function History({ onClose, onDeleted }) {
   const [{ jobs, cursor, isLoading }, setList] = useState({ jobs: [], cursor: "", isLoading: false });
   const [words, setWords] = useState("");
   const [problem, setProblem] = useState(null);
@@ -47,23 +47,18 @@ export function History({ onChoose, onClose, onDeleted }) {
       ${problem && html`<${ProblemNote} problem=${problem} onClose=${() => setProblem(null)} />`}
       <p class="hint" role="status">${isLoading ? "Looking …" : count(found.length, words)}</p>
       <ul class="history">
-        ${found.map((job) => html`<${Entry} key=${job.id} job=${job} onChoose=${onChoose} onErase=${erase} />`)}
+        ${found.map((job) => html`<${Entry} key=${job.id} job=${job} onErase=${erase} />`)}
       </ul>
       ${cursor && !mustSearchOn && html`<button type="button" class="wide" disabled=${isLoading} onClick=${more}>Older jobs</button>`}
     <//>`;
 }
 
-function Entry({ job, onChoose, onErase }) {
+function Entry({ job, onErase }) {
   const [isSure, setSure] = useState(false);
   const image = newest(job);
-  const choose = (event) => {
-    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-    event.preventDefault();
-    onChoose(job.id);
-  };
   return html`
     <li>
-      <a href=${`/j/${job.id}`} onClick=${choose}>
+      <a href=${`/j/${job.id}`}>
         ${image ? html`<img src=${image.url} alt="" width="56" height="56" loading="lazy" />` : html`<span class="no-image"></span>`}
         <span><b>${job.prompt}</b><span class="hint">${STATES[job.status]} · ${ago(job.created_at)}</span></span>
       </a>

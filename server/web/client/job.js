@@ -69,7 +69,7 @@ const OF_JOB = {
       ...t,
       reasoning: t.isReasoned ? t.reasoning : "",
       drawing: null,
-      rounds: t.rounds.map((r) => (r.said && r.said.verdict === null ? { ...r, said: null } : r)),
+      rounds: withoutUnfinished(t),
     })),
   }),
   "job.succeeded": (_, data) => fromJson(data.job),
@@ -96,13 +96,19 @@ const OF_TRAJECTORY = {
     const { text, thought, verdict, instruction } = data;
     return { rounds: withSaid(t, data.round, () => ({ text, thought, verdict, instruction })) };
   },
-  "trajectory.done": (_, data) => ({ stopReason: data.stop_reason, isDone: true, drawing: null }),
+  "trajectory.done": (t, data) => ({
+    stopReason: data.stop_reason,
+    isDone: true,
+    drawing: null,
+    rounds: withoutUnfinished(t),
+  }),
 };
 
 const stepOf = ({ round, step, steps }) => ({ round, step, steps });
 const previewOf = (t, data) => sameRound(t, data).preview ?? null;
 const sameRound = (t, data) => (t.drawing?.round === data.round ? t.drawing : {});
-const idle = (job) => job.trajectories.map((t) => ({ ...t, drawing: null }));
+const idle = (job) => job.trajectories.map((t) => ({ ...t, drawing: null, rounds: withoutUnfinished(t) }));
+const withoutUnfinished = (t) => t.rounds.map((r) => (r.said?.verdict === null ? { ...r, said: null } : r));
 const withSaid = (t, round, change) => t.rounds.map((r) => (r.index === round ? { ...r, said: change(r.said) } : r));
 
 /** A text that is being written: what was said before in full is asked anew. */
@@ -117,7 +123,7 @@ export function phaseOf(job, t) {
   if (job.status === "queued") return "waiting";
   if (t.drawing) return "drawing";
   const last = t.rounds.at(-1);
-  if (!last) return t.isReasoned ? "drawing" : "thinking";
+  if (!last) return t.isReasoned || !job.params.think ? "drawing" : "thinking";
   return last.said?.verdict ? "drawing" : "looking";
 }
 

@@ -16,7 +16,12 @@ const FIELDS = {
   "/previews": "Previews per picture",
   "/deadline_s": "Give up after",
   "/generate/num_timesteps": "Timesteps, first picture",
+  "/generate/cfg_text_scale": "Text guidance, first picture",
   "/refine/num_timesteps": "Timesteps, edits",
+  "/refine/cfg_text_scale": "Text guidance, edits",
+  "/refine/cfg_img_scale": "Image guidance, edits",
+  "/reason/temperature": "Temperature, reasoning",
+  "/reflect/temperature": "Temperature, reflection",
 };
 
 /** An error in words, with the remedy. */

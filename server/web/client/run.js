@@ -86,13 +86,13 @@ export function Run({ id, models, server, isOnline, header, tools }) {
     <section class="run" aria-label="Job">
       <div class="unseen" role="status" aria-live="polite">${news}</div>
       <header class="run-head">
-        <h1>${job.prompt}</h1>
+        <${Prompt} text=${job.prompt} />
         <div class="run-state"><${Status} job=${job} />
-          ${linkToken() ? html`<p class="hint">Shared with you, to look at</p>` : html`<${Endings} job=${job} act=${act} />`}</div>
+          ${linkToken() && html`<p class="hint">Shared with you, to look at</p>`}</div>
         ${job.parent?.round !== undefined && html`<${Parent} parent=${job.parent} />`}
         ${header?.(job, model)}
       </header>
-      <${Timeline} job=${job} />
+      <div class="bar"><${Timeline} job=${job} />${!linkToken() && html`<${Endings} job=${job} act=${act} />`}</div>
       <${Connection} connection=${connection} isOnline=${isOnline} isOver=${hasEnded(job)} />
       ${job.status === "queued" && server.workers === 0 && html`<${NoWorker} />`}
       ${problem && html`<${ProblemNote} problem=${problem} onClose=${forget} />`}
@@ -109,11 +109,17 @@ const several = (job) => (job.trajectories.length > 1 ? { tabindex: 0, role: "gr
 
 const failureOf = ({ code, message }) => new Problem({ code, title: "The job failed", detail: message });
 
+/** A long prompt is set smaller, and scrolls: by the keyboard too. */
+function Prompt({ text }) {
+  const isLong = text.length > 120 || text.split("\n").length > 4;
+  return html`<h1 class=${isLong ? "is-long" : ""} tabindex=${isLong ? 0 : undefined}>${text}</h1>`;
+}
+
 function Status({ job }) {
   const isBusy = !hasEnded(job);
   return html`<p class="status is-${job.status}">
-    <span class="dot ${isBusy ? "is-busy" : ""}" aria-hidden="true"></span>${statusOf(job)}
-    ${job.attempt > 1 && html` <span class="hint">(attempt ${job.attempt})</span>`}
+    <span class="dot ${isBusy ? "is-busy" : ""}" aria-hidden="true"></span>
+    <span>${statusOf(job)}${job.attempt > 1 && html` <span class="hint">(attempt ${job.attempt})</span>`}</span>
   </p>`;
 }
 
@@ -131,12 +137,12 @@ function Endings({ job, act }) {
     if (!(await act(what))) setAsked(null);
   };
   return html`
-    <div class="buttons">
+    <div class="endings">
       <button type="button" disabled=${!hasPicture || asked !== null} onClick=${() => ask("stop")}
         title="End after the step in hand, with the newest picture">
-        <${Icon} name="check" /> ${asked === "stop" ? "Stopping" : "Stop here"}</button>
+        <${Icon} name="check" /> <span>${asked === "stop" ? "Stopping" : "Stop here"}</span></button>
       <button type="button" class="danger" disabled=${asked === "cancel"} onClick=${() => ask("cancel")}>
-        <${Icon} name="close" /> ${asked === "cancel" ? "Cancelling" : "Cancel"}</button>
+        <${Icon} name="close" /> <span>${asked === "cancel" ? "Cancelling" : "Cancel"}</span></button>
     </div>`;
 }
 

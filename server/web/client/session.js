@@ -1,7 +1,7 @@
 // Who is signed in. The key is sent once and not kept here: from then on a cookie speaks for it that no script can read.
 
 import { asProblem, call } from "./api.js";
-import { html, useState } from "./dom.js";
+import { html, useEffect, useRef, useState } from "./dom.js";
 import { ProblemNote } from "./notes.js";
 
 /** Sign in; what GET /session says from then on. Throws Problem. */
@@ -14,6 +14,8 @@ export const signOut = () => call("/session", { method: "DELETE" });
 export function SignIn({ onSession }) {
   const [key, setKey] = useState("");
   const [problem, setProblem] = useState(null);
+  const field = useRef(null);
+  useEffect(() => field.current.focus(), []);
   const send = async (event) => {
     event.preventDefault();
     setProblem(null);
@@ -21,6 +23,7 @@ export function SignIn({ onSession }) {
       onSession(await signIn(key.trim()));
     } catch (error) {
       setProblem(asProblem(error));
+      field.current.select();
     }
   };
   return html`
@@ -28,7 +31,7 @@ export function SignIn({ onSession }) {
       <h1>Sign in</h1>
       <p>This server asks for a key. The operator makes one with <code>r3 keys create NAME</code>.</p>
       <div class="field"><label for="key">Key</label>
-        <input id="key" type="password" value=${key} onInput=${(e) => setKey(e.target.value)} autocomplete="current-password"
+        <input id="key" ref=${field} type="password" value=${key} onInput=${(e) => setKey(e.target.value)} autocomplete="current-password"
           spellcheck="false" placeholder="r3_…" required /></div>
       ${problem && html`<${ProblemNote} problem=${problem} />`}
       <div><button type="submit" class="primary">Sign in</button></div>

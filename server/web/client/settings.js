@@ -40,6 +40,9 @@ const NUMBERS = {
 /** What a model does where a field of NUMBERS is empty. */
 export const defaultOf = (name, model) => NUMBERS[name].reduce((value, key) => value?.[key], model.defaults);
 
+/** The request's field of a form's number, as /info's ranges name it. */
+export const fieldOf = (name) => NUMBERS[name].join(".");
+
 /** The body of POST /generate that the form asks for. */
 export function requestOf(form, model, info) {
   const given = form.image !== null;
@@ -106,17 +109,16 @@ const PLAIN = {
   think: true,
   n: 1,
   previews: 0,
-  response_format: "url",
   output_format: "png",
   priority: "normal",
-  cancel_on_disconnect: false,
   early_stop: { on_satisfied: true, confirmations: 1 },
 };
 
-/** The body that makes a finished job once more, without what is so anyway. */
+/** The body that makes a finished job once more, without what is so anyway, and without how its answer was taken. */
 export function repeatOf(job, model) {
   const defaults = { ...PLAIN, ...model.defaults, size: model.sizes.default };
-  const told = Object.entries(job.params)
+  const { response_format, cancel_on_disconnect, ...params } = job.params;
+  const told = Object.entries(params)
     .map(([name, value]) => [name, without(value, defaults[name])])
     .filter(([name, value]) => value !== null && value !== undefined && (name !== "think" || !job.params.image));
   return { model: job.model, prompt: job.prompt, ...Object.fromEntries(told) };

@@ -1,14 +1,19 @@
 // Every picture of the job in small, with its verdict: a way to each, and to comparing any two.
 
-import { html, Icon } from "./dom.js";
+import { html, Icon, useEffect, useRef } from "./dom.js";
 import { hasEnded, lower, nameOf, phaseOf, pictureName } from "./job.js";
 import { verdictOf } from "./words.js";
 
 /** The strips, one for each trajectory. */
 export function Timeline({ job }) {
+  const nav = useRef(null);
+  const newest = job.trajectories.length === 1 ? job.trajectories[0].rounds.length : 0;
+  useEffect(() => {
+    if (nav.current && newest && !hasEnded(job)) nav.current.scrollLeft = nav.current.scrollWidth;
+  }, [newest]);
   if (hasEnded(job) && !job.trajectories.some((t) => t.rounds.length)) return null;
   return html`
-    <nav class="timeline" aria-label="Rounds so far">
+    <nav class="timeline" ref=${nav} aria-label="Rounds so far">
       ${job.trajectories.map((t) => html`<${Strip} key=${t.index} job=${job} trajectory=${t} />`)}
     </nav>`;
 }

@@ -32,13 +32,13 @@ export function Trajectory({ job, trajectory, size, tools }) {
     </section>`;
 }
 
-/** The picture that is being drawn, or will be: { index, instruction, isWaiting }; null where none is to come. */
+/** The picture that is being drawn: { index, instruction }; null where there is none, as beside a text that still grows. */
 function nextOf(job, t, phase) {
-  if (phase === "done" || phase === "looking") return null;
+  if (phase !== "drawing") return null;
   const last = t.rounds.at(-1);
   const given = job.params.instruction && last?.index === 0 && job.params.image;
   const instruction = last?.said?.instruction ?? (given ? job.params.instruction : null);
-  return { index: last ? last.index + 1 : 0, instruction, isWaiting: phase !== "drawing" };
+  return { index: last ? last.index + 1 : 0, instruction };
 }
 
 function Reasoning({ job, trajectory, phase }) {
@@ -65,7 +65,7 @@ function Round({ job, trajectory, round, size, available, isLast, isLooking, too
         <div class="round-text">
           <header><h3>${name}</h3>${(round.said || isAsked || isLast) && html`<${Chip} said=${round.said} isAsked=${isAsked} />`}</header>
           <${Reflection} said=${round.said} isAsked=${isAsked} isLast=${isLast && hasEnded(job)} />
-          ${tools?.({ trajectory, round, isLast: isLast && hasEnded(job) })}
+          ${!isAsked && tools?.({ trajectory, round, isLast: isLast && hasEnded(job) })}
         </div>
       </div>
     </li>`;
@@ -99,9 +99,9 @@ function Coming({ job, trajectory, next, size, available }) {
     <li class="round is-coming" id=${`round-${trajectory.index}-${next.index}`}>
       ${next.index > 0 && html`<${Arrow} instruction=${next.instruction} />`}
       <div class="round-card">
-        <${Frame} size=${size} available=${available} drawing=${trajectory.drawing} isWaiting=${next.isWaiting} />
+        <${Frame} size=${size} available=${available} drawing=${trajectory.drawing} />
         <div class="round-text"><header><h3>${pictureName(job, next.index)}</h3>
-          <span class="chip is-none">${next.isWaiting ? "to come" : "being drawn"}</span></header></div>
+          <span class="chip is-none">being drawn</span></header></div>
       </div>
     </li>`;
 }

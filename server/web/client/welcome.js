@@ -7,8 +7,8 @@ import { Notice } from "./notes.js";
 const RECENT = 5;
 const LOOKED_THROUGH = 20; // the newest jobs, of which some may have no picture
 
-/** The welcome. `onTry` is given an example prompt, `onChoose` the id of a job. */
-export function Welcome({ server, isOnline, model, onTry, onChoose }) {
+/** The welcome. `onTry` is given an example prompt. */
+export function Welcome({ server, isOnline, model, onTry }) {
   return html`
     <section class="welcome">
       <h1>Draw, look, refine</h1>
@@ -21,12 +21,14 @@ export function Welcome({ server, isOnline, model, onTry, onChoose }) {
         <li><b>Refine</b> what is not right</li>
       </ol>
       ${!isOnline && html`<${Notice}><strong>You are offline.</strong> Connect to the network to make a picture.<//>`}
+      ${isOnline && server.isAway && model &&
+      html`<${Notice}><strong>The server cannot be reached.</strong> This page asks again by itself; what you have written stays.<//>`}
       ${isOnline && server.workers === 0 &&
       html`<${Notice}><strong>No worker is running.</strong> Jobs are taken and wait for one: <code>r3 worker</code>, or
         <code>r3 serve</code>, which has one.<//>`}
       ${model?.description && html`<p class="hint"><b>${model.name}.</b> ${model.description}</p>`}
       ${model?.example_prompts.length > 0 && html`<${Tries} prompts=${model.example_prompts} onTry=${onTry} />`}
-      <${Recent} onChoose=${onChoose} />
+      <${Recent} />
     </section>`;
 }
 
@@ -43,7 +45,7 @@ function Tries({ prompts, onTry }) {
 }
 
 /** One's own newest jobs that have a picture. Where they cannot be had there is nothing: the history says why. */
-function Recent({ onChoose }) {
+function Recent() {
   const [jobs, setJobs] = useState([]);
   useEffect(() => {
     const stop = new AbortController();
@@ -54,17 +56,12 @@ function Recent({ onChoose }) {
   }, []);
   const shown = jobs.map((job) => ({ job, image: newest(job) })).filter(({ image }) => image).slice(0, RECENT);
   if (!shown.length) return null;
-  const choose = (event, job) => {
-    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-    event.preventDefault();
-    onChoose(job.id);
-  };
   return html`
     <section aria-labelledby="recent-title">
       <h2 id="recent-title">Your newest pictures</h2>
       <ul class="recent">
         ${shown.map(({ job, image }) => html`<li key=${job.id}>
-          <a href=${`/j/${job.id}`} onClick=${(event) => choose(event, job)}>
+          <a href=${`/j/${job.id}`}>
             <img src=${image.url} alt="" width="160" height="160" loading="lazy" /><span>${job.prompt}</span></a></li>`)}
       </ul>
     </section>`;

@@ -1,6 +1,6 @@
 // How a job stands, in words. Pure.
 
-import { hasEnded, inWords, lower, nameOf, phaseOf, pictureName } from "./job.js";
+import { hasEnded, inWords, nameOf, phaseOf, pictureName } from "./job.js";
 
 /** What is said of a picture, on its chip: { label, kind, icon }. */
 export function verdictOf(said, isAsked) {
@@ -33,8 +33,17 @@ export function statusOf(job) {
     const ends = [...new Set(job.trajectories.map(endOf))].filter(Boolean);
     return `Finished: ${ends.join("; ")}`;
   }
-  const told = job.trajectories.map((t) => phaseWords(job, t));
-  return job.trajectories.length === 1 ? told[0] : job.trajectories.map((t, i) => `${nameOf(t)}: ${lower(told[i])}`).join(", ");
+  return job.trajectories.length > 1 ? together(job) : phaseWords(job, job.trajectories[0]);
+}
+
+const AT = { thinking: "reasoning", drawing: "drawing", looking: "looking", done: "done" };
+
+/** What several trajectories are at, in a line that stays one on a phone. */
+function together(job) {
+  const phases = job.trajectories.map((t) => AT[phaseOf(job, t)]);
+  const kinds = [...new Set(phases)];
+  if (kinds.length === 1) return `All ${phases.length} ${kinds[0]}`;
+  return kinds.map((kind) => `${phases.filter((phase) => phase === kind).length} ${kind}`).join(", ");
 }
 
 function queued({ position, etaS }) {
@@ -43,11 +52,10 @@ function queued({ position, etaS }) {
 }
 
 /** What a trajectory is at. */
-export function phaseWords(job, t) {
+function phaseWords(job, t) {
   const next = t.rounds.length ? t.rounds.at(-1).index + 1 : 0;
   const step = t.drawing ? `, step ${t.drawing.step} of ${t.drawing.steps}` : "";
   return {
-    waiting: "Waiting",
     thinking: "Reasoning about the prompt",
     drawing: `Drawing ${inWords(pictureName(job, t.drawing?.round ?? next))}${step}`,
     looking: `Looking at ${inWords(pictureName(job, next - 1))}`,
@@ -73,9 +81,9 @@ export function newsOf(before, job) {
   return told.filter(Boolean).join(" ");
 }
 
-/** Seconds as people say them. */
+/** Seconds as people say them, in one piece. */
 export function duration(seconds) {
-  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
-  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
-  return `${Math.round(seconds / 3600)} h`;
+  if (seconds < 90) return `${Math.max(1, Math.round(seconds))}\u00a0s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)}\u00a0min`;
+  return `${Math.round(seconds / 3600)}\u00a0h`;
 }

@@ -15,6 +15,7 @@ import redis
 from server.embedded import EmbeddedServer
 from server.images import ImageStore
 from server.queue_worker import WorkerQueue
+from server.ranges import ranges
 from server.views import Info, Problem, Ready
 from tests.server.api.by_hand import TINY, HandWorker
 from tests.server.api.running import RunningApi, running_api
@@ -48,6 +49,7 @@ def test_info_says_what_is_served(api: RunningApi) -> None:
     [model] = info["models"]
     assert model["sizes"] == {"default": "256x256", "multiple_of": 16, "longest_edge": 512, "shortest_edge": 256}
     assert model["defaults"]["refine"]["cfg_img_scale"] == 1.5
+    assert info["ranges"] == ranges()
     assert info["versions"]["server"]
 
 
