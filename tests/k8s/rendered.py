@@ -107,16 +107,17 @@ def _say(file: Path, values: dict[str, str], mark: str) -> None:
 
 def kustomized(overlay: Path) -> list[Document]:
     """The documents of an overlay."""
-    return _documents([str(kubectl()), "kustomize", str(overlay)])
+    return rendered_by([str(kubectl()), "kustomize", str(overlay)])
 
 
 def templated(values: Path, *options: str) -> list[Document]:
     """The documents of the chart under one file of values."""
     chart = K8S / "chart"
-    return _documents([str(tool("helm")), "template", "r3", str(chart), "-n", "r3", "-f", str(values), *options])
+    return rendered_by([str(tool("helm")), "template", "r3", str(chart), "-n", "r3", "-f", str(values), *options])
 
 
-def _documents(command: list[str]) -> list[Document]:
+def rendered_by(command: list[str]) -> list[Document]:
+    """The documents that a command writes."""
     quiet = {**os.environ, "HELM_CACHE_HOME": "/tmp/helm", "HELM_CONFIG_HOME": "/tmp/helm"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=quiet)
     assert done.returncode == 0, done.stderr

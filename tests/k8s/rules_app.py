@@ -22,7 +22,7 @@ from tests.k8s.cluster import Cluster, Pod, probes
 Json = dict[str, Any]
 OURS: Final = ("api", "worker")
 # What Redis clients, S3's and the hub's libraries read themselves; everything else must be a setting.
-OTHERS: Final = frozenset({"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "REPOSITORY", "REVISION"})
+OTHERS: Final = frozenset({"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "NVIDIA_VISIBLE_DEVICES", "REPOSITORY", "REVISION"})
 START_S: Final = 900
 
 
@@ -166,6 +166,19 @@ def placed(cluster: Cluster) -> Iterator[str]:
         checkpoint = environment.get("R3_CHECKPOINT")
         if checkpoint and mounts.get(checkpoint) is not True and not container["image"].endswith("-cpu"):
             yield f"{pod.name}: no weights are mounted, read-only, at {checkpoint}"
+        for mount in container["volumeMounts"] if pod.component == "worker" and checkpoint else ():
+            is_filled_later = "weights" in _claimed(pod, mount["name"])
+            if mount["mountPath"] == checkpoint and is_filled_later and not _of_one_revision(mount):
+                yield f"{pod.name}: reads weights while another revision is written over them"
+
+
+def _claimed(pod: Pod, volume: str) -> str:
+    volumes = {one["name"]: one for one in pod.spec.get("volumes", [])}
+    return str(volumes.get(volume, {}).get("persistentVolumeClaim", {}).get("claimName", ""))
+
+
+def _of_one_revision(mount: Json) -> bool:
+    return bool(mount.get("subPath") or mount.get("subPathExpr") == "$(REVISION)")
 
 
 def _writable(mounts: dict[str, bool]) -> list[str]:

@@ -75,7 +75,7 @@ def bounded(cluster: Cluster) -> Iterator[str]:
 
 
 def whole_devices(cluster: Cluster) -> Iterator[str]:
-    """Whole GPUs, as many requested as allowed; or a claim, and then one that the pod has."""
+    """Whole GPUs, as many requested as allowed; or a claim, and then one that the pod has; else none is seen."""
     for pod, container in cluster.containers():
         resources = container.get("resources", {})
         asked, most = (resources.get(part, {}).get("nvidia.com/gpu") for part in ("requests", "limits"))
@@ -86,6 +86,10 @@ def whole_devices(cluster: Cluster) -> Iterator[str]:
             template = claims.get(claim["name"], {}).get("resourceClaimTemplateName")
             if template not in {one["metadata"]["name"] for one in cluster.of("ResourceClaimTemplate")}:
                 yield f"{pod.name}/{container['name']}: no claim {claim['name']}"
+        # The image says NVIDIA_VISIBLE_DEVICES=all, for docker; a node's runtime may heed it without any request.
+        seen = cluster.environment(container).get("NVIDIA_VISIBLE_DEVICES")
+        if container["image"].endswith("-cuda") and not most and not resources.get("claims") and seen != "void":
+            yield f"{pod.name}/{container['name']}: asks for no GPU and may see them all"
 
 
 def pinned(cluster: Cluster) -> Iterator[str]:
