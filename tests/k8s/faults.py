@@ -174,6 +174,7 @@ FAULTS: Final = [
     _("configured", "no such ConfigMap", "prod", put(*A, "envFrom", 0, "configMapRef", "name", "settings")),
     _("configured", "no such Secret", "prod", put(*A, "env", 3, "valueFrom", "secretKeyRef", "name", "redis")),
     _("configured", "no such key", "prod", put(*A, "env", 3, "valueFrom", "secretKeyRef", "key", "uri")),
+    _("configured", "a trial that waits for a Secret", "dev", without("Secret", "r3-redis")),
     _("configured", "no such file", "other", put(*REDIS, *POD, "volumes", 1, "secret", "items", 0, "key", "conf")),
     _("configured", "no such map as a volume", "other", put(*REDIS, *POD, "volumes", 0, "configMap", "name", "redis")),
     _("configured", "KEDA without a key", "prod", put(TA, "r3-redis", "spec", "secretTargetRef", 0, "key", "host")),
