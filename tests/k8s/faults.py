@@ -105,7 +105,10 @@ ALL_OF_R3 = {"matchLabels": {NAME: "r3"}}
 HOST_ROOT = {"name": "tmp", "hostPath": {"path": "/"}}
 EVICTING = "appendonly yes\nappendfsync everysec\nmaxmemory-policy allkeys-lru"
 SLOWLY = ("spec", "behavior", "scaleDown", "stabilizationWindowSeconds")
-OUT = ("spec", "egress", 0)
+OUT, IN = ("spec", "egress", 0), ("spec", "ingress", 0)
+OF_WORKER = {"matchLabels": {"app.kubernetes.io/component": "worker"}}
+GATEWAYS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateways"}}}
+ANY_NAMESPACE: Final[Json] = {"namespaceSelector": {}}
 WORLD = (*OUT, "to", 0, "ipBlock")
 HUB_ROOT = {"name": "HF_HOME", "value": "/home/r3"}
 _ROOT: Final = {"name": "R3_API_PORT", "value": "tcp://10.0.0.1:80"}
@@ -182,7 +185,20 @@ FAULTS: Final = [
     _("closed", "only the way in is denied", "prod", put(NP, "r3-default-deny", "spec", "policyTypes", ["Ingress"])),
     _("closed", "from everywhere", "prod", drop(NP, "r3-api-from-gateway", "spec", "ingress", 0, "from")),
     _("closed", "to every port", "prod", drop(NP, "r3-dns", *OUT, "ports")),
-    _("closed", "no way to Redis", "prod", without(NP, "r3-to-redis")),
+    _("closed", "the whole namespace", "prod", put(NP, "r3-default-deny", "spec", "podSelector", {})),
+    _("closed", "the API is open", "prod", put(NP, "r3-default-deny", "spec", "podSelector", OF_WORKER)),
+    _("ways", "no way to Redis", "other", without(NP, "r3-to-redis")),
+    _("ways", "no way to Redis outside", "prod", without(NP, "r3-to-redis")),
+    _("ways", "no way to S3", "prod", without(NP, "r3-to-s3")),
+    _("ways", "no way to webhooks", "other", without(NP, "r3-api-to-webhooks")),
+    _("ways", "no way into Redis", "other", without(NP, "r3-redis-from-r3")),
+    _("ways", "no names", "prod", without(NP, "r3-dns")),
+    _("ways", "no names on nodes with a cache", "prod", drop(NP, "r3-dns", *OUT, "to", 1)),
+    _("ways", "KEDA is kept out", "other", drop(NP, "r3-redis-from-r3", "spec", "ingress", 0, "from", 1)),
+    _("ways", "Prometheus is kept out", "prod", drop(NP, "r3-metrics-from-prometheus", *IN, "ports", 1)),
+    _("ways", "no way in", "prod", put(NP, "r3-api-from-gateway", *IN, "from", 0, GATEWAYS)),
+    _("ways", "no way to the hub", "other", drop(NP, "r3-weights-to-hub", *OUT)),
+    _("ways", "the whole cluster", "prod", more(NP, "r3-api-from-gateway", *IN, "from", ANY_NAMESPACE)),
     _("closed", "workers reach the world", "other", put(NP, "r3-api-to-webhooks", "spec", "podSelector", ALL_OF_R3)),
     _("closed", "the node's metadata", "other", drop(NP, "r3-weights-to-hub", *WORLD, "except", 3)),
     _("closed", "not HTTPS alone", "other", put(NP, "r3-weights-to-hub", *OUT, "ports", 0, "port", 80)),
@@ -215,6 +231,7 @@ FAULTS: Final = [
     _("queues", "another key", "prod", put(SO, "worker", "spec", "triggers", 0, "metadata", "listName", "r3:wait:r3")),
     _("queues", "two models", "prod", put(SO, "worker", "spec", "triggers", 0, "metadata", "listName", "{r3}:wait:r4")),
     _("queues", "no sum", "prod", put(SO, "worker", "spec", "advanced", "scalingModifiers", "formula", "waiting")),
+    _("streamed", "keys in the clear", "prod", drop(HR, "r3", "spec", "parentRefs", 0, "sectionName")),
     _("streamed", "cut after 15 s", "prod", drop(HR, "r3", "spec", "rules", 0, "timeouts")),
     _("persisted", "jobs are thrown away", "other", put(CM, "r3-redis-config", "data", "valkey.conf", EVICTING)),
 ]  # fmt: skip

@@ -31,6 +31,8 @@ SITE: Final = {
     "host": "r3.example.com",
     "gateway": "public",
     "gateway-namespace": "gateways",
+    "gateway-listener": "https",
+    "gateway-proxies": "gateways-proxies",
     "redis-network": "192.0.2.10/32",
     "redis-tls": '"true"',
     "s3-network": "198.51.100.0/24",

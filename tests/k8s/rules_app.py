@@ -200,11 +200,14 @@ def queues(cluster: Cluster) -> Iterator[str]:
 
 
 def streamed(cluster: Cluster) -> Iterator[str]:
-    """A route cuts no stream."""
+    """A route cuts no stream, and lets nobody show a key in the clear."""
     for route in cluster.of("HTTPRoute"):
         for rule in route["spec"]["rules"]:
             if rule.get("timeouts") != {"request": "0s", "backendRequest": "0s"}:
                 yield f"{route['metadata']['name']}: streams are cut after {rule.get('timeouts')}"
+        for parent in route["spec"]["parentRefs"]:
+            if not parent.get("sectionName"):
+                yield f"{route['metadata']['name']}: joins every listener of {parent['name']}, plain HTTP among them"
 
 
 def persisted(cluster: Cluster) -> Iterator[str]:

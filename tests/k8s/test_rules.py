@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from tests.k8s import rules_app, rules_pods, rules_wiring
+from tests.k8s import rules_app, rules_pods, rules_ways, rules_wiring
 from tests.k8s.cluster import Cluster
 from tests.k8s.faults import FAULTS, Fault
 from tests.k8s.rendered import K8S, TO_SAY, filled, kustomized, templated
@@ -35,7 +35,7 @@ RULES: Final[dict[str, Rule]] = {
             rules_wiring.budgets,
             rules_wiring.scaled,
         ),
-        *(rules_wiring.configured, rules_wiring.closed),
+        *(rules_wiring.configured, rules_wiring.closed, rules_ways.ways),
         *(rules_app.known_settings, rules_app.same_settings, rules_app.commands, rules_app.probed),
         *(
             rules_app.listening,

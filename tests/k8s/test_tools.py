@@ -137,6 +137,7 @@ def test_helm_finds_nothing_in_the_chart(name: str) -> None:
         ("pictures.cidr=everywhere", "cidr"),
         ("redis.external.cidr=", "redis.external.cidr is needed"),
         ("route.host=", "host"),
+        ("route.listener=", "listener"),
     ],
 )
 def test_the_chart_refuses_values_that_it_does_not_take(wrong: str, says: str) -> None:
