@@ -16,7 +16,8 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.k8s.rendered import K8S, PROJECT, filled, kustomized, templated, tool
+from tests.k8s.cluster import Cluster
+from tests.k8s.rendered import DIGEST, K8S, PROJECT, filled, kustomized, templated, tool
 from tests.k8s.test_rules import CHARTS
 from tests.node_packages import node
 
@@ -146,6 +147,51 @@ def test_the_chart_refuses_values_that_it_does_not_take(wrong: str, says: str) -
     )
     assert done.returncode != 0
     assert says in done.stderr
+
+
+SECOND: Final[Json] = {
+    "model": "r3-second",
+    "replicas": 1,
+    "device": "gpu",
+    "settings": {},
+    "weights": {"kind": "image", "image": f"example/r3@{DIGEST}"},
+    "autoscaling": {"enabled": False},
+    "resources": {"requests": {"cpu": "4", "memory": "48Gi"}, "limits": {"memory": "48Gi"}},
+}
+
+
+def with_second(**changed: Any) -> subprocess.CompletedProcess[str]:
+    """A second worker, for which nothing is filled in from values.yaml."""
+    second = json.dumps({**SECOND, **changed})
+    command = (tool("helm"), "template", "r3", K8S / "chart", "-n", "r3", "-f", CHARTS["dev"])
+    return run(*command, "--set-json", f"workers.second={second}")
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"autoscaling": {"enabled": True}}, "max is required"),
+        ({"weights": {"kind": "pvc", "repository": "example/r3", "revision": "0123456"}}, "size is required"),
+        ({"resources": {"limits": {"memory": "48Gi"}}}, "requests is required"),
+        ({"settings": {"R3_WORKER_PORT": "8002"}}, "R3_WORKER_PORT"),
+        ({"settings": {"R3_REDIS_URL": "redis://:secret@redis:6379/0"}}, "R3_REDIS_URL"),
+    ],
+)
+def test_a_second_worker_leaves_out_nothing_that_would_be_empty(changed: Json, says: str) -> None:
+    assert with_second().returncode == 0
+    done = with_second(**changed)
+    assert done.returncode != 0
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("all_", "of_one", "grace_s"), [("90", None, 120), ("90", "300", 330), ("600", "20", 50), ("90.5", None, 121)]
+)
+def test_the_grace_follows_the_drain_of_the_worker(all_: str, of_one: str | None, grace_s: int) -> None:
+    more = ("--set-string", f"workers.main.settings.R3_DRAIN_S={of_one}") if of_one else ()
+    cluster = Cluster(templated(CHARTS["prod"], "--set-string", f"settings.R3_DRAIN_S={all_}", *more))
+    [main] = [pod for pod in cluster.pods("worker") if pod.labels["worker"] == "main"]
+    assert main.spec["terminationGracePeriodSeconds"] == grace_s
 
 
 # checkov
