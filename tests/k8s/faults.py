@@ -102,6 +102,7 @@ CM, HPA, TA = "ConfigMap", "HorizontalPodAutoscaler", "TriggerAuthentication"
 A, W, R = (*API, *CONTAINER), (*WORKER, *CONTAINER), (*REDIS, *CONTAINER)
 GPU, NAME, NOBODY = "nvidia.com/gpu", "app.kubernetes.io/name", {"a": "b"}
 ALL_OF_R3 = {"matchLabels": {NAME: "r3"}}
+DEVICE = ("spec", "spec", "devices", "requests", 0, "exactly")
 HOST_ROOT = {"name": "tmp", "hostPath": {"path": "/"}}
 EVICTING = "appendonly yes\nappendfsync everysec\nmaxmemory-policy allkeys-lru"
 SLOWLY = ("spec", "behavior", "scaleDown", "stabilizationWindowSeconds")
@@ -131,9 +132,12 @@ FAULTS: Final = [
     _("bounded", "no cpu requested", "prod", drop(*A, "resources", "requests", "cpu")),
     _("whole_devices", "half a GPU", "prod", put(*W, "resources", "limits", GPU, "500m")),
     _("whole_devices", "none requested", "prod", drop(*W, "resources", "requests", GPU)),
-    _("whole_devices", "no such claim", "other", without("ResourceClaimTemplate", "r3-gpu")),
+    _("whole_devices", "no such claim", "other", without("ResourceClaimTemplate", "worker")),
     _("whole_devices", "all are seen, job", "other", drop("Job", "weights", *CONTAINER, "env", 4)),
     _("whole_devices", "all are seen, cache", "prod", drop("DaemonSet", "weights-cache", *CONTAINER, "env")),
+    _("large_enough", "any GPU", "prod", drop(*WORKER, *POD, "affinity")),
+    _("large_enough", "weights on any node", "prod", drop("DaemonSet", "weights-cache", *POD, "affinity")),
+    _("large_enough", "any claim", "other", drop("ResourceClaimTemplate", "worker", *DEVICE, "selectors")),
     _("pinned", "latest", "prod", put(*A, "image", "r3-api:latest")),
     _("pinned", "no tag", "prod", put(*A, "image", "registry.example.com:5000/r3-api")),
     _("pinned", "weights by tag", "prod", put(*WORKER, *POD, "volumes", 2, "image", "reference", "r3-weights:1.0.0")),

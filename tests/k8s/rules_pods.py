@@ -92,6 +92,17 @@ def whole_devices(cluster: Cluster) -> Iterator[str]:
             yield f"{pod.name}/{container['name']}: asks for no GPU and may see them all"
 
 
+def large_enough(cluster: Cluster) -> Iterator[str]:
+    """Workers, and who holds weights for them, go to devices that are large enough; others would be tried for ever."""
+    claims = {one["metadata"]["name"]: str(one["spec"]) for one in cluster.of("ResourceClaimTemplate")}
+    for pod in cluster.pods("worker", "weights-cache"):
+        wanted = "nvidia.com/gpu" in str(pod.spec.get("nodeSelector")) or "resourceClaims" in pod.spec
+        named = (claims.get(claim["resourceClaimTemplateName"], "") for claim in pod.spec.get("resourceClaims", []))
+        said = [str(pod.spec.get("affinity")), *named]
+        if wanted and not any("nvidia.com/gpu.memory" in one or ".memory.compareTo" in one for one in said):
+            yield f"{pod.name}: any GPU will do, however small"
+
+
 def pinned(cluster: Cluster) -> Iterator[str]:
     """Images by an exact tag or digest; weights by digest alone."""
     for pod, container in cluster.containers():

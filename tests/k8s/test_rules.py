@@ -26,6 +26,7 @@ RULES: Final[dict[str, Rule]] = {
     rule.__name__: rule
     for rule in (
         *(rules_pods.hardened, rules_pods.alone, rules_pods.bounded, rules_pods.whole_devices, rules_pods.pinned),
+        rules_pods.large_enough,
         *(rules_pods.mounted, rules_pods.one_handler, rules_pods.rolled_out),
         *(
             rules_wiring.selectors,
@@ -125,7 +126,13 @@ def test_the_chart_and_the_overlays_run_the_same_pods(overlays: Callable[[str], 
             ):
                 assert mine.get(field) == other.get(field), (name, component, field)
             assert mine["image"].partition("@")[0] == other["image"].partition("@")[0], (name, component)
-            for field in ("securityContext", "nodeSelector", "tolerations", "terminationGracePeriodSeconds"):
+            for field in (
+                "securityContext",
+                "nodeSelector",
+                "affinity",
+                "tolerations",
+                "terminationGracePeriodSeconds",
+            ):
                 assert pod.spec.get(field) == theirs[component].spec.get(field), (name, component, field)
             mounts, others = (
                 {(mount["name"], mount["mountPath"], mount.get("readOnly")) for mount in one["volumeMounts"]}
