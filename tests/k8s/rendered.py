@@ -37,6 +37,7 @@ SITE: Final = {
     "redis-tls": '"true"',
     "s3-network": "198.51.100.0/24",
     "model": "r3",
+    "prometheus": "prometheus",
     "weights-image": f"registry.example.com/r3-weights@{DIGEST}",
 }
 SETTINGS: Final = {

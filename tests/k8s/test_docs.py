@@ -68,6 +68,14 @@ def test_what_a_site_must_say_stands_in_the_three_places_that_are_told(file: str
     assert file.replace("kustomization.yaml", "under `images`") in DEPLOY.replace("\n", " ")
 
 
+def test_nothing_is_applied_before_it_is_looked_for_what_was_left_unsaid() -> None:
+    said = commands()
+    looked = next(
+        at for at, line in enumerate(said) if line.startswith("kubectl kustomize k8s/overlays/prod | grep SET-ME")
+    )
+    assert said[looked + 1] == "kubectl apply -k k8s/overlays/prod"
+
+
 def test_commands_are_in_the_shells_form() -> None:
     done = subprocess.run(["bash", "-n"], input="\n".join(commands()), text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr

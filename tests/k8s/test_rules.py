@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import cache
@@ -13,7 +14,7 @@ import pytest
 from tests.k8s import rules_app, rules_pods, rules_ways, rules_wiring
 from tests.k8s.cluster import Cluster
 from tests.k8s.faults import FAULTS, Fault
-from tests.k8s.rendered import K8S, TO_SAY, filled, kustomized, templated
+from tests.k8s.rendered import K8S, SITE, TO_SAY, filled, kustomized, templated
 
 Rule = Callable[[Cluster], Iterator[str]]
 VALUES: Final = Path(__file__).parent / "values"
@@ -99,6 +100,17 @@ def test_what_a_site_must_say_is_refused_where_it_is_left_unsaid(overlays: Calla
     assert any(TO_SAY in complaint for complaint in rules_pods.pinned(unsaid))
     assert any(TO_SAY in complaint for complaint in rules_app.known_settings(unsaid))
     assert TO_SAY not in str(overlays("prod").documents)
+
+
+def test_each_thing_that_a_site_says_arrives(tmp_path: Path) -> None:
+    """A value that no replacement takes is said for nothing."""
+    site = filled(tmp_path)
+    file = site / "overlays" / "prod" / "site.yaml"
+    head, mark, said = file.read_text().partition("\ndata:\n")
+    file.write_text(head + mark + re.sub(r"^  ([\w-]+): .*", r"  \1: say-\1", said, flags=re.MULTILINE))
+    rendered = str(kustomized(site / "overlays" / "prod"))
+    assert len(SITE) > 8
+    assert {name for name in SITE if f"say-{name}" not in rendered} == set()
 
 
 def test_every_overlay_is_in_a_namespace_that_admits_restricted_pods_alone(
