@@ -127,6 +127,7 @@ FAULTS: Final = [
     _("hardened", "a port of the node", "prod", put(*A, "ports", 0, "hostPort", 8000)),
     _("alone", "Services' variables", "prod", drop(*API, *POD, "enableServiceLinks")),
     _("alone", "a token", "prod", put(*WORKER, *POD, "automountServiceAccountToken", True)),
+    _("alone", "an account of nobody", "prod", without("DaemonSet", "weights-cache")),
     _("alone", "the default account", "prod", drop(*WORKER, *POD, "serviceAccountName")),
     _("bounded", "no memory limit", "prod", drop(*W, "resources", "limits", "memory")),
     _("bounded", "no cpu requested", "prod", drop(*A, "resources", "requests", "cpu")),

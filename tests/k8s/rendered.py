@@ -54,12 +54,13 @@ resources: [../../base]
 components: [{components}]
 configMapGenerator:
   - {{name: r3-settings, behavior: merge, literals: [R3_WEBHOOK_ALLOW=hooks.example.com]}}
-  - {{name: r3-weights, literals: [REPOSITORY=example/r3, REVISION=0123456]}}
+  - {{name: r3-weights, literals: [REPOSITORY=example/r3, REVISION=0123456789abcdef0123456789abcdef01234567]}}
 patches:
   - target: {{kind: ScaledObject}}
     patch: |
       - {{op: replace, path: /spec/triggers/0/metadata/listName, value: "{{r3}}:wait:r3"}}
       - {{op: replace, path: /spec/triggers/1/metadata/listName, value: "{{r3}}:lease:r3"}}
+      - {{op: replace, path: /spec/minReplicaCount, value: 0}}
 """
 OTHERS: Final = ["redis", "keda-redis", "pictures-pvc", "weights-pvc", "dra", "hpa", "keda", "metrics", "webhooks"]
 

@@ -51,6 +51,8 @@ def _hardened(pod: str, container: Json) -> Iterator[str]:
 def alone(cluster: Cluster) -> Iterator[str]:
     """No token of the Kubernetes API, no account that others use, no variables that Services put beside ours."""
     accounts = {account["metadata"]["name"]: account for account in cluster.of("ServiceAccount")}
+    for name in accounts.keys() - {pod.spec.get("serviceAccountName") for pod in cluster.pods()}:
+        yield f"no pod has the account {name}"
     for pod in cluster.pods():
         account = accounts.get(pod.spec.get("serviceAccountName", "default"))
         if account is None or account.get("automountServiceAccountToken") is not False:

@@ -122,32 +122,3 @@ def test_every_overlay_is_in_a_namespace_that_admits_restricted_pods_alone(
         assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
         others = [document for document in cluster.documents if document["kind"] != "Namespace"]
         assert {document["metadata"].get("namespace") for document in others} == {"r3"}
-
-
-def test_the_chart_and_the_overlays_run_the_same_pods(overlays: Callable[[str], Cluster]) -> None:
-    """Two sources for one thing: what they say of a part of the service must not drift apart."""
-    for name in ("dev", "prod", "other"):
-        theirs = {pod.component: pod for pod in chart(name).pods() if pod.labels.get("worker") in (None, "main")}
-        ours = {pod.component: pod for pod in overlays(name).pods()}
-        assert set(theirs) == set(ours)
-        for component, pod in ours.items():
-            [mine], [other] = pod.containers, theirs[component].containers
-            for field in (
-                *("securityContext", "ports", "startupProbe", "livenessProbe", "readinessProbe"),
-                *("lifecycle", "args", "command"),
-            ):
-                assert mine.get(field) == other.get(field), (name, component, field)
-            assert mine["image"].partition("@")[0] == other["image"].partition("@")[0], (name, component)
-            for field in (
-                "securityContext",
-                "nodeSelector",
-                "affinity",
-                "tolerations",
-                "terminationGracePeriodSeconds",
-            ):
-                assert pod.spec.get(field) == theirs[component].spec.get(field), (name, component, field)
-            mounts, others = (
-                {(mount["name"], mount["mountPath"], mount.get("readOnly")) for mount in one["volumeMounts"]}
-                for one in (mine, other)
-            )
-            assert mounts == others, (name, component)
