@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+import typer
 import yaml
 
+from server.cli import app
 from tests.k8s.rendered import K8S, PROJECT, TO_SAY
 from tests.k8s.test_rules import BY_HAND
 
@@ -74,6 +76,35 @@ def test_nothing_is_applied_before_it_is_looked_for_what_was_left_unsaid() -> No
         at for at, line in enumerate(said) if line.startswith("kubectl kustomize k8s/overlays/prod | grep SET-ME")
     )
     assert said[looked + 1] == "kubectl apply -k k8s/overlays/prod"
+
+
+def unknown(text: str) -> list[str]:
+    """What a text calls a command or an option of `r3`, and is none."""
+    found = []
+    for said in re.findall(
+        r"(?:^|`|-- |\.\.\. |exec api )r3 ((?:[a-z]+ ?)+(?:[^`\n]*?--[a-z-]+)*)", text, re.MULTILINE
+    ):
+        words = said.split()
+        command: Any = typer.main.get_command(app)
+        while words and words[0] in getattr(command, "commands", ()):
+            command = command.commands[words.pop(0)]
+        options = {name for one in command.params for name in one.opts}
+        strange = [word for word in words if word.startswith("--") and word not in options]
+        if hasattr(command, "commands") or strange:
+            found.append(f"r3 {said}")
+    return found
+
+
+@pytest.mark.parametrize("page", ["deploy.md", "runbook.md"])
+def test_the_commands_of_ours_are_there_with_their_options(page: str) -> None:
+    text = (PROJECT / "docs" / page).read_text()
+    assert text.count("r3 queue ") + text.count("r3 keys ") > 2
+    assert unknown(text) == []
+
+
+@pytest.mark.parametrize("wrong", ["`r3 queue stop`", "r3 keys create alice --scopes admin", "`r3 job list`"])
+def test_a_command_that_there_is_not_is_noticed(wrong: str) -> None:
+    assert unknown(wrong) != []
 
 
 def test_commands_are_in_the_shells_form() -> None:
