@@ -238,5 +238,6 @@ FAULTS: Final = [
     _("queues", "no sum", "prod", put(SO, "worker", "spec", "advanced", "scalingModifiers", "formula", "waiting")),
     _("streamed", "keys in the clear", "prod", drop(HR, "r3", "spec", "parentRefs", 0, "sectionName")),
     _("streamed", "cut after 15 s", "prod", drop(HR, "r3", "spec", "rules", 0, "timeouts")),
+    _("persisted", "killed as it rewrites", "other", put(*R, "resources", "limits", "memory", "3Gi")),
     _("persisted", "jobs are thrown away", "other", put(CM, "r3-redis-config", "data", "valkey.conf", EVICTING)),
 ]  # fmt: skip

@@ -220,3 +220,14 @@ def persisted(cluster: Cluster) -> Iterator[str]:
         for name, value in wanted.items():
             if said.get(name) != value:
                 yield f"valkey.conf: {name} is {said.get(name)}, not {value}"
+        for pod, container in cluster.containers("redis"):
+            limit = _bytes(container["resources"]["limits"]["memory"])
+            if "maxmemory" not in said or limit < 2 * _bytes(said["maxmemory"]):
+                yield f"{pod.name}: with maxmemory {said.get('maxmemory')} it is killed at {limit} bytes"
+
+
+def _bytes(text: str) -> int:
+    """What Kubernetes calls 4Gi, and Valkey 4gb."""
+    units = {"k": 10, "m": 20, "g": 30}
+    number = text.rstrip("KMGibkmg")
+    return int(number) << units[text[len(number)].lower()]

@@ -95,7 +95,7 @@ def test_another_configuration_of_redis_makes_a_new_pod(tmp_path: Path) -> None:
     newer = tmp_path / "chart"
     shutil.copytree(K8S / "chart", newer)
     file = newer / "templates" / "redis.yaml"
-    file.write_text(file.read_text().replace("maxmemory 2gb", "maxmemory 3gb"))
+    file.write_text(file.read_text().replace("appendfsync everysec", "appendfsync always"))
     command = [str(tool("helm")), "template", "r3", str(newer), "-n", "r3", "-f", str(CHARTS["other"])]
     [before], [after] = Cluster(templated(CHARTS["other"])).pods("redis"), Cluster(rendered_by(command)).pods("redis")
     assert before.workload["spec"]["template"] != after.workload["spec"]["template"]
