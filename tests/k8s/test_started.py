@@ -1,7 +1,11 @@
-"""What a pod's environment makes of the program: its own probes, asked as a kubelet asks, and its end by SIGTERM."""
+"""What a pod's environment makes of the program: its own probes, asked as a kubelet asks, and its end by SIGTERM.
+
+And what KEDA would find in Redis under the names that it is told.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import signal
 import time
@@ -10,9 +14,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from redis import Redis
 
+from server.queue import Queue
+from server.queue_records import QueuePolicy
+from server.queue_worker import WorkerQueue
 from tests.k8s.cluster import Cluster, probes
 from tests.k8s.test_rules import chart
+from tests.server.jobs import job
 from tests.server.processes import R3Process, free_port, private_server
 from tests.server.waiting import until
 
@@ -78,3 +87,26 @@ def test_a_pod_starts_passes_its_probes_is_scraped_and_ends(
         assert time.monotonic() - began < 30
     finally:
         pod.process.kill()
+
+
+def test_keda_finds_what_waits_and_what_runs_under_the_names_that_it_is_told(redis_url: str) -> None:
+    [scaler] = chart("other").of("ScaledObject")
+    named = {trigger["name"]: trigger["metadata"]["listName"] for trigger in scaler["spec"]["triggers"]}
+    model = named["waiting"].rpartition(":")[2]
+
+    async def submit() -> None:
+        queue = Queue(redis_url)
+        try:
+            for _ in range(3):
+                await queue.submit(job(model=model))
+        finally:
+            await queue.close()
+
+    asyncio.run(submit())
+    work = WorkerQueue(redis_url, "worker", QueuePolicy())
+    assert len(work.lease(model, 1, 0)) == 1
+    work.close()
+    with Redis.from_url(redis_url, decode_responses=True) as redis:
+        # As KEDA does: by the key's type, and a cardinality for a sorted set.
+        found = {name: (redis.type(key), redis.zcard(key)) for name, key in named.items()}
+    assert found == {"waiting": ("zset", 2), "leased": ("zset", 1)}
