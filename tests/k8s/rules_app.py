@@ -13,7 +13,7 @@ from server.api import GRACE_S
 from server.app import create_app
 from server.misconfigured import Misconfigured
 from server.preflight import check_exposure
-from server.queue_records import ROOT
+from server.queue_records import ROOT, QueuePolicy
 from server.settings import LOOPBACK_HOSTS, Settings
 from server.worker import ARRIVED_WITHIN_S, PUBLISHED_WITHIN_S
 from server.worker_health import HealthPort, Vitals
@@ -79,7 +79,7 @@ def known_settings(cluster: Cluster) -> Iterator[str]:
 
 def same_settings(cluster: Cluster) -> Iterator[str]:
     """API and workers share what every call to Redis carries, and where pictures are."""
-    shared = ("lease_s", "max_strikes", "job_ttl_s", "event_ttl_s", "poisoned_ttl_s", "queue_limit", "image_store")
+    shared = (*QueuePolicy.__dataclass_fields__, "image_store")
     told: dict[str, set[Any]] = {name: set() for name in shared}
     for _, container in cluster.containers(*OURS):
         environment = cluster.environment(container)

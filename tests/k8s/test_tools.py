@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from server.queue_records import QueuePolicy
 from tests.k8s.cluster import Cluster
 from tests.k8s.rendered import DIGEST, K8S, PROJECT, filled, kustomized, templated, tool
 from tests.k8s.test_rules import CHARTS
@@ -174,6 +175,7 @@ def with_second(**changed: Any) -> subprocess.CompletedProcess[str]:
         ({"weights": {"kind": "pvc", "repository": "example/r3", "revision": "0123456"}}, "size is required"),
         ({"resources": {"limits": {"memory": "48Gi"}}}, "requests is required"),
         ({"settings": {"R3_WORKER_PORT": "8002"}}, "R3_WORKER_PORT"),
+        ({"settings": {"R3_LEASE_S": "30"}}, "R3_LEASE_S"),
         ({"settings": {"R3_REDIS_URL": "redis://:secret@redis:6379/0"}}, "R3_REDIS_URL"),
     ],
 )
@@ -182,6 +184,22 @@ def test_a_second_worker_leaves_out_nothing_that_would_be_empty(changed: Json, s
     done = with_second(**changed)
     assert done.returncode != 0
     assert says in done.stderr
+
+
+def test_the_schema_refuses_all_that_the_chart_says_itself_and_all_that_must_not_differ() -> None:
+    schema = json.loads((K8S / "chart" / "values.schema.json").read_text())["definitions"]
+    own = set(schema["settings"]["propertyNames"]["not"]["enum"])
+    said = {
+        variable["name"]
+        for name in CHARTS
+        for _, container in Cluster(templated(CHARTS[name])).containers("api", "worker")
+        for variable in container["env"]
+        if variable["name"].startswith("R3_")
+    }
+    assert said - {"R3_MAX_TRAJECTORIES"} <= own  # that one is a value of the second worker
+    [_, of_one] = schema["worker"]["properties"]["settings"]["allOf"]
+    shared = {f"R3_{name.upper()}" for name in QueuePolicy.__dataclass_fields__}
+    assert set(of_one["propertyNames"]["not"]["enum"]) == shared
 
 
 @pytest.mark.parametrize(
