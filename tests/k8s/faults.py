@@ -235,6 +235,7 @@ FAULTS: Final = [
     _("queues", "what runs is not seen", "prod", drop(SO, "worker", "spec", "triggers", 0)),
     _("queues", "another key", "prod", put(SO, "worker", "spec", "triggers", 0, "metadata", "listName", "r3:wait:r3")),
     _("queues", "two models", "prod", put(SO, "worker", "spec", "triggers", 0, "metadata", "listName", "{r3}:wait:r4")),
+    _("queues", "TLS to ours", "other", put(SO, "worker", "spec", "triggers", 1, "metadata", "enableTLS", "true")),
     _("queues", "no sum", "prod", put(SO, "worker", "spec", "advanced", "scalingModifiers", "formula", "waiting")),
     _("streamed", "keys in the clear", "prod", drop(HR, "r3", "spec", "parentRefs", 0, "sectionName")),
     _("streamed", "cut after 15 s", "prod", drop(HR, "r3", "spec", "rules", 0, "timeouts")),

@@ -197,6 +197,9 @@ def queues(cluster: Cluster) -> Iterator[str]:
         formula = spec.get("advanced", {}).get("scalingModifiers", {}).get("formula", "")
         if set(formula.split(" + ")) != names:
             yield f"{name}: the formula {formula!r} does not add up {sorted(map(str, names))}"
+        ciphered = {trigger["metadata"].get("enableTLS") for trigger in spec["triggers"]}
+        if any(cluster.pods("redis")) and ciphered != {"false"}:
+            yield f"{name}: speaks TLS to a Redis of ours, which does not"
 
 
 def streamed(cluster: Cluster) -> Iterator[str]:

@@ -113,6 +113,23 @@ def test_each_thing_that_a_site_says_arrives(tmp_path: Path) -> None:
     assert {name for name in SITE if f"say-{name}" not in rendered} == set()
 
 
+def test_another_component_in_the_place_of_one_takes_its_lines_with_it(tmp_path: Path) -> None:
+    """As docs/deploy.md tells: Redis in the cluster in place of one outside, in what is otherwise prod."""
+    prod = filled(tmp_path) / "overlays" / "prod"
+    file, site = prod / "kustomization.yaml", prod / "site.yaml"
+    text = file.read_text().replace(
+        "- ../../components/external-redis ", "- ../../components/redis\n  - ../../components/keda-redis "
+    )
+    lines = r"  - source: \{kind: ConfigMap, name: site, fieldPath: data\.redis-network\}\n(    .*\n)+"
+    file.write_text(re.sub(lines, "", text))
+    assert file.read_text() != text
+    for ciphered, complaints in (("true", 1), ("false", 0)):
+        site.write_text(re.sub(r"redis-tls: \S+", f'redis-tls: "{ciphered}"', site.read_text()))
+        cluster = Cluster(kustomized(prod), BY_HAND)
+        assert any(cluster.pods("redis"))
+        assert len([said for rule in RULES.values() for said in rule(cluster)]) == complaints
+
+
 def test_every_overlay_is_in_a_namespace_that_admits_restricted_pods_alone(
     overlays: Callable[[str], Cluster],
 ) -> None:
