@@ -12,6 +12,7 @@ import typer
 import yaml
 
 from server.cli import app
+from server.worker import ARRIVED_WITHIN_S, PUBLISHED_WITHIN_S
 from tests.k8s.rendered import K8S, PROJECT, TO_SAY
 from tests.k8s.test_rules import BY_HAND
 
@@ -76,6 +77,13 @@ def test_nothing_is_applied_before_it_is_looked_for_what_was_left_unsaid() -> No
         at for at, line in enumerate(said) if line.startswith("kubectl kustomize k8s/overlays/prod | grep SET-ME")
     )
     assert said[looked + 1] == "kubectl apply -k k8s/overlays/prod"
+
+
+@pytest.mark.parametrize("page", ["operations.md", "runbook.md"])
+def test_how_long_a_stop_may_take_is_what_the_program_takes(page: str) -> None:
+    text = (PROJECT / "docs" / page).read_text()
+    [told] = re.findall(r"longer\s+than `R3_DRAIN_S` and (\d+) s", text)
+    assert int(told) == PUBLISHED_WITHIN_S + ARRIVED_WITHIN_S
 
 
 def unknown(text: str) -> list[str]:
