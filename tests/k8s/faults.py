@@ -107,6 +107,7 @@ HOST_ROOT = {"name": "tmp", "hostPath": {"path": "/"}}
 EVICTING = "appendonly yes\nappendfsync everysec\nmaxmemory-policy allkeys-lru"
 SLOWLY = ("spec", "behavior", "scaleDown", "stabilizationWindowSeconds")
 OUT, IN = ("spec", "egress", 0), ("spec", "ingress", 0)
+SUM = ("spec", "advanced", "scalingModifiers")
 OF_WORKER = {"matchLabels": {"app.kubernetes.io/component": "worker"}}
 GATEWAYS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateways"}}}
 ANY_NAMESPACE: Final[Json] = {"namespaceSelector": {}}
@@ -236,7 +237,8 @@ FAULTS: Final = [
     _("queues", "another key", "prod", put(SO, "worker", "spec", "triggers", 0, "metadata", "listName", "r3:wait:r3")),
     _("queues", "two models", "prod", put(SO, "worker", "spec", "triggers", 0, "metadata", "listName", "{r3}:wait:r4")),
     _("queues", "TLS to ours", "other", put(SO, "worker", "spec", "triggers", 1, "metadata", "enableTLS", "true")),
-    _("queues", "no sum", "prod", put(SO, "worker", "spec", "advanced", "scalingModifiers", "formula", "waiting")),
+    _("queues", "too many a worker", "prod", put(SO, "worker", *SUM, "target", "64")),
+    _("queues", "no sum", "prod", put(SO, "worker", *SUM, "formula", "waiting")),
     _("streamed", "keys in the clear", "prod", drop(HR, "r3", "spec", "parentRefs", 0, "sectionName")),
     _("streamed", "cut after 15 s", "prod", drop(HR, "r3", "spec", "rules", 0, "timeouts")),
     _("persisted", "killed as it rewrites", "other", put(*R, "resources", "limits", "memory", "3Gi")),

@@ -24,6 +24,7 @@ OURS: Final = ("api", "worker")
 # What Redis clients, S3's and the hub's libraries read themselves; everything else must be a setting.
 OTHERS: Final = frozenset({"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "NVIDIA_VISIBLE_DEVICES", "REPOSITORY", "REVISION"})
 START_S: Final = 900
+MAX_TRAJECTORIES: Final = str(Settings.model_fields["max_trajectories"].default)
 
 
 @cache
@@ -197,6 +198,12 @@ def queues(cluster: Cluster) -> Iterator[str]:
         formula = spec.get("advanced", {}).get("scalingModifiers", {}).get("formula", "")
         if set(formula.split(" + ")) != names:
             yield f"{name}: the formula {formula!r} does not add up {sorted(map(str, names))}"
+        wanted = {spec.get("advanced", {}).get("scalingModifiers", {}).get("target")}
+        wanted |= {trigger["metadata"].get("listLength") for trigger in spec["triggers"]}
+        for pod, container in cluster.containers("worker"):
+            takes = cluster.environment(container).get("R3_MAX_TRAJECTORIES", MAX_TRAJECTORIES)
+            if pod.name == spec["scaleTargetRef"]["name"] and wanted != {takes}:
+                yield f"{name}: wants a worker for {wanted} jobs, and one takes {takes} at a time"
         ciphered = {trigger["metadata"].get("enableTLS") for trigger in spec["triggers"]}
         if any(cluster.pods("redis")) and ciphered != {"false"}:
             yield f"{name}: speaks TLS to a Redis of ours, which does not"
