@@ -55,7 +55,8 @@ class WorkerMetrics:
         )
         self.running = Gauge("r3_trajectories_running", "Trajectories in the engine", registry=registry)
         self.room = Gauge("r3_trajectories_room", "Trajectories that the engine could take in", registry=registry)
-        self.redis_up = Gauge("r3_queue_up", "Whether Redis answered", registry=registry)
+        # Not told before the model is loaded: until then Redis is not asked, and a 0 would call it away.
+        self.redis_up = Gauge("r3_queue_up", "Whether Redis answered", registry=None)
         self._add_times()
         self._add_engine()
         for outcome in get_args(Outcome):
@@ -135,6 +136,7 @@ class WorkerMetrics:
     def loaded(self, model: str, model_hash: str, version: str, load_s: float) -> None:
         """Say which model is served."""
         self.exposition.labels = {"model": model}
+        self.exposition.registry.register(self.redis_up)
         self.info.labels(model_hash, version).set(1)
         self.load_s.set(load_s)
 

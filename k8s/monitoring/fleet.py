@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from k8s.monitoring.grafana import Dashboard, Panel, Query, Row
-from k8s.monitoring.queries import MODEL, OF, RATE, median_and_p95, quantile, rate, within
+from k8s.monitoring.queries import HERE, MODEL, NAMESPACE, OF, RATE, median_and_p95, quantile, rate, within
 
-_FIVES: Final = 'code=~"5.."'
+_FIVES: Final = f'{HERE}, code=~"5.."'
 _FAILED: Final = f'{OF}, outcome="failed"'
 _JUDGED: Final = f'{OF}, outcome=~"succeeded|failed"'
 
@@ -18,7 +18,7 @@ UP: Final = Row(
             "API processes",
             "Those that tell their metrics.",
             "none",
-            (Query("count(r3_api_info)"),),
+            (Query(f"count(r3_api_info{{{HERE}}})"),),
             "stat",
             4,
             bad_below=1,
@@ -36,7 +36,7 @@ UP: Final = Row(
             "Processes that reach Redis",
             "All should. Alert: R3QueueAway.",
             "percentunit",
-            (Query("avg(r3_queue_up)"),),
+            (Query(f"avg(r3_queue_up{{{HERE}}})"),),
             "stat",
             4,
             bad_below=1,
@@ -47,7 +47,8 @@ UP: Final = Row(
             "percentunit",
             (
                 Query(
-                    f"{within('r3_http_requests_total', _FIVES)} / {within('r3_http_requests_total', '')} or vector(0)"
+                    f"{within('r3_http_requests_total', _FIVES)}"
+                    f" / {within('r3_http_requests_total', HERE)} or vector(0)"
                 ),
             ),
             "stat",
@@ -107,7 +108,7 @@ KEEPING_UP: Final = Row(
             "Per second. Given back and lost jobs go on with another worker.",
             "reqps",
             (
-                Query("sum(rate(r3_jobs_submitted_total[$__rate_interval]))", "submitted, all models"),
+                Query(f"sum(rate(r3_jobs_submitted_total{{{HERE}}}{RATE}))", "submitted, all models"),
                 Query(rate("r3_jobs_total", "outcome"), "{{outcome}}"),
             ),
         ),
@@ -136,17 +137,20 @@ API: Final = Row(
             "Requests",
             "By status.",
             "reqps",
-            (Query(rate("r3_http_requests_total", "code", ""), "{{code}}"),),
+            (Query(rate("r3_http_requests_total", "code", HERE), "{{code}}"),),
             stacked="normal",
         ),
         Panel(
             "Time to the first byte, 95 %",
             "A POST to /generate that waits is answered when its job ends; the other routes should be fast.",
             "s",
-            (Query(quantile(0.95, "r3_http_time_to_first_byte_seconds", "route", ""), "{{route}}"),),
+            (Query(quantile(0.95, "r3_http_time_to_first_byte_seconds", "route", HERE), "{{route}}"),),
         ),
         Panel(
-            "Event streams open", "Streams stay where they began.", "none", (Query("r3_sse_streams", "{{instance}}"),)
+            "Event streams open",
+            "Streams stay where they began.",
+            "none",
+            (Query(f"r3_sse_streams{{{HERE}}}", "{{instance}}"),),
         ),
         Panel(
             "Streams cut short, events dropped",
@@ -154,8 +158,8 @@ API: Final = Row(
             "cannot keep up with their engine leave out the same.",
             "cps",
             (
-                Query(rate("r3_sse_streams_closed_total", "reason", ""), "stream: {{reason}}"),
-                Query(rate("r3_sse_events_dropped_total", "", ""), "events dropped by the API"),
+                Query(rate("r3_sse_streams_closed_total", "reason", HERE), "stream: {{reason}}"),
+                Query(rate("r3_sse_events_dropped_total", "", HERE), "events dropped by the API"),
                 Query(rate("r3_live_events_dropped_total"), "events left out by workers"),
             ),
         ),
@@ -163,13 +167,19 @@ API: Final = Row(
             "Files open",
             "Of those that a process may have; each stream is one. Alert: R3OpenFilesRunOut.",
             "percentunit",
-            (Query("process_open_fds / process_max_fds and on (job, instance) r3_api_info", "{{instance}}"),),
+            (
+                Query(
+                    f"process_open_fds{{{HERE}}} / process_max_fds{{{HERE}}}"
+                    f" and on (job, instance) r3_api_info{{{HERE}}}",
+                    "{{instance}}",
+                ),
+            ),
         ),
         Panel(
             "Webhooks",
             "Attempts by outcome; dropped were given up after a day.",
             "cps",
-            (Query(rate("r3_webhooks_total", "outcome", ""), "{{outcome}}"),),
+            (Query(rate("r3_webhooks_total", "outcome", HERE), "{{outcome}}"),),
         ),
     ),
 )
@@ -181,8 +191,8 @@ WRONG: Final = Row(
             "In five minutes. Alerts: R3WorkersDie, R3PoisonJob.",
             "none",
             (
-                Query("max(increase(r3_queue_reclaimed_total[5m]))", "leases taken back"),
-                Query("max(increase(r3_queue_poisoned_total[5m]))", "given up as poison"),
+                Query(f"max(increase(r3_queue_reclaimed_total{{{HERE}}}[5m]))", "leases taken back"),
+                Query(f"max(increase(r3_queue_poisoned_total{{{HERE}}}[5m]))", "given up as poison"),
             ),
         ),
         Panel("Failures", "By error code.", "cps", (Query(rate("r3_failures_total", "code"), "{{code}}"),)),
@@ -190,7 +200,12 @@ WRONG: Final = Row(
             "Memory of the API's processes",
             "Resident; that of a stream is some 40 KB.",
             "bytes",
-            (Query("process_resident_memory_bytes and on (job, instance) r3_api_info", "{{instance}}"),),
+            (
+                Query(
+                    f"process_resident_memory_bytes{{{HERE}}} and on (job, instance) r3_api_info{{{HERE}}}",
+                    "{{instance}}",
+                ),
+            ),
         ),
     ),
 )
@@ -198,7 +213,7 @@ FLEET: Final = Dashboard(
     "r3-fleet",
     "R3 fleet",
     "Is it up? Is it keeping up?",
-    (MODEL,),
+    (NAMESPACE, MODEL),
     (UP, KEEPING_UP, API, WRONG),
     links_to=(("R3 model and loop", "r3-loop"),),
 )

@@ -54,12 +54,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Variable:
-    """What the reader chooses: a label's values (multi), or a text."""
+    """What the reader chooses: a label's values, several or one, or a text."""
 
     name: str
     label: str
     values_of: str | None = None
     text: str = ""
+    several: bool = True
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _link(title: str, uid: str) -> Json:
 def _variable(one: Variable) -> Json:
     if one.values_of is None:
         return {"name": one.name, "label": one.label, "type": "textbox", "query": one.text}
-    return {
+    asked = {
         "name": one.name,
         "label": one.label,
         "type": "query",
@@ -129,11 +130,12 @@ def _variable(one: Variable) -> Json:
         "query": one.values_of,
         "refresh": 2,
         "sort": 1,
-        "multi": True,
-        "includeAll": True,
-        "allValue": ".*",
-        "current": {"text": "All", "value": "$__all"},
+        "multi": one.several,
+        "includeAll": one.several,
     }
+    if one.several:
+        asked |= {"allValue": ".*", "current": {"text": "All", "value": "$__all"}}
+    return asked
 
 
 def _laid_out(rows: Sequence[Row]) -> list[Json]:

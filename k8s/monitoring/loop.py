@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from k8s.monitoring.grafana import Dashboard, Panel, Query, Row, Variable
-from k8s.monitoring.queries import MODEL, OF, RATE, mean, median_and_p95, quantile, rate, within
+from k8s.monitoring.queries import MODEL, NAMESPACE, OF, RATE, mean, median_and_p95, quantile, rate, within
 
 PRICE: Final = Variable("gpu_hour", "Price of a GPU hour", text="3")
 _LOOP: Final = f'{OF}, phase=~"reason|generate|reflect|refine"'
@@ -217,13 +217,13 @@ ENGINE: Final = Row(
             "K/V cache in use",
             "Of what was planned at the start. Full for long, with room for trajectories: R3_KV_CACHE_GB is too small.",
             "percentunit",
-            (Query(f"r3_kv_cache_used_bytes{{{OF}}} / r3_kv_cache_planned_bytes", "{{instance}}"),),
+            (Query(f"r3_kv_cache_used_bytes{{{OF}}} / r3_kv_cache_planned_bytes{{{OF}}}", "{{instance}}"),),
         ),
         Panel(
             "GPU memory in use",
             "By whomever; without a GPU there is nothing here.",
             "percentunit",
-            (Query(f"r3_gpu_memory_used_bytes{{{OF}}} / (r3_gpu_memory_bytes > 0)", "{{instance}}"),),
+            (Query(f"r3_gpu_memory_used_bytes{{{OF}}} / (r3_gpu_memory_bytes{{{OF}}} > 0)", "{{instance}}"),),
         ),
         Panel(
             "What is served",
@@ -247,7 +247,7 @@ LOOP: Final = Dashboard(
     "r3-loop",
     "R3 model and loop",
     "Where does a job's time go? How often does the loop stop early? What does a picture cost?",
-    (MODEL, PRICE),
+    (NAMESPACE, MODEL, PRICE),
     (TIME, STOPS, COST, ENGINE),
     links_to=(("R3 fleet", "r3-fleet"),),
 )

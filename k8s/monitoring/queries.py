@@ -1,4 +1,7 @@
-"""PromQL that both dashboards are made of: rates, quantiles and means of the chosen models."""
+"""PromQL that both dashboards are made of: rates, quantiles and means of one installation, and of the chosen models.
+
+An installation is a namespace; outside Kubernetes there is no such label, and an empty one selects what has none.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ from typing import Final
 
 from k8s.monitoring.grafana import Query, Variable
 
-OF: Final = 'model=~"$model"'
+HERE: Final = 'namespace="$namespace"'
+OF: Final = f'{HERE}, model=~"$model"'
 RATE: Final = "[$__rate_interval]"
-MODEL: Final = Variable("model", "Model", values_of="label_values(r3_queue_waiting, model)")
+NAMESPACE: Final = Variable("namespace", "Namespace", values_of="label_values(r3_api_info, namespace)", several=False)
+MODEL: Final = Variable("model", "Model", values_of=f"label_values(r3_queue_waiting{{{HERE}}}, model)")
 
 
 def rate(name: str, by: str = "", selected: str = OF) -> str:

@@ -76,7 +76,9 @@ class Cluster:
                 if document["metadata"]["name"] == source.get("configMapRef", {}).get("name"):
                     found |= document.get("data", {})
         for variable in container.get("env", []):
-            found[variable["name"]] = variable.get("value", "")
+            asked = variable.get("valueFrom", {}).get("configMapKeyRef", {})
+            held = (one["data"] for one in self.of("ConfigMap") if one["metadata"]["name"] == asked.get("name"))
+            found[variable["name"]] = variable.get("value", next(held, {}).get(asked.get("key"), ""))
         return found
 
 

@@ -102,10 +102,15 @@ CM, HPA, TA = "ConfigMap", "HorizontalPodAutoscaler", "TriggerAuthentication"
 A, W, R = (*API, *CONTAINER), (*WORKER, *CONTAINER), (*REDIS, *CONTAINER)
 GPU, NAME, NOBODY = "nvidia.com/gpu", "app.kubernetes.io/name", {"a": "b"}
 ALL_OF_R3 = {"matchLabels": {NAME: "r3"}}
+DEVICE = ("spec", "spec", "devices", "requests", 0, "exactly")
 HOST_ROOT = {"name": "tmp", "hostPath": {"path": "/"}}
 EVICTING = "appendonly yes\nappendfsync everysec\nmaxmemory-policy allkeys-lru"
 SLOWLY = ("spec", "behavior", "scaleDown", "stabilizationWindowSeconds")
-OUT = ("spec", "egress", 0)
+OUT, IN = ("spec", "egress", 0), ("spec", "ingress", 0)
+SUM = ("spec", "advanced", "scalingModifiers")
+OF_WORKER = {"matchLabels": {"app.kubernetes.io/component": "worker"}}
+GATEWAYS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateways"}}}
+ANY_NAMESPACE: Final[Json] = {"namespaceSelector": {}}
 WORLD = (*OUT, "to", 0, "ipBlock")
 HUB_ROOT = {"name": "HF_HOME", "value": "/home/r3"}
 _ROOT: Final = {"name": "R3_API_PORT", "value": "tcp://10.0.0.1:80"}
@@ -123,12 +128,18 @@ FAULTS: Final = [
     _("hardened", "a port of the node", "prod", put(*A, "ports", 0, "hostPort", 8000)),
     _("alone", "Services' variables", "prod", drop(*API, *POD, "enableServiceLinks")),
     _("alone", "a token", "prod", put(*WORKER, *POD, "automountServiceAccountToken", True)),
+    _("alone", "an account of nobody", "prod", without("DaemonSet", "weights-cache")),
     _("alone", "the default account", "prod", drop(*WORKER, *POD, "serviceAccountName")),
     _("bounded", "no memory limit", "prod", drop(*W, "resources", "limits", "memory")),
     _("bounded", "no cpu requested", "prod", drop(*A, "resources", "requests", "cpu")),
     _("whole_devices", "half a GPU", "prod", put(*W, "resources", "limits", GPU, "500m")),
     _("whole_devices", "none requested", "prod", drop(*W, "resources", "requests", GPU)),
-    _("whole_devices", "no such claim", "other", without("ResourceClaimTemplate", "r3-gpu")),
+    _("whole_devices", "no such claim", "other", without("ResourceClaimTemplate", "worker")),
+    _("whole_devices", "all are seen, job", "other", drop("Job", "weights", *CONTAINER, "env", 4)),
+    _("whole_devices", "all are seen, cache", "prod", drop("DaemonSet", "weights-cache", *CONTAINER, "env")),
+    _("large_enough", "any GPU", "prod", drop(*WORKER, *POD, "affinity")),
+    _("large_enough", "weights on any node", "prod", drop("DaemonSet", "weights-cache", *POD, "affinity")),
+    _("large_enough", "any claim", "other", drop("ResourceClaimTemplate", "worker", *DEVICE, "selectors")),
     _("pinned", "latest", "prod", put(*A, "image", "r3-api:latest")),
     _("pinned", "no tag", "prod", put(*A, "image", "registry.example.com:5000/r3-api")),
     _("pinned", "weights by tag", "prod", put(*WORKER, *POD, "volumes", 2, "image", "reference", "r3-weights:1.0.0")),
@@ -172,6 +183,7 @@ FAULTS: Final = [
     _("configured", "no such ConfigMap", "prod", put(*A, "envFrom", 0, "configMapRef", "name", "settings")),
     _("configured", "no such Secret", "prod", put(*A, "env", 3, "valueFrom", "secretKeyRef", "name", "redis")),
     _("configured", "no such key", "prod", put(*A, "env", 3, "valueFrom", "secretKeyRef", "key", "uri")),
+    _("configured", "a trial that waits for a Secret", "dev", without("Secret", "r3-redis")),
     _("configured", "no such file", "other", put(*REDIS, *POD, "volumes", 1, "secret", "items", 0, "key", "conf")),
     _("configured", "no such map as a volume", "other", put(*REDIS, *POD, "volumes", 0, "configMap", "name", "redis")),
     _("configured", "KEDA without a key", "prod", put(TA, "r3-redis", "spec", "secretTargetRef", 0, "key", "host")),
@@ -179,7 +191,20 @@ FAULTS: Final = [
     _("closed", "only the way in is denied", "prod", put(NP, "r3-default-deny", "spec", "policyTypes", ["Ingress"])),
     _("closed", "from everywhere", "prod", drop(NP, "r3-api-from-gateway", "spec", "ingress", 0, "from")),
     _("closed", "to every port", "prod", drop(NP, "r3-dns", *OUT, "ports")),
-    _("closed", "no way to Redis", "prod", without(NP, "r3-to-redis")),
+    _("closed", "the whole namespace", "prod", put(NP, "r3-default-deny", "spec", "podSelector", {})),
+    _("closed", "the API is open", "prod", put(NP, "r3-default-deny", "spec", "podSelector", OF_WORKER)),
+    _("ways", "no way to Redis", "other", without(NP, "r3-to-redis")),
+    _("ways", "no way to Redis outside", "prod", without(NP, "r3-to-redis")),
+    _("ways", "no way to S3", "prod", without(NP, "r3-to-s3")),
+    _("ways", "no way to webhooks", "other", without(NP, "r3-api-to-webhooks")),
+    _("ways", "no way into Redis", "other", without(NP, "r3-redis-from-r3")),
+    _("ways", "no names", "prod", without(NP, "r3-dns")),
+    _("ways", "no names on nodes with a cache", "prod", drop(NP, "r3-dns", *OUT, "to", 1)),
+    _("ways", "KEDA is kept out", "other", drop(NP, "r3-redis-from-r3", "spec", "ingress", 0, "from", 1)),
+    _("ways", "Prometheus is kept out", "prod", drop(NP, "r3-metrics-from-prometheus", *IN, "ports", 1)),
+    _("ways", "no way in", "prod", put(NP, "r3-api-from-gateway", *IN, "from", 0, GATEWAYS)),
+    _("ways", "no way to the hub", "other", drop(NP, "r3-weights-to-hub", *OUT)),
+    _("ways", "the whole cluster", "prod", more(NP, "r3-api-from-gateway", *IN, "from", ANY_NAMESPACE)),
     _("closed", "workers reach the world", "other", put(NP, "r3-api-to-webhooks", "spec", "podSelector", ALL_OF_R3)),
     _("closed", "the node's metadata", "other", drop(NP, "r3-weights-to-hub", *WORLD, "except", 3)),
     _("closed", "not HTTPS alone", "other", put(NP, "r3-weights-to-hub", *OUT, "ports", 0, "port", 80)),
@@ -206,11 +231,16 @@ FAULTS: Final = [
     _("placed", "pictures beside their volume", "other", put(CM, "r3-settings", "data", "R3_IMAGE_STORE", "/images")),
     _("placed", "weights beside their volume", "prod", put(*W, "env", 1, "value", "/models")),
     _("placed", "weights that can be written", "prod", drop(*W, "volumeMounts", 2, "readOnly")),
+    _("placed", "weights that change under it", "other", drop(*W, "volumeMounts", 2, "subPath")),
     _("placed", "the hub's cache on the root", "other", more("Job", "weights", *CONTAINER, "env", HUB_ROOT)),
     _("queues", "what runs is not seen", "prod", drop(SO, "worker", "spec", "triggers", 0)),
     _("queues", "another key", "prod", put(SO, "worker", "spec", "triggers", 0, "metadata", "listName", "r3:wait:r3")),
     _("queues", "two models", "prod", put(SO, "worker", "spec", "triggers", 0, "metadata", "listName", "{r3}:wait:r4")),
-    _("queues", "no sum", "prod", put(SO, "worker", "spec", "advanced", "scalingModifiers", "formula", "waiting")),
+    _("queues", "TLS to ours", "other", put(SO, "worker", "spec", "triggers", 1, "metadata", "enableTLS", "true")),
+    _("queues", "too many a worker", "prod", put(SO, "worker", *SUM, "target", "64")),
+    _("queues", "no sum", "prod", put(SO, "worker", *SUM, "formula", "waiting")),
+    _("streamed", "keys in the clear", "prod", drop(HR, "r3", "spec", "parentRefs", 0, "sectionName")),
     _("streamed", "cut after 15 s", "prod", drop(HR, "r3", "spec", "rules", 0, "timeouts")),
+    _("persisted", "killed as it rewrites", "other", put(*R, "resources", "limits", "memory", "3Gi")),
     _("persisted", "jobs are thrown away", "other", put(CM, "r3-redis-config", "data", "valkey.conf", EVICTING)),
 ]  # fmt: skip

@@ -31,10 +31,13 @@ SITE: Final = {
     "host": "r3.example.com",
     "gateway": "public",
     "gateway-namespace": "gateways",
+    "gateway-listener": "https",
+    "gateway-proxies": "gateways-proxies",
     "redis-network": "192.0.2.10/32",
     "redis-tls": '"true"',
     "s3-network": "198.51.100.0/24",
     "model": "r3",
+    "prometheus": "prometheus",
     "weights-image": f"registry.example.com/r3-weights@{DIGEST}",
 }
 SETTINGS: Final = {
@@ -51,12 +54,13 @@ resources: [../../base]
 components: [{components}]
 configMapGenerator:
   - {{name: r3-settings, behavior: merge, literals: [R3_WEBHOOK_ALLOW=hooks.example.com]}}
-  - {{name: r3-weights, literals: [REPOSITORY=example/r3, REVISION=0123456]}}
+  - {{name: r3-weights, literals: [REPOSITORY=example/r3, REVISION=0123456789abcdef0123456789abcdef01234567]}}
 patches:
   - target: {{kind: ScaledObject}}
     patch: |
       - {{op: replace, path: /spec/triggers/0/metadata/listName, value: "{{r3}}:wait:r3"}}
       - {{op: replace, path: /spec/triggers/1/metadata/listName, value: "{{r3}}:lease:r3"}}
+      - {{op: replace, path: /spec/minReplicaCount, value: 0}}
 """
 OTHERS: Final = ["redis", "keda-redis", "pictures-pvc", "weights-pvc", "dra", "hpa", "keda", "metrics", "webhooks"]
 
@@ -107,16 +111,17 @@ def _say(file: Path, values: dict[str, str], mark: str) -> None:
 
 def kustomized(overlay: Path) -> list[Document]:
     """The documents of an overlay."""
-    return _documents([str(kubectl()), "kustomize", str(overlay)])
+    return rendered_by([str(kubectl()), "kustomize", str(overlay)])
 
 
 def templated(values: Path, *options: str) -> list[Document]:
     """The documents of the chart under one file of values."""
     chart = K8S / "chart"
-    return _documents([str(tool("helm")), "template", "r3", str(chart), "-n", "r3", "-f", str(values), *options])
+    return rendered_by([str(tool("helm")), "template", "r3", str(chart), "-n", "r3", "-f", str(values), *options])
 
 
-def _documents(command: list[str]) -> list[Document]:
+def rendered_by(command: list[str]) -> list[Document]:
+    """The documents that a command writes."""
     quiet = {**os.environ, "HELM_CACHE_HOME": "/tmp/helm", "HELM_CONFIG_HOME": "/tmp/helm"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, env=quiet)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,7 @@ from server.api import GRACE_S
 from server.app import create_app
 from server.misconfigured import Misconfigured
 from server.preflight import check_exposure
-from server.queue_records import ROOT
+from server.queue_records import ROOT, QueuePolicy
 from server.settings import LOOPBACK_HOSTS, Settings
 from server.worker import ARRIVED_WITHIN_S, PUBLISHED_WITHIN_S
 from server.worker_health import HealthPort, Vitals
@@ -22,8 +22,9 @@ from tests.k8s.cluster import Cluster, Pod, probes
 Json = dict[str, Any]
 OURS: Final = ("api", "worker")
 # What Redis clients, S3's and the hub's libraries read themselves; everything else must be a setting.
-OTHERS: Final = frozenset({"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "REPOSITORY", "REVISION"})
+OTHERS: Final = frozenset({"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "NVIDIA_VISIBLE_DEVICES", "REPOSITORY", "REVISION"})
 START_S: Final = 900
+MAX_TRAJECTORIES: Final = str(Settings.model_fields["max_trajectories"].default)
 
 
 @cache
@@ -79,7 +80,7 @@ def known_settings(cluster: Cluster) -> Iterator[str]:
 
 def same_settings(cluster: Cluster) -> Iterator[str]:
     """API and workers share what every call to Redis carries, and where pictures are."""
-    shared = ("lease_s", "max_strikes", "job_ttl_s", "event_ttl_s", "poisoned_ttl_s", "queue_limit", "image_store")
+    shared = (*QueuePolicy.__dataclass_fields__, "image_store")
     told: dict[str, set[Any]] = {name: set() for name in shared}
     for _, container in cluster.containers(*OURS):
         environment = cluster.environment(container)
@@ -166,6 +167,19 @@ def placed(cluster: Cluster) -> Iterator[str]:
         checkpoint = environment.get("R3_CHECKPOINT")
         if checkpoint and mounts.get(checkpoint) is not True and not container["image"].endswith("-cpu"):
             yield f"{pod.name}: no weights are mounted, read-only, at {checkpoint}"
+        for mount in container["volumeMounts"] if pod.component == "worker" and checkpoint else ():
+            is_filled_later = "weights" in _claimed(pod, mount["name"])
+            if mount["mountPath"] == checkpoint and is_filled_later and not _of_one_revision(mount):
+                yield f"{pod.name}: reads weights while another revision is written over them"
+
+
+def _claimed(pod: Pod, volume: str) -> str:
+    volumes = {one["name"]: one for one in pod.spec.get("volumes", [])}
+    return str(volumes.get(volume, {}).get("persistentVolumeClaim", {}).get("claimName", ""))
+
+
+def _of_one_revision(mount: Json) -> bool:
+    return bool(mount.get("subPath") or mount.get("subPathExpr") == "$(REVISION)")
 
 
 def _writable(mounts: dict[str, bool]) -> list[str]:
@@ -184,14 +198,26 @@ def queues(cluster: Cluster) -> Iterator[str]:
         formula = spec.get("advanced", {}).get("scalingModifiers", {}).get("formula", "")
         if set(formula.split(" + ")) != names:
             yield f"{name}: the formula {formula!r} does not add up {sorted(map(str, names))}"
+        wanted = {spec.get("advanced", {}).get("scalingModifiers", {}).get("target")}
+        wanted |= {trigger["metadata"].get("listLength") for trigger in spec["triggers"]}
+        for pod, container in cluster.containers("worker"):
+            takes = cluster.environment(container).get("R3_MAX_TRAJECTORIES", MAX_TRAJECTORIES)
+            if pod.name == spec["scaleTargetRef"]["name"] and wanted != {takes}:
+                yield f"{name}: wants a worker for {wanted} jobs, and one takes {takes} at a time"
+        ciphered = {trigger["metadata"].get("enableTLS") for trigger in spec["triggers"]}
+        if any(cluster.pods("redis")) and ciphered != {"false"}:
+            yield f"{name}: speaks TLS to a Redis of ours, which does not"
 
 
 def streamed(cluster: Cluster) -> Iterator[str]:
-    """A route cuts no stream."""
+    """A route cuts no stream, and lets nobody show a key in the clear."""
     for route in cluster.of("HTTPRoute"):
         for rule in route["spec"]["rules"]:
             if rule.get("timeouts") != {"request": "0s", "backendRequest": "0s"}:
                 yield f"{route['metadata']['name']}: streams are cut after {rule.get('timeouts')}"
+        for parent in route["spec"]["parentRefs"]:
+            if not parent.get("sectionName"):
+                yield f"{route['metadata']['name']}: joins every listener of {parent['name']}, plain HTTP among them"
 
 
 def persisted(cluster: Cluster) -> Iterator[str]:
@@ -204,3 +230,14 @@ def persisted(cluster: Cluster) -> Iterator[str]:
         for name, value in wanted.items():
             if said.get(name) != value:
                 yield f"valkey.conf: {name} is {said.get(name)}, not {value}"
+        for pod, container in cluster.containers("redis"):
+            limit = _bytes(container["resources"]["limits"]["memory"])
+            if "maxmemory" not in said or limit < 2 * _bytes(said["maxmemory"]):
+                yield f"{pod.name}: with maxmemory {said.get('maxmemory')} it is killed at {limit} bytes"
+
+
+def _bytes(text: str) -> int:
+    """What Kubernetes calls 4Gi, and Valkey 4gb."""
+    units = {"k": 10, "m": 20, "g": 30}
+    number = text.rstrip("KMGibkmg")
+    return int(number) << units[text[len(number)].lower()]

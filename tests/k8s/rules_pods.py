@@ -51,6 +51,8 @@ def _hardened(pod: str, container: Json) -> Iterator[str]:
 def alone(cluster: Cluster) -> Iterator[str]:
     """No token of the Kubernetes API, no account that others use, no variables that Services put beside ours."""
     accounts = {account["metadata"]["name"]: account for account in cluster.of("ServiceAccount")}
+    for name in accounts.keys() - {pod.spec.get("serviceAccountName") for pod in cluster.pods()}:
+        yield f"no pod has the account {name}"
     for pod in cluster.pods():
         account = accounts.get(pod.spec.get("serviceAccountName", "default"))
         if account is None or account.get("automountServiceAccountToken") is not False:
@@ -75,7 +77,7 @@ def bounded(cluster: Cluster) -> Iterator[str]:
 
 
 def whole_devices(cluster: Cluster) -> Iterator[str]:
-    """Whole GPUs, as many requested as allowed; or a claim, and then one that the pod has."""
+    """Whole GPUs, as many requested as allowed; or a claim, and then one that the pod has; else none is seen."""
     for pod, container in cluster.containers():
         resources = container.get("resources", {})
         asked, most = (resources.get(part, {}).get("nvidia.com/gpu") for part in ("requests", "limits"))
@@ -86,6 +88,21 @@ def whole_devices(cluster: Cluster) -> Iterator[str]:
             template = claims.get(claim["name"], {}).get("resourceClaimTemplateName")
             if template not in {one["metadata"]["name"] for one in cluster.of("ResourceClaimTemplate")}:
                 yield f"{pod.name}/{container['name']}: no claim {claim['name']}"
+        # The image says NVIDIA_VISIBLE_DEVICES=all, for docker; a node's runtime may heed it without any request.
+        seen = cluster.environment(container).get("NVIDIA_VISIBLE_DEVICES")
+        if container["image"].endswith("-cuda") and not most and not resources.get("claims") and seen != "void":
+            yield f"{pod.name}/{container['name']}: asks for no GPU and may see them all"
+
+
+def large_enough(cluster: Cluster) -> Iterator[str]:
+    """Workers, and who holds weights for them, go to devices that are large enough; others would be tried for ever."""
+    claims = {one["metadata"]["name"]: str(one["spec"]) for one in cluster.of("ResourceClaimTemplate")}
+    for pod in cluster.pods("worker", "weights-cache"):
+        wanted = "nvidia.com/gpu" in str(pod.spec.get("nodeSelector")) or "resourceClaims" in pod.spec
+        named = (claims.get(claim["resourceClaimTemplateName"], "") for claim in pod.spec.get("resourceClaims", []))
+        said = [str(pod.spec.get("affinity")), *named]
+        if wanted and not any("nvidia.com/gpu.memory" in one or ".memory.compareTo" in one for one in said):
+            yield f"{pod.name}: any GPU will do, however small"
 
 
 def pinned(cluster: Cluster) -> Iterator[str]:

@@ -10,6 +10,7 @@ from tests.k8s.cluster import Cluster, Pod, probes, selects
 
 Json = dict[str, Any]
 ANYWHERE: Final = "0.0.0.0/0"
+STRANGER: Final = {"app.kubernetes.io/name": "other"}
 _LABEL: Final = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 _KEY: Final = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _PORT: Final = re.compile(r"(?=.*[a-z])(?!.*--)[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
@@ -187,8 +188,13 @@ def closed(cluster: Cluster) -> Iterator[str]:
     """Nothing comes in or goes out unless a policy says so; only who must reaches the world, and never a neighbour."""
     policies = list(cluster.of("NetworkPolicy"))
     denied = [p["spec"] for p in policies if not p["spec"].get("ingress") and not p["spec"].get("egress")]
-    if not any(spec["podSelector"] == {} and set(spec["policyTypes"]) == {"Ingress", "Egress"} for spec in denied):
-        yield "no policy denies by default"
+    for pod in cluster.pods():
+        kept = (one for one in denied if selects(one["podSelector"], pod.labels))
+        if {way for one in kept for way in one["policyTypes"]} != {"Ingress", "Egress"}:
+            yield f"{pod.name}: no policy denies by default"
+    if not any(cluster.of("Namespace")):
+        strangers = [p["metadata"]["name"] for p in policies if selects(p["spec"]["podSelector"], STRANGER)]
+        yield from (f"policy {name} is for whoever else is in a namespace that is not ours alone" for name in strangers)
     for policy in policies:
         name, spec = policy["metadata"]["name"], policy["spec"]
         who = {pod.component for pod in cluster.pods() if selects(spec["podSelector"], pod.labels)}
@@ -198,11 +204,6 @@ def closed(cluster: Cluster) -> Iterator[str]:
         for rule in spec.get("egress", []):
             for peer in rule.get("to", []):
                 yield from _too_far(name, who, peer.get("ipBlock", {}), rule)
-    for component in ("api", "worker"):
-        if not any(
-            "redis" in policy["metadata"]["name"] and _lets_out(cluster, policy, component) for policy in policies
-        ):
-            yield f"{component} has no way to Redis"
 
 
 def _too_far(name: str, who: set[str], block: Json, rule: Json) -> Iterator[str]:
@@ -214,8 +215,3 @@ def _too_far(name: str, who: set[str], block: Json, rule: Json) -> Iterator[str]
         yield f"policy {name}: neighbours and the node's metadata are reached too"
     if [port["port"] for port in rule["ports"]] != [443]:
         yield f"policy {name}: more than HTTPS goes out"
-
-
-def _lets_out(cluster: Cluster, policy: Json, component: str) -> bool:
-    spec = policy["spec"]
-    return bool(spec.get("egress")) and any(selects(spec["podSelector"], pod.labels) for pod in cluster.pods(component))

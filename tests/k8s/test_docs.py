@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+import typer
 import yaml
 
+from server.cli import app
+from server.worker import ARRIVED_WITHIN_S, PUBLISHED_WITHIN_S
 from tests.k8s.rendered import K8S, PROJECT, TO_SAY
 from tests.k8s.test_rules import BY_HAND
 
@@ -66,6 +69,50 @@ def test_the_secret_that_is_made_by_hand_has_the_keys_that_are_read() -> None:
 def test_what_a_site_must_say_stands_in_the_three_places_that_are_told(file: str) -> None:
     assert TO_SAY in (K8S / "overlays" / "prod" / file).read_text()
     assert file.replace("kustomization.yaml", "under `images`") in DEPLOY.replace("\n", " ")
+
+
+def test_nothing_is_applied_before_it_is_looked_for_what_was_left_unsaid() -> None:
+    said = commands()
+    looked = next(
+        at for at, line in enumerate(said) if line.startswith("kubectl kustomize k8s/overlays/prod | grep SET-ME")
+    )
+    assert said[looked + 1] == "kubectl apply -k k8s/overlays/prod"
+
+
+@pytest.mark.parametrize("page", ["operations.md", "runbook.md"])
+def test_how_long_a_stop_may_take_is_what_the_program_takes(page: str) -> None:
+    text = (PROJECT / "docs" / page).read_text()
+    [told] = re.findall(r"longer\s+than `R3_DRAIN_S` and (\d+) s", text)
+    assert int(told) == PUBLISHED_WITHIN_S + ARRIVED_WITHIN_S
+
+
+def unknown(text: str) -> list[str]:
+    """What a text calls a command or an option of `r3`, and is none."""
+    found = []
+    for said in re.findall(
+        r"(?:^|`|-- |\.\.\. |exec api )r3 ((?:[a-z]+ ?)+(?:[^`\n]*?--[a-z-]+)*)", text, re.MULTILINE
+    ):
+        words = said.split()
+        command: Any = typer.main.get_command(app)
+        while words and words[0] in getattr(command, "commands", ()):
+            command = command.commands[words.pop(0)]
+        options = {name for one in command.params for name in one.opts}
+        strange = [word for word in words if word.startswith("--") and word not in options]
+        if hasattr(command, "commands") or strange:
+            found.append(f"r3 {said}")
+    return found
+
+
+@pytest.mark.parametrize("page", ["deploy.md", "runbook.md"])
+def test_the_commands_of_ours_are_there_with_their_options(page: str) -> None:
+    text = (PROJECT / "docs" / page).read_text()
+    assert text.count("r3 queue ") + text.count("r3 keys ") > 2
+    assert unknown(text) == []
+
+
+@pytest.mark.parametrize("wrong", ["`r3 queue stop`", "r3 keys create alice --scopes admin", "`r3 job list`"])
+def test_a_command_that_there_is_not_is_noticed(wrong: str) -> None:
+    assert unknown(wrong) != []
 
 
 def test_commands_are_in_the_shells_form() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -204,3 +207,41 @@ def test_the_tags_are_the_projects_version() -> None:
     for file in places:
         for tag in re.findall(r"r3-(?:api|worker):(\d+\.\d+\.\d+)|newTag: (\d+\.\d+\.\d+)", Path(file).read_text()):
             assert "".join(tag) == version[1], file
+
+
+# make pin-images, with a registry that answers, and one that breaks off
+
+
+def pinned(folder: Path, skopeo: str) -> subprocess.CompletedProcess[str]:
+    """Run the script on a copy of the tree, with this program in skopeo's place."""
+    for name in ("docker", "k8s"):
+        shutil.copytree(PROJECT / name, folder / name, symlinks=True)
+    program = folder / "bin" / "skopeo"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{skopeo}\n")
+    program.chmod(0o755)
+    environment = {"PATH": f"{program.parent}:{os.environ['PATH']}"}
+    command = [folder / "docker" / "pin_images"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_pinning_reaches_every_image_of_others(tmp_path: Path) -> None:
+    digest = f"sha256:{64 * 'c'}"
+    done = pinned(tmp_path, f"echo {digest}")
+    assert done.returncode == 0, done.stderr
+    named = [
+        line
+        for file in (*(tmp_path / "docker").iterdir(), *(tmp_path / "k8s").rglob("*.yaml"))
+        if file.name != "pin_images"
+        for line in file.read_text().splitlines()
+        if re.search(r"debian:\d|valkey/valkey[:,]", line)
+    ]
+    assert len(named) == 5
+    assert [line for line in named if digest not in line] == []
+
+
+def test_nothing_is_pinned_where_a_digest_is_missing(tmp_path: Path) -> None:
+    done = pinned(tmp_path, 'case "$4" in *debian*) echo sha256:$(printf "%064d" 1);; *) echo gone; esac')
+    assert done.returncode != 0
+    for name in ("docker/compose.yaml", "docker/api.Dockerfile", "k8s/chart/values.yaml"):
+        assert (tmp_path / name).read_text() == (PROJECT / name).read_text()

@@ -38,6 +38,16 @@ def test_alerts_and_dashboards_arrive_as_they_are(way: str, ways: dict[str, Call
     assert told == {file.name: json.loads(file.read_text()) for file in (MONITORING / "dashboards").glob("*.json")}
 
 
+@pytest.mark.parametrize("way", ["chart", "overlay"])
+def test_monitors_and_alerts_have_the_label_by_which_prometheus_takes_them(
+    way: str, ways: dict[str, Callable[[], Cluster]]
+) -> None:
+    """kube-prometheus-stack passes over what has it not, and says nothing: no metrics, no alert."""
+    found = list(ways[way]().of("PodMonitor", "PrometheusRule"))
+    assert len(found) == 3
+    assert {document["metadata"]["labels"].get("release") for document in found} == {"prometheus"}
+
+
 def test_the_rule_for_the_operator_is_the_rule_file() -> None:
     alerts = (MONITORING / "alerts.yaml").read_text()
     assert FILE.read_text() == wrapped(alerts)

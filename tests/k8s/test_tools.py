@@ -16,7 +16,9 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.k8s.rendered import K8S, PROJECT, filled, kustomized, templated, tool
+from server.queue_records import QueuePolicy
+from tests.k8s.cluster import Cluster
+from tests.k8s.rendered import DIGEST, K8S, PROJECT, filled, kustomized, templated, tool
 from tests.k8s.test_rules import CHARTS
 from tests.node_packages import node
 
@@ -137,6 +139,7 @@ def test_helm_finds_nothing_in_the_chart(name: str) -> None:
         ("pictures.cidr=everywhere", "cidr"),
         ("redis.external.cidr=", "redis.external.cidr is needed"),
         ("route.host=", "host"),
+        ("route.listener=", "listener"),
     ],
 )
 def test_the_chart_refuses_values_that_it_does_not_take(wrong: str, says: str) -> None:
@@ -145,6 +148,68 @@ def test_the_chart_refuses_values_that_it_does_not_take(wrong: str, says: str) -
     )
     assert done.returncode != 0
     assert says in done.stderr
+
+
+SECOND: Final[Json] = {
+    "model": "r3-second",
+    "replicas": 1,
+    "device": "gpu",
+    "settings": {},
+    "weights": {"kind": "image", "image": f"example/r3@{DIGEST}"},
+    "autoscaling": {"enabled": False},
+    "resources": {"requests": {"cpu": "4", "memory": "48Gi"}, "limits": {"memory": "48Gi"}},
+}
+
+
+def with_second(**changed: Any) -> subprocess.CompletedProcess[str]:
+    """A second worker, for which nothing is filled in from values.yaml."""
+    second = json.dumps({**SECOND, **changed})
+    command = (tool("helm"), "template", "r3", K8S / "chart", "-n", "r3", "-f", CHARTS["dev"])
+    return run(*command, "--set-json", f"workers.second={second}")
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"autoscaling": {"enabled": True}}, "max is required"),
+        ({"weights": {"kind": "pvc", "repository": "example/r3", "revision": "0123456"}}, "size is required"),
+        ({"resources": {"limits": {"memory": "48Gi"}}}, "requests is required"),
+        ({"settings": {"R3_WORKER_PORT": "8002"}}, "R3_WORKER_PORT"),
+        ({"settings": {"R3_LEASE_S": "30"}}, "R3_LEASE_S"),
+        ({"settings": {"R3_REDIS_URL": "redis://:secret@redis:6379/0"}}, "R3_REDIS_URL"),
+    ],
+)
+def test_a_second_worker_leaves_out_nothing_that_would_be_empty(changed: Json, says: str) -> None:
+    assert with_second().returncode == 0
+    done = with_second(**changed)
+    assert done.returncode != 0
+    assert says in done.stderr
+
+
+def test_the_schema_refuses_all_that_the_chart_says_itself_and_all_that_must_not_differ() -> None:
+    schema = json.loads((K8S / "chart" / "values.schema.json").read_text())["definitions"]
+    own = set(schema["settings"]["propertyNames"]["not"]["enum"])
+    said = {
+        variable["name"]
+        for name in CHARTS
+        for _, container in Cluster(templated(CHARTS[name])).containers("api", "worker")
+        for variable in container["env"]
+        if variable["name"].startswith("R3_")
+    }
+    assert said - {"R3_MAX_TRAJECTORIES"} <= own  # that one is a value of the second worker
+    [_, of_one] = schema["worker"]["properties"]["settings"]["allOf"]
+    shared = {f"R3_{name.upper()}" for name in QueuePolicy.__dataclass_fields__}
+    assert set(of_one["propertyNames"]["not"]["enum"]) == shared
+
+
+@pytest.mark.parametrize(
+    ("all_", "of_one", "grace_s"), [("90", None, 120), ("90", "300", 330), ("600", "20", 50), ("90.5", None, 121)]
+)
+def test_the_grace_follows_the_drain_of_the_worker(all_: str, of_one: str | None, grace_s: int) -> None:
+    more = ("--set-string", f"workers.main.settings.R3_DRAIN_S={of_one}") if of_one else ()
+    cluster = Cluster(templated(CHARTS["prod"], "--set-string", f"settings.R3_DRAIN_S={all_}", *more))
+    [main] = [pod for pod in cluster.pods("worker") if pod.labels["worker"] == "main"]
+    assert main.spec["terminationGracePeriodSeconds"] == grace_s
 
 
 # checkov

@@ -40,6 +40,7 @@ def as_sent(query: str, shown: str = "6h", rate_over: str = "1m") -> str:
         "$__interval_ms": "5000",
         "$__interval": "5s",
         "$__range": shown,
+        "$namespace": "",
         "$model": ".*",
         "$gpu_hour": "3",
     }

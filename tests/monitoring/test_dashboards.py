@@ -88,6 +88,22 @@ def test_every_query_names_metrics_and_labels_that_the_code_exports(dashboard: J
     assert not unknown(dashboard)
 
 
+def of_another_installation(dashboard: Json) -> list[str]:
+    """Queries that read more than the namespace that was chosen."""
+    return [
+        query
+        for query in queries(dashboard)
+        if re.search(r"\b(?:r3|process)_\w+(?!\w|\{namespace=\"\$namespace\")", query)
+    ]
+
+
+def test_every_query_is_of_one_installation(dashboard: Json) -> None:
+    """One Prometheus may read several, with models of the same name."""
+    assert of_another_installation(dashboard) == []
+    panels(dashboard)[3]["targets"][0]["expr"] += " + r3_api_info"
+    assert len(of_another_installation(dashboard)) == 1
+
+
 @pytest.mark.parametrize(
     "expr", ["r3_job_seconds_sum", "sum by (tenant) (r3_sse_streams)", 'r3_jobs_total{status="failed"}', "vector(1)"]
 )

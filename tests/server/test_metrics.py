@@ -180,6 +180,16 @@ def test_every_series_of_a_loaded_worker_names_its_model() -> None:
     assert ("r3_model_info", {"model": "r3-7b", "hash": "0" * 16, "version": "1.0"}, 1.0) in series
 
 
+def test_redis_is_not_told_to_be_away_while_a_model_loads_and_nobody_asks_it() -> None:
+    """R3QueueAway fires after a minute of 0: each cold start of a large model would be an alarm."""
+    metrics = WorkerMetrics()
+    assert value(metrics.exposition, "r3_queue_up") is None
+    metrics.loaded("r3-7b", "0" * 16, "1.0", 31.5)
+    assert value(metrics.exposition, "r3_queue_up", model="r3-7b") == 0  # asked from now on
+    metrics.redis_up.set(True)
+    assert value(metrics.exposition, "r3_queue_up", model="r3-7b") == 1
+
+
 def test_what_will_be_counted_is_there_from_the_beginning_as_0() -> None:
     """Who asks for an increase misses what a series began with."""
     told = WorkerMetrics().exposition

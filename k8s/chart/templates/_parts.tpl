@@ -15,7 +15,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- end }}
 
 {{- define "r3.image" -}}
-{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
+{{ .repository }}:{{ .tag }}{{ with .digest }}@{{ . }}{{ end }}
 {{- end }}
 
 {{/* What every pod says of itself. */}}
@@ -69,8 +69,20 @@ matchExpressions:
   - {key: app.kubernetes.io/component, operator: In, values: [api, worker]}
 {{- end }}
 
+{{/* MiB that a worker's GPU must have. */}}
+{{- define "r3.gpuMemory" -}}
+{{ hasKey . "gpuMemoryMiB" | ternary .gpuMemoryMiB 39000 | int }}
+{{- end }}
+
+{{/* Nodes that a worker may run on. */}}
 {{- define "r3.gpuNodes" -}}
 nodeSelector: {nvidia.com/gpu.present: "true"}
+affinity:
+  nodeAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      nodeSelectorTerms:
+        - matchExpressions:
+            - {key: nvidia.com/gpu.memory, operator: Gt, values: [{{ include "r3.gpuMemory" . | quote }}]}
 tolerations:
   - {key: nvidia.com/gpu, operator: Exists, effect: NoSchedule}
 {{- end }}
