@@ -1,6 +1,7 @@
 """Every setting, read from the environment (prefix `R3_`) in this one place and frozen.
 
-Command-line options win over the environment, the environment over the defaults below. Nothing else reads `os.environ`.
+Command-line options win over the environment, the environment over the defaults below. Nothing else reads `os.environ`
+but other_variables.py, for what is no setting of a server.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.hook_rules import allowed
+from server.other_variables import ADDRESS
 
 NONE = "none"  # says in the environment that a setting has no value
 _OTHER_VARIABLES = frozenset(
@@ -25,7 +27,6 @@ _OTHER_VARIABLES = frozenset(
 _HOST = re.compile(r"[\w.-]+|\[?(?=.*:.*:)[0-9a-fA-F:.]+\]?")
 _ORIGIN = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
 MIN_SECRET_CHARS = 32
-_ADDRESS = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?(/[\w./~-]*)?", re.IGNORECASE)
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 
 
@@ -163,7 +164,7 @@ class Settings(BaseSettings):
     @field_validator("public_url")
     @classmethod
     def _is_address(cls, url: str | None) -> str | None:
-        if url is not None and not _ADDRESS.fullmatch(url):
+        if url is not None and not ADDRESS.fullmatch(url):
             raise ValueError(f"{url!r} is no address of a server; write it as https://HOST or http://HOST:PORT")
         return url
 
@@ -228,43 +229,3 @@ class Settings(BaseSettings):
     def image_store_url(self) -> str:
         """Where pictures are kept: a folder of the data directory unless a URL is given."""
         return self.image_store or str(self.data_dir / "images")
-
-
-# where a running server is, for the commands that talk to one
-
-
-class Connection(BaseSettings):
-    """Where a running server answers, and the key that is shown to it. Without `url` it is the one on this machine."""
-
-    model_config = SettingsConfigDict(env_prefix="R3_", frozen=True, extra="forbid", env_ignore_empty=True)
-
-    url: str | None = None
-    key: SecretStr | None = None
-    api_key: SecretStr | None = None  # of one's own jobs, as r3client reads it; `key` may be an operator's
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
-
-    @field_validator("url")
-    @classmethod
-    def _is_address(cls, url: str | None) -> str | None:
-        if url is not None and not _ADDRESS.fullmatch(url):
-            raise ValueError("it is no address of a server; write it as http://HOST:PORT or https://HOST")
-        return url
-
-    @field_validator("key", "api_key")
-    @classmethod
-    def _is_one_word(cls, key: SecretStr | None) -> SecretStr | None:
-        if key is not None and not re.fullmatch(r"[!-~]+", key.get_secret_value()):
-            raise ValueError("a key is one word of ASCII characters; copy it again as it was printed when it was made")
-        return key
-
-    @property
-    def address(self) -> str:
-        """The server's URL."""
-        return self.url or local_url(self.host, self.port)
-
-
-def local_url(host: str, port: int) -> str:
-    """Where a browser on this machine finds a server that listens there."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 -- a name for it
-    return f"http://{f'[{name}]' if ':' in name and not name.startswith('[') else name}:{port}"
