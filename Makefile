@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow reliability soak eval train-small check check-k8s k8s-tools pin-images format openapi dashboards lock clean
+.PHONY: help install serve test test-slow reliability soak eval train-small check settings check-k8s k8s-tools pin-images format openapi dashboards lock clean
 
 help:  ## Say what each target does
 	@grep -E '^[a-z0-9-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z0-9-]+):.*## /  make \1|/' | column -t -s '|'
@@ -43,7 +43,7 @@ eval: install  ## Measure the small model for its card: 640 test prompts; ARGS='
 train-small: install  ## Make checkpoints/small from nothing, in hours on two cores; run it again to go on
 	$(BIN)/python -m training.train_small $(ARGS)
 
-check: install  ## Formatting, lint, types, import rules, openapi.yaml and dashboards up to date
+check: install  ## Formatting, lint, types, import rules; openapi.yaml, dashboards and the settings' table up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy r3client r3core server tests requirements benchmarks training k8s
@@ -51,6 +51,7 @@ check: install  ## Formatting, lint, types, import rules, openapi.yaml and dashb
 	$(BIN)/r3 openapi --check
 	$(BIN)/python -m k8s.monitoring.dashboards --check
 	$(BIN)/python -m k8s.monitoring.prometheus_rule --check
+	$(BIN)/python -m server.settings_table --check
 
 check-k8s: install k8s-tools  ## Look at docker/ and k8s/ with every tool; nothing is skipped but for a kubectl that is not there
 	R3_TEST_ALL=1 $(BIN)/pytest tests/k8s $(ARGS)
@@ -72,6 +73,9 @@ format: install  ## Put the source in the house format
 
 openapi: install  ## Write openapi.yaml anew from the app
 	$(BIN)/r3 openapi
+
+settings: install  ## Write the table of settings in docs/operations.md anew
+	$(BIN)/python -m server.settings_table
 
 dashboards: install  ## Write what Grafana and the Prometheus operator take from k8s/monitoring anew
 	$(BIN)/python -m k8s.monitoring.dashboards
