@@ -35,7 +35,7 @@ def pyproject() -> dict[str, dict[str, dict[str, list[str]]]]:
     return tomllib.loads((PROJECT / "pyproject.toml").read_text())
 
 
-LOCKS = ["lock", "api", "worker", "cuda", "build", "k8s", "checkov"]
+LOCKS = ["lock", "api", "worker", "cuda", "build", "k8s", "sbom", "checkov"]
 
 
 @pytest.mark.parametrize("name", ["torch.txt", *(f"{name}.txt" for name in LOCKS)])
