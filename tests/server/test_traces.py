@@ -25,6 +25,8 @@ from server.queue_worker import WorkerQueue
 from server.traces import trace_id_of
 from server.traces_otel import OtelTraces
 from tests.server.api.running import RunningApi, running_api
+from tests.server.delivering import made, turn
+from tests.server.receiving import Receiver
 from tests.server.waiting import until
 from tests.server.working import ASKED, FOR_EVER, Start, ended, new_job, run, until_event
 
@@ -287,3 +289,15 @@ def test_a_refused_submission_says_so_in_its_span(api: RunningApi, told: Told) -
     assert again.status_code == 422, again.text
     refused = told.named("submit")[1]
     assert refused.status.description == "IdempotencyMismatch"
+
+
+async def test_a_webhooks_log_lines_name_the_trace_of_its_job(
+    queue: Queue, store: ImageStore, receiver: Receiver, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = new_job(webhook={"url": receiver.url, "events": None})
+    new.request["trace"] = {"traceparent": CALLER}
+    await queue.submit(new)
+    await queue.cancel(new.id)
+    await turn(made(queue, store))
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "webhook delivered" in line]
+    assert TRACE in line
