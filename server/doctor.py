@@ -18,7 +18,6 @@ from server.misconfigured import Misconfigured
 from server.other_variables import Telemetry
 from server.preflight import check_data_dir, check_redis_answers, check_redis_url
 from server.settings import Settings
-from server.traces import PROTOCOL
 
 if TYPE_CHECKING:
     import torch
@@ -146,8 +145,8 @@ def _traces(settings: Settings) -> Finding | str:
     asked = Telemetry()
     if asked.endpoint is None or asked.is_off:
         return "off; OTEL_EXPORTER_OTLP_ENDPOINT names no collector, or they are switched off"
-    if asked.protocol != PROTOCOL:
-        return Finding("note", "traces", f"off: {asked.protocol} is asked for, and only {PROTOCOL} is spoken")
+    if asked.fault is not None:
+        return Finding("note", "traces", f"off: {asked.fault}")
     if _version("opentelemetry-exporter-otlp-proto-http") is None:
         return Finding("note", "traces", "off: a collector is named; install r3-server[otel]")
     return f"sent to {asked.shown_endpoint}"

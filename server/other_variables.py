@@ -12,6 +12,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ADDRESS: Final = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?(/[\w./~-]*)?", re.IGNORECASE)
 
+PROTOCOL: Final = "http/protobuf"
+
 
 class Connection(BaseSettings):
     """Where a running server answers, and the key that is shown to it. Without `url` it is the one on this machine."""
@@ -53,7 +55,7 @@ class Telemetry(BaseSettings):
     traces_exporter: str = "otlp"
     exporter_otlp_endpoint: str | None = None
     exporter_otlp_traces_endpoint: str | None = None
-    exporter_otlp_protocol: str = "http/protobuf"
+    exporter_otlp_protocol: str = PROTOCOL
     exporter_otlp_traces_protocol: str | None = None
 
     @property
@@ -70,6 +72,15 @@ class Telemetry(BaseSettings):
     def protocol(self) -> str:
         """What the collector is spoken to in."""
         return self.exporter_otlp_traces_protocol or self.exporter_otlp_protocol
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing could be sent there, and what to change; None where it is in form."""
+        if self.protocol != PROTOCOL:
+            return f"OTEL_EXPORTER_OTLP_PROTOCOL={self.protocol} is not spoken; leave it out, and name port 4318"
+        if self.endpoint is not None and not self.endpoint.startswith(("http://", "https://")):
+            return f"OTEL_EXPORTER_OTLP_ENDPOINT={self.shown_endpoint} is no address; write it as http://HOST:4318"
+        return None
 
     @property
     def is_off(self) -> bool:

@@ -97,8 +97,8 @@ class NewJob:
     """A job as it is submitted. Raises ValueError for what the queue cannot hold.
 
     `request` is what the worker needs: {"version": STORED_VERSION, "request": asdict(Request), "start_image": id or
-    None, "output_format": …, "output_compression": …}; `params` is what the job shows; `cost` see `job_cost`;
-    `trajectories` is n; `quotas` are the tenant's.
+    None, "output_format": …, "output_compression": …, "trace": see traces.py}; `params` is what the job shows; `cost`
+    see `job_cost`; `trajectories` is n; `quotas` are the tenant's.
     """
 
     id: str

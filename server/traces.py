@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("r3.traces")
 
-PROTOCOL: Final = "http/protobuf"
-
 Carrier = dict[str, str]  # `traceparent`, and `tracestate` where there is one
 Value = str | int | float | bool
 
@@ -95,10 +93,8 @@ def open_traces(service: str) -> Traces:
     asked = Telemetry()
     if asked.endpoint is None or asked.is_off:
         return OFF
-    if asked.protocol != PROTOCOL:
-        log.warning(
-            "traces are off: only http/protobuf is spoken (port 4318)", OTEL_EXPORTER_OTLP_PROTOCOL=asked.protocol
-        )
+    if asked.fault is not None:
+        log.warning("traces are off", reason=asked.fault)
         return OFF
     try:
         from server.traces_otel import OtelTraces

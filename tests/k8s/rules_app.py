@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from server.api import GRACE_S
 from server.app import create_app
 from server.misconfigured import Misconfigured
+from server.other_variables import PROTOCOL
 from server.preflight import check_exposure
 from server.queue_records import ROOT
 from server.settings import LOOPBACK_HOSTS, Settings
-from server.traces import PROTOCOL
 from server.traces_otel import FLUSH_S
 from server.worker import ARRIVED_WITHIN_S, PUBLISHED_WITHIN_S
 from server.worker_health import HealthPort, Vitals

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server import settings_table
+from server import cli_options, settings_table
 from server.settings import Settings
 from server.settings_table import BEGIN, END, PAGE, main, table, with_table
 
@@ -67,3 +67,12 @@ def test_every_variable_that_a_page_names_is_there() -> None:
     for page in (*(PROJECT / "docs").glob("*.md"), PROJECT / "README.md", PROJECT / "CONTRIBUTING.md"):
         named = set(re.findall(r"\bR3_[A-Z][A-Z_]+\b", page.read_text()))
         assert named <= known, f"{page.name}: {sorted(named - known)}"
+
+
+def test_the_help_of_an_option_tells_the_settings_own_default() -> None:
+    """Help is written by hand, for it must not import the settings."""
+    told = re.findall(r"\[R3_(\w+); ([^\]]+)\]", Path(cli_options.__file__).read_text())
+    literal = {name: default for name, default in told if re.fullmatch(r"[\d.]+", default)}
+    assert {"HOST", "PORT", "WORKER_HOST", "WORKER_PORT"} <= set(literal)
+    for name, default in literal.items():
+        assert default == str(Settings.model_fields[name.lower()].default), name
