@@ -67,7 +67,7 @@ class OtelTraces(Traces):
     @contextmanager
     def submitting(self, headers: Mapping[str, str], again: Carrier | None = None) -> Iterator[Submitting]:
         told = {name: headers[name] for name in _W3C.fields if name in headers}
-        links = None if again is None else [Link(get_current_span(_W3C.extract(again)).get_span_context())]
+        links = [Link(get_current_span(_W3C.extract(again)).get_span_context())] if again else None
         span = self._tracer.start_span("submit", _W3C.extract(told), SpanKind.PRODUCER, links=links)
         under_way = Submitting()
         _W3C.inject(under_way.trace, set_span_in_context(span))
