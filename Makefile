@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow reliability soak eval train-small check check-k8s k8s-tools pin-images format openapi dashboards lock clean
+.PHONY: help install serve test test-slow reliability soak eval train-small check settings check-k8s k8s-tools pin-images sbom licences format openapi dashboards lock clean
 
 help:  ## Say what each target does
 	@grep -E '^[a-z0-9-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z0-9-]+):.*## /  make \1|/' | column -t -s '|'
@@ -43,7 +43,7 @@ eval: install  ## Measure the small model for its card: 640 test prompts; ARGS='
 train-small: install  ## Make checkpoints/small from nothing, in two hours on two cores, larger on a GPU; run it again to go on
 	$(BIN)/python -m training.train_small $(ARGS)
 
-check: install  ## Formatting, lint, types, import rules, openapi.yaml and dashboards up to date
+check: install  ## Formatting, lint, types, import rules; openapi.yaml, dashboards and the settings' table up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy r3client r3core server tests requirements benchmarks training k8s
@@ -51,6 +51,7 @@ check: install  ## Formatting, lint, types, import rules, openapi.yaml and dashb
 	$(BIN)/r3 openapi --check
 	$(BIN)/python -m k8s.monitoring.dashboards --check
 	$(BIN)/python -m k8s.monitoring.prometheus_rule --check
+	$(BIN)/python -m server.settings_table --check
 
 check-k8s: install k8s-tools  ## Look at docker/ and k8s/ with every tool; nothing is skipped but for a kubectl that is not there
 	R3_TEST_ALL=1 $(BIN)/pytest tests/k8s $(ARGS)
@@ -63,6 +64,12 @@ k8s-tools: .venv-k8s/.installed .venv-checkov/.installed  ## Install what check-
 	.venv-$*/bin/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $<
 	@touch $@
 
+sbom: .venv-sbom/.installed  ## Write build/sbom/*.cdx.json: what the images hold of Python packages, as CycloneDX
+	.venv-sbom/bin/python requirements/sbom.py
+
+licences: install .venv-sbom/.installed  ## After a change of the locks: write docs/licences.md anew
+	$(BIN)/python requirements/licences.py
+
 pin-images:  ## Turn the tags of others' images into digests; needs a registry that can be reached, and skopeo
 	docker/pin_images
 
@@ -73,6 +80,9 @@ format: install  ## Put the source in the house format
 openapi: install  ## Write openapi.yaml anew from the app
 	$(BIN)/r3 openapi
 
+settings: install  ## Write the table of settings in docs/operations.md anew
+	$(BIN)/python -m server.settings_table
+
 dashboards: install  ## Write what Grafana and the Prometheus operator take from k8s/monitoring anew
 	$(BIN)/python -m k8s.monitoring.dashboards
 	$(BIN)/python -m k8s.monitoring.prometheus_rule
@@ -82,5 +92,5 @@ lock:  ## Write the lock files in requirements/ anew; ARGS='api worker' writes t
 	.venv-lock/bin/python requirements/lock.py $(ARGS)
 
 clean:  ## Remove all that was built, the environment included
-	rm -rf .venv .venv-lock .venv-k8s .venv-checkov build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-lock .venv-k8s .venv-checkov .venv-sbom build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

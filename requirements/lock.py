@@ -6,6 +6,7 @@
     cuda.txt      what the worker's CUDA image holds: the extras worker and cuda
     build.txt     what builds the project's own wheel in the images
     k8s.txt       the programs of `make check-k8s` (k8s.in); a virtual environment of their own
+    sbom.txt      the programs of `make sbom` and `make licences` (sbom.in); the same
     checkov.txt   checkov (checkov.in), which needs one for itself alone
 
 The locks hold for Python 3.11 to 3.13 on Linux (x86-64, arm64) and macOS. torch is left out: requirements/torch.txt

@@ -39,6 +39,7 @@ from server.routes import admin, docs, generate, images, jobs, openai, page, ses
 from server.routes import service as service_routes
 from server.service import Service
 from server.settings import Settings
+from server.traces import Traces, open_traces
 
 log = structlog.get_logger("r3.api")
 
@@ -49,12 +50,13 @@ _EXPOSED_HEADERS: Final = (
 )
 _TAKEN_HEADERS: Final = (
     *("Authorization", "Content-Type", "Idempotency-Key", "Prefer", "Last-Event-ID", "X-Request-ID"),
+    *("traceparent", "tracestate"),
 )
 
 
-def create_app(settings: Settings, queue: Queue | None = None) -> FastAPI:
+def create_app(settings: Settings, queue: Queue | None = None, traces: Traces | None = None) -> FastAPI:
     """The app. Nothing is connected to or written until it starts; without `queue` it opens the one that the settings
-    name.
+    name, without `traces` those that the environment asks for.
     """
     metrics = Metrics(server.__version__)
     authority = Authority(settings)
@@ -64,7 +66,7 @@ def create_app(settings: Settings, queue: Queue | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        lifespan=_lifespan(settings, metrics, authority, queue),
+        lifespan=_lifespan(settings, metrics, authority, (queue, traces)),
     )
     routers = (
         *(generate.router, jobs.router, share.router, images.router, openai.router),
@@ -108,18 +110,20 @@ async def _kept_running(name: str, work: Callable[[], Awaitable[None]]) -> None:
 
 
 def _lifespan(
-    settings: Settings, metrics: Metrics, authority: Authority, queue: Queue | None
+    settings: Settings, metrics: Metrics, authority: Authority, given: tuple[Queue | None, Traces | None]
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        queue, traces = given
         own = queue or Queue.from_settings(settings)
+        traces = traces or open_traces("r3-api")
         images = await asyncio.to_thread(ImageStore, settings.image_store_url)
         hub = Hub(own, metrics, buffer_events=settings.stream_buffer_events, heartbeat_s=settings.heartbeat_s)
         authority.connect(own)
         presenter = Presenter(own, images, authority)
         catalogue = Catalogue(own, settings)
         parts = app.state.service = Service(
-            settings, own, images, hub, metrics, catalogue, presenter, authority, GivingUp(own)
+            settings, own, images, hub, metrics, catalogue, presenter, authority, GivingUp(own), traces
         )
         background: dict[str, Callable[[], Awaitable[None]]] = {
             "keys": authority.keep_fresh,
@@ -146,5 +150,6 @@ def _lifespan(
             if queue is None:
                 with suppress(OSError):
                     await own.close()
+            await asyncio.to_thread(traces.close)
 
     return lifespan

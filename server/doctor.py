@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from r3core.errors import R3Error
 from server.misconfigured import Misconfigured
+from server.other_variables import Telemetry
 from server.preflight import check_data_dir, check_redis_answers, check_redis_url
 from server.settings import Settings
 
@@ -140,6 +141,17 @@ def _xformers(settings: Settings) -> Finding | str:
     return found or Finding("note", "xformers", "not installed; on CUDA torch's own variable-length attention is used")
 
 
+def _traces(settings: Settings) -> Finding | str:
+    asked = Telemetry()
+    if asked.endpoint is None or asked.is_off:
+        return "off; OTEL_EXPORTER_OTLP_ENDPOINT names no collector, or they are switched off"
+    if asked.fault is not None:
+        return Finding("note", "traces", f"off: {asked.fault}")
+    if _version("opentelemetry-exporter-otlp-proto-http") is None:
+        return Finding("note", "traces", "off: a collector is named; install r3-server[otel]")
+    return f"sent to {asked.shown_endpoint}"
+
+
 CHECKS: Final[dict[str, Callable[[Settings], Finding | str]]] = {
     "system": _system,
     "packages": _packages,
@@ -150,6 +162,7 @@ CHECKS: Final[dict[str, Callable[[Settings], Finding | str]]] = {
     "memory": _memory,
     "queue": _queue,
     "data": _data_dir,
+    "traces": _traces,
 }
 
 

@@ -48,7 +48,7 @@ class EngineLoop:
         self._publisher, self._leases, self._vitals = publisher, leases, vitals
         self._drain_s = drain_s
         self._metrics = vitals.metrics
-        self._telling, self._tally = Telling(self._put), Tally(vitals.metrics)
+        self._telling, self._tally = Telling(self._put), Tally(vitals.metrics, vitals.traces)
         self._jobs: dict[str, HeldJob] = {}
         self._in_engine: dict[str, tuple[HeldJob, int]] = {}
         self._is_leaving = False

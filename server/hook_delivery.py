@@ -32,6 +32,7 @@ from server.present import Presenter
 from server.queue import Queue, QueueUnavailable, StoredJob
 from server.queue_hooks import DueHook
 from server.settings import Settings
+from server.traces import trace_id_of
 
 log = structlog.get_logger("r3.webhooks")
 
@@ -148,7 +149,8 @@ class Deliveries:
             await self._queue.hooks.end(hook.job_id)
             self._gave_up(hook, "its job was deleted or has expired")
             return
-        structlog.contextvars.bind_contextvars(to=shown(job.webhook["url"]))  # of this task alone
+        # Of this task alone.
+        structlog.contextvars.bind_contextvars(to=shown(job.webhook["url"]), **trace_id_of(job.request))
         try:
             content = await self._content(job)
             signing = await self._queue.hooks.signing_secrets(tenant)

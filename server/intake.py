@@ -53,6 +53,7 @@ class Intake:
         hand_over: Callable[[Ready], None],
     ) -> None:
         self._work, self._store, self._leases, self._publisher = work, store, leases, publisher
+        self._traces = publisher.traces
         self._model, self._hand_over = model, hand_over
         self._look = threading.Event()
         self._closing = threading.Event()
@@ -123,6 +124,7 @@ class Intake:
                 self._room, self._under_way = (0 if taken else room), len(taken)
         for lease in taken:
             self._leases.add(lease)
+            self._traces.begun(lease)
         self._tell_of(self._work.left_to_newer)
         given_back = [lease for lease in taken if not self._prepare(lease)]
         return not given_back

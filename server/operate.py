@@ -16,7 +16,7 @@ import httpx
 import typer
 
 from server.misconfigured import Misconfigured
-from server.settings import Connection
+from server.other_variables import Connection
 from server.tables import age, lines_of, plain, table
 
 Json = dict[str, Any]

@@ -20,7 +20,8 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import SettingsError
 
 from server.misconfigured import Misconfigured
-from server.settings import Connection, Settings
+from server.other_variables import Connection
+from server.settings import Settings
 
 _DEVICE: Final = re.compile(r"cpu|cuda(:\d+)?")
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import queue
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -24,7 +25,8 @@ from server.queue_errors import QueueUnavailable
 from server.queue_records import Checkpoint, Ending, Event, Json, Lease, picture
 from server.queue_worker import WorkerQueue, Written
 from server.tally import since_submission_s
-from server.worker_metrics import Outcome, WorkerMetrics
+from server.traces import Traces
+from server.worker_metrics import Outcome, Phase, WorkerMetrics
 from server.worker_thread import WorkerThread
 
 log = structlog.get_logger("r3.worker")
@@ -53,11 +55,13 @@ class Publisher:
         store: ImageStore,
         leases: Leases,
         metrics: WorkerMetrics,
+        traces: Traces,
         *,
         model_hash: str,
         drop: Callable[[Lease], None],
     ) -> None:
         self._work, self._store, self._leases, self._metrics = work, store, leases, metrics
+        self.traces = traces
         self._model_hash, self._drop = model_hash, drop
         self._line: queue.Queue[Item | None] = queue.Queue(LINE)
         self._written: dict[tuple[str, int], _Written] = {}
@@ -133,6 +137,7 @@ class Publisher:
                 return self._end(item)
             case GiveBack(lease, forgive):
                 written = self._work.release(lease.id, lease.token, forgive=forgive)
+                self.traces.outcome(lease, "lost" if written == "lost" else "given_back")
                 self._forget(lease)
                 return written
         return "ok"
@@ -153,12 +158,12 @@ class Publisher:
     def _stored(self, item: Keep) -> Json:
         """The picture's record, once its bytes are in the store."""
         lease, asked = item.lease, item.lease.job.request
-        with self._metrics.timing("encode"):
+        with self._timing("encode", item):
             texts = encoding.PictureTexts(item.trajectory.request.prompt, item.trajectory.seed, item.round)
             master = encoding.png(item.pixels, texts)
             name = asked.get("output_format") or "png"
             sent = master if name == "png" else encoding.lossy(item.pixels, name, asked.get("output_compression"))
-        with self._metrics.timing("store"):
+        with self._timing("store", item):
             master_sha256 = self._put(lease, master)
             sha256 = master_sha256 if name == "png" else self._put(lease, sent)
         return {
@@ -174,6 +179,12 @@ class Publisher:
             "master_sha256": master_sha256,
             "model_hash": self._model_hash,
         }
+
+    @contextmanager
+    def _timing(self, phase: Phase, item: Keep) -> Iterator[None]:
+        about = {"trajectory": item.trajectory.index, "round": item.round}
+        with self._metrics.timing(phase), self.traces.beside(item.lease, phase, **about):
+            yield
 
     def _put(self, lease: Lease, content: bytes) -> str:
         return tried_again(lambda: self._store.put(lease.job.tenant, lease.id, content), lease.id)
@@ -210,14 +221,16 @@ class Publisher:
             ),
         )
         if item.ending is not None:
-            self._count(lease, "lost" if written == "lost" else item.ending.status)
-            if ended is None and item.ending.error is not None:  # it could not be begun
-                self._metrics.failures.labels(item.ending.error["code"]).inc()
+            code = None if item.ending.error is None else item.ending.error["code"]
+            self._count(lease, "lost" if written == "lost" else item.ending.status, code)
+            if ended is None and code is not None:  # it could not be begun
+                self._metrics.failures.labels(code).inc()
             self._forget(lease)
         return written
 
-    def _count(self, lease: Lease, outcome: Outcome) -> None:
+    def _count(self, lease: Lease, outcome: Outcome, code: str | None = None) -> None:
         """A job ended, in truth: only what is written has."""
+        self.traces.outcome(lease, outcome, code)
         self._metrics.jobs.labels(outcome).inc()
         if outcome != "lost":
             self._metrics.latency_s.observe(since_submission_s(lease))
@@ -239,7 +252,7 @@ class Publisher:
         """End a job that could not be written, so that it does not wait for its strikes to run out."""
         code = "storage_failed" if isinstance(error, OSError) else "step_failed"
         self._metrics.failures.labels(code).inc()
-        self._count(lease, "failed")
+        self._count(lease, "failed", code)
         what = {"code": code, "message": f"a picture or event could not be stored ({type(error).__name__})"}
         try:
             self._checkpoint(lease, Checkpoint(0, ending=Ending("failed", what)))
@@ -255,3 +268,4 @@ class Publisher:
         self._leases.drop(lease)
         self._written.pop((lease.id, lease.token), None)
         self._work.forget(lease.id, lease.token)
+        self.traces.ended(lease)

@@ -16,6 +16,7 @@ from r3core.types import Request
 from server.keys import NO_LIMITS, TenantLimits, tenant_name
 from server.rate_limits import Limit
 from server.settings import Settings
+from server.traces import trace_id_of
 
 ROOT: Final = "{r3}:"  # one hash tag, so that a cluster keeps all keys together
 WEIGHT_OF: Final = {"high": 4.0, "normal": 1.0, "low": 0.25}
@@ -96,8 +97,8 @@ class NewJob:
     """A job as it is submitted. Raises ValueError for what the queue cannot hold.
 
     `request` is what the worker needs: {"version": STORED_VERSION, "request": asdict(Request), "start_image": id or
-    None, "output_format": …, "output_compression": …}; `params` is what the job shows; `cost` see `job_cost`;
-    `trajectories` is n; `quotas` are the tenant's.
+    None, "output_format": …, "output_compression": …, "trace": see traces.py}; `params` is what the job shows; `cost`
+    see `job_cost`; `trajectories` is n; `quotas` are the tenant's.
     """
 
     id: str
@@ -246,7 +247,7 @@ class Lease:
     @property
     def named(self) -> Json:
         """What every log line about it says."""
-        return {"job_id": self.id, "request_id": self.job.request.get("request_id")}
+        return {"job_id": self.id, "request_id": self.job.request.get("request_id"), **trace_id_of(self.job.request)}
 
     @property
     def resumed(self) -> bool:

@@ -37,7 +37,10 @@ async def submit_again(parts: Service, job: StoredJob) -> Submitted:
     limits = (await parts.authority.ring()).limits_of(job.tenant)
     request, params = await _with_start_picture(parts, job, job_id)
     try:
-        submitted = await parts.queue.submit(_again(job, job_id, (request, params), limits))
+        with parts.traces.submitting({}, again=job.request.get("trace")) as span:
+            new = _again(job, job_id, ({**request, "trace": span.trace}, params), limits)
+            submitted = await parts.queue.submit(new)
+            span.about |= {"job.id": submitted.id, "replayed": submitted.replayed, "model": job.model}
     except REFUSALS:
         await _forget(parts, job, job_id)  # after anything else the new job may be there, and need its picture
         raise

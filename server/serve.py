@@ -27,8 +27,9 @@ from server import child
 from server.embedded import EmbeddedServer, locked
 from server.health import Startup, is_up, startup
 from server.misconfigured import EXIT_MISCONFIGURED
+from server.other_variables import local_url
 from server.preflight import check_data_dir, check_exposure, check_serve
-from server.settings import NONE, Settings, local_url
+from server.settings import NONE, Settings
 
 EXIT_BROKEN: Final = 1
 POLL_S: Final = 0.1

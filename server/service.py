@@ -21,6 +21,7 @@ from server.present import Presenter
 from server.queue import Queue, StoredJob
 from server.settings import Settings
 from server.stream import JobStream
+from server.traces import OFF, Traces
 from server.wording import Own, Wording
 
 
@@ -37,6 +38,7 @@ class Service:
     presenter: Presenter
     authority: Authority
     giving_up: GivingUp
+    traces: Traces = OFF
     # A picture takes up to 64 MB for a moment: two at once, whoever else waits.
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 

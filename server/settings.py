@@ -1,6 +1,7 @@
 """Every setting, read from the environment (prefix `R3_`) in this one place and frozen.
 
-Command-line options win over the environment, the environment over the defaults below. Nothing else reads `os.environ`.
+Command-line options win over the environment, the environment over the defaults below. Nothing else reads `os.environ`
+but other_variables.py, for what is no setting of a server.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.hook_rules import allowed
+from server.other_variables import ADDRESS
 
 NONE = "none"  # says in the environment that a setting has no value
 _OTHER_VARIABLES = frozenset(
@@ -25,7 +27,6 @@ _OTHER_VARIABLES = frozenset(
 _HOST = re.compile(r"[\w.-]+|\[?(?=.*:.*:)[0-9a-fA-F:.]+\]?")
 _ORIGIN = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?/?", re.IGNORECASE)
 MIN_SECRET_CHARS = 32
-_ADDRESS = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?(/[\w./~-]*)?", re.IGNORECASE)
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
 
 
@@ -36,7 +37,7 @@ def default_data_dir() -> Path:
 
 
 def default_checkpoint() -> Path:
-    """The small checkpoint that comes with the source tree."""
+    """`checkpoints/small` of the source tree."""
     return Path(__file__).resolve().parent.parent / "checkpoints" / "small"
 
 
@@ -52,73 +53,125 @@ class Settings(BaseSettings):
 
     # where to listen
     host: str = "127.0.0.1"
+    """Address of the API; any but this machine's own needs R3_AUTH=keys or R3_INSECURE."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port of the API; 0 takes a free one (`r3 serve`)."""
     worker_host: str = "127.0.0.1"
+    """Address of the worker's port for probes and metrics."""
     worker_port: Annotated[int, Field(ge=0, le=65535)] = 8001
+    """That port; 0 takes a free one."""
     insecure: bool = False
+    """Asks nobody for a key, on any address: for a proxy in front that does the asking."""
     allowed_hosts: Names = ()
+    """Names that may stand in `Host`, with commas; with keys any may unless some are named."""
     cors_origins: Names = ()
+    """Origins, with commas, whose pages may call the API."""
     public_url: str | None = None
+    """The address that others use, for absolute links and secure cookies."""
     trusted_proxies: Names = ()
+    """Addresses and networks, with commas, whose `X-Forwarded-For` and `-Proto` are believed."""
 
     # what to serve
     checkpoint: Path = Field(default_factory=default_checkpoint)
+    """Folder or file of the weights."""
     base_checkpoint: Path | None = None
+    """BAGEL's folder with configs, tokenizer and VAE, where the weights have none."""
     allow_unexpected: bool = False
+    """Loads weights with tensors of unknown names."""
     default_model: str | None = None
+    """Which model is meant where a request names none and several are known."""
     device: str | None = None
+    """`cpu`, `cuda` or `cuda:N`; unset: CUDA where there is one."""
     dtype: Literal["bf16", "fp32"] | None = None
+    """Of weights and activations; unset: bf16 on CUDA, fp32 on a CPU."""
     attention: Literal["auto", "xformers", "varlen", "sdpa"] = "auto"
+    """Which attention runs; with `auto` the first whose probe passes."""
     torch_threads: Annotated[int, Field(ge=1)] | None = None
+    """Processor threads of torch; unset: torch's own choice."""
     max_trajectories: Annotated[int, Field(ge=1, le=256)] = 8
+    """How many trajectories a worker runs at a time."""
     kv_cache_gb: Annotated[float, Field(gt=0)] | None = None
+    """Size of the K/V cache; unset: planned from the memory that is left."""
     runner: Literal["model", "fake"] = "model"
+    """`fake` computes no model: texts and pictures made from the prompt, to try the service."""
     fake_step_s: Annotated[float, Field(ge=0)] = 0.0
+    """How long a step of the fake model takes."""
 
     # where things are kept
     data_dir: Path = Field(default_factory=default_data_dir)
+    """Folder of the private queue and, unless R3_IMAGE_STORE is set, of pictures."""
     redis_url: str | None = None
+    """The queue: `redis://`, `rediss://` or `unix://`; unset: `r3 serve` starts one of its own."""
     image_store: str | None = None
+    """Folder or fsspec URL (`s3://bucket/prefix`) of pictures; unset: in the data directory."""
     keep_gb: Annotated[float, Field(gt=0)] = 10.0
+    """Pictures that `r3 serve` keeps where jobs have no lifetime; the oldest finished jobs go first."""
     event_ttl_s: Annotated[int, Field(ge=1)] = 3600
+    """How long a finished job's events can be read."""
     job_ttl_s: Annotated[int, Field(ge=1)] | None = 24 * 3600
+    """How long a finished job and its pictures are kept; `none`, and `r3 serve` unless it is set: until deleted."""
     poisoned_ttl_s: Annotated[int, Field(ge=1)] = 7 * 24 * 3600
+    """How long a job is kept that was given up as poison; R3_JOB_TTL_S is the least."""
     idempotency_ttl_s: Annotated[int, Field(ge=1)] = 24 * 3600
+    """How long an `Idempotency-Key` stands for its job."""
 
     # limits
     max_body_bytes: Annotated[int, Field(ge=1024)] = 32 * 1024 * 1024
+    """The longest body that is read."""
     queue_limit: Annotated[int, Field(ge=1)] = 1000
+    """How many jobs may wait in all."""
     tenant_queue_limit: Annotated[int, Field(ge=1)] = 1000
+    """How many jobs of one tenant may wait, unless a quota of its own says otherwise."""
     queue_cost_limit: Annotated[float, Field(gt=0)] = 20_000.0
+    """How much work may wait in all, in pictures of 512 x 512 pixels and 49 steps."""
     tenant_queue_cost_limit: Annotated[float, Field(gt=0)] = 20_000.0
+    """The same for one tenant."""
     wait_s: Annotated[float, Field(gt=0)] = 60.0
+    """How long a request without a stream waits for its job before it is answered 202."""
 
     # the lease protocol
     lease_s: Annotated[float, Field(gt=0)] = 15.0
+    """How long a worker that was not heard from keeps its jobs; at least three renewals."""
     renew_s: Annotated[float, Field(gt=0)] = 3.0
+    """How often a worker renews its leases."""
     max_strikes: Annotated[int, Field(ge=1)] = 3
+    """How many workers a job may cost before it is given up as poison."""
     drain_s: Annotated[float, Field(ge=0)] = 90.0
+    """How long a worker that was asked to end goes on with the rounds in hand."""
 
     # streams
     heartbeat_s: Annotated[float, Field(gt=0)] = 10.0
+    """The longest silence of a stream."""
     stream_buffer_events: Annotated[int, Field(ge=16)] = 512
+    """How many events wait for a slow client before it loses live ones."""
 
     # who may come in
     auth: Literal["auto", "keys", "none"] = "auto"
+    """Who is asked for a key: with `auto` everyone once there is one ([keys.md](keys.md))."""
     keys_file: Path | None = None
+    """YAML or JSON file of keys and tenants, beside those in Redis."""
     token_secret: SecretStr | None = None
+    """What links are signed with, 32 characters or more; unset: made once, kept in Redis."""
     link_ttl_s: Annotated[int, Field(ge=60)] = 3600
+    """How long a signed link is good, and on to the next full hour."""
     requests_per_min: Annotated[int, Field(ge=1, le=1_000_000)] | None = 600
+    """Requests a minute of a key that says nothing else; `none`: no limit."""
     metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """A port for `/metrics` alone, without a key; unset: none."""
     metrics_host: str | None = None
+    """Its address; unset: R3_HOST."""
 
-    # webhooks: off while no host or network is allowed
+    # webhooks
     webhook_allow: Names = ()
+    """Hosts and networks, with commas, that webhooks may go to; unset: no webhooks ([webhooks.md](webhooks.md))."""
     webhook_ca_file: Path | None = None
+    """PEM file of further authorities for receivers' certificates."""
 
     # logs
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged."""
     log_format: Literal["json", "console"] = "json"
+    """One JSON line an event, or coloured text for people."""
 
     @field_validator("allowed_hosts", "cors_origins", "trusted_proxies", "webhook_allow", mode="before")
     @classmethod
@@ -163,7 +216,7 @@ class Settings(BaseSettings):
     @field_validator("public_url")
     @classmethod
     def _is_address(cls, url: str | None) -> str | None:
-        if url is not None and not _ADDRESS.fullmatch(url):
+        if url is not None and not ADDRESS.fullmatch(url):
             raise ValueError(f"{url!r} is no address of a server; write it as https://HOST or http://HOST:PORT")
         return url
 
@@ -228,43 +281,3 @@ class Settings(BaseSettings):
     def image_store_url(self) -> str:
         """Where pictures are kept: a folder of the data directory unless a URL is given."""
         return self.image_store or str(self.data_dir / "images")
-
-
-# where a running server is, for the commands that talk to one
-
-
-class Connection(BaseSettings):
-    """Where a running server answers, and the key that is shown to it. Without `url` it is the one on this machine."""
-
-    model_config = SettingsConfigDict(env_prefix="R3_", frozen=True, extra="forbid", env_ignore_empty=True)
-
-    url: str | None = None
-    key: SecretStr | None = None
-    api_key: SecretStr | None = None  # of one's own jobs, as r3client reads it; `key` may be an operator's
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
-
-    @field_validator("url")
-    @classmethod
-    def _is_address(cls, url: str | None) -> str | None:
-        if url is not None and not _ADDRESS.fullmatch(url):
-            raise ValueError("it is no address of a server; write it as http://HOST:PORT or https://HOST")
-        return url
-
-    @field_validator("key", "api_key")
-    @classmethod
-    def _is_one_word(cls, key: SecretStr | None) -> SecretStr | None:
-        if key is not None and not re.fullmatch(r"[!-~]+", key.get_secret_value()):
-            raise ValueError("a key is one word of ASCII characters; copy it again as it was printed when it was made")
-        return key
-
-    @property
-    def address(self) -> str:
-        """The server's URL."""
-        return self.url or local_url(self.host, self.port)
-
-
-def local_url(host: str, port: int) -> str:
-    """Where a browser on this machine finds a server that listens there."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 -- a name for it
-    return f"http://{f'[{name}]' if ':' in name and not name.startswith('[') else name}:{port}"

@@ -29,6 +29,7 @@ from server.resolve import SEEDS_DRAWN_BELOW, Read, faults_against, resolved, sh
 from server.schemas import MAX_DEADLINE_S, GenerationCreate
 from server.service import Service
 from server.start_image import StartImage, take_start_image
+from server.traces import Carrier, trace_id_of
 
 log = structlog.get_logger("r3.api")
 
@@ -67,7 +68,7 @@ async def judge(parts: Service, read: Read) -> Description:
 
 async def submit(request: Request, parts: Service, asked: Asked) -> tuple[StoredJob, bool]:
     """The job, and whether the key had made it before. The answer to the request will tell of the tenant's limits."""
-    submitted = await _submitted(parts, asked)
+    submitted = await _submitted(request, parts, asked)
     note(request.scope, submitted.limits)
     try:
         return await parts.job_of(asked.caller.tenant, submitted.id), submitted.replayed
@@ -77,7 +78,15 @@ async def submit(request: Request, parts: Service, asked: Asked) -> tuple[Stored
         raise
 
 
-async def _submitted(parts: Service, asked: Asked) -> Submitted:
+async def _submitted(request: Request, parts: Service, asked: Asked) -> Submitted:
+    with parts.traces.submitting(request.headers) as span:
+        submitted = await _queued(parts, asked, span.trace)
+        span.about |= {"job.id": submitted.id, "replayed": submitted.replayed, "model": asked.description.name}
+        span.about |= {"n": asked.body.n, "priority": asked.body.priority}
+    return submitted
+
+
+async def _queued(parts: Service, asked: Asked, trace: Carrier) -> Submitted:
     job_id, tenant, body = new_job_id(), asked.caller.tenant, asked.body
     quotas = (await parts.authority.ring()).limits_of(tenant)
     start = None
@@ -85,7 +94,8 @@ async def _submitted(parts: Service, asked: Asked) -> Submitted:
         given = body.image if asked.upload is None else asked.upload
         start = await take_start_image(parts, tenant, job_id, given, asked.description)
     try:
-        submitted = await parts.queue.submit(_new_job(job_id, asked, start, quotas))
+        new = _new_job(job_id, asked, start, quotas, trace)
+        submitted = await parts.queue.submit(new)
     except REFUSALS:
         await _forget(parts, tenant, job_id, start)  # after anything else the job may be there, and need its picture
         raise
@@ -97,11 +107,12 @@ async def _submitted(parts: Service, asked: Asked) -> Submitted:
         await _forget(parts, tenant, job_id, start)
     else:
         parts.metrics.jobs_submitted.inc()
-        log.info("job submitted", job_id=job_id, model=asked.description.name, n=body.n, priority=body.priority)
+        what = {"job_id": job_id, "model": asked.description.name, "n": body.n, "priority": body.priority}
+        log.info("job submitted", **what, **trace_id_of(new.request))
     return submitted
 
 
-def _new_job(job_id: str, submission: Asked, start: StartImage | None, quotas: TenantLimits) -> NewJob:
+def _new_job(job_id: str, submission: Asked, start: StartImage | None, quotas: TenantLimits, trace: Carrier) -> NewJob:
     body, description = submission.body, submission.description
     seed = secrets.randbelow(SEEDS_DRAWN_BELOW) if body.seed is None else body.seed
     asked = resolved(body, description, seed, None if start is None else (start.width, start.height))
@@ -119,6 +130,7 @@ def _new_job(job_id: str, submission: Asked, start: StartImage | None, quotas: T
             "output_format": body.output_format,
             "output_compression": body.output_compression,
             "request_id": structlog.contextvars.get_contextvars().get("request_id"),
+            **({"trace": trace} if trace else {}),
         },
         params=shown_params(asked, body, start_id),
         cost=job_cost(asked),

@@ -13,14 +13,16 @@ from r3core.events import Event, ImageReady, Reasoned, Reflected, TextDelta
 from r3core.types import Trajectory
 from server.held import HeldJob
 from server.queue_records import Json, Lease
+from server.step_spans import StepSpans
+from server.traces import OFF, Traces
 from server.worker_metrics import Outcome, Phase, WorkerMetrics
 
 
 class Tally:
-    """Told what happens, in the order in which it happens."""
+    """Told what happens, in the order in which it happens; what are steps of a job becomes spans of its trace, too."""
 
-    def __init__(self, metrics: WorkerMetrics) -> None:
-        self._metrics = metrics
+    def __init__(self, metrics: WorkerMetrics, traces: Traces = OFF) -> None:
+        self._metrics, self._spans = metrics, StepSpans(traces)
         self._phase_began_s: dict[str, float] = {}
         """By the engine's key of a trajectory."""
         self._written: set[str] = set()
@@ -41,9 +43,11 @@ class Tally:
     def added(self, job: HeldJob, index: int) -> None:
         """The engine has a trajectory."""
         self._phase_began_s[job.key(index)] = time.monotonic()
+        self._spans.added(job, index)
 
     def said(self, job: HeldJob, index: int, said: Event) -> None:
         """The engine said something of a trajectory."""
+        self._spans.said(job, index, said)
         match said:
             case TextDelta():
                 if job.lease.id not in self._written:
@@ -55,7 +59,7 @@ class Tally:
                 self._ended(job.key(index), "reflect")
             case ImageReady(trajectory=trajectory, round=round_):
                 if trajectory.request.given_image and round_ == 0:  # the caller's own; nothing was drawn
-                    self.added(job, index)
+                    self._phase_began_s[job.key(index)] = time.monotonic()
                 else:
                     self._drew(job, job.key(index), "refine" if round_ else "generate")
 
@@ -87,6 +91,7 @@ class Tally:
         self._metrics.inference_s.observe(time.monotonic() - job.began_s)
         for index in job.newest:
             self._phase_began_s.pop(job.key(index), None)
+        self._spans.left(job)
         self._written.discard(job.lease.id)
         self._drawn.discard(job.lease.id)
 

@@ -16,7 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from types import FrameType
 from typing import Final
 
@@ -40,6 +40,7 @@ from server.queue_errors import QueueError, QueueUnavailable, ServerTooOld
 from server.queue_records import Json, QueuePolicy
 from server.queue_worker import WorkerQueue
 from server.settings import Settings
+from server.traces import open_traces
 from server.worker_health import HealthPort, Vitals
 
 log = structlog.get_logger("r3.worker")
@@ -57,8 +58,9 @@ def run_worker(settings: Settings) -> int:
     configure_logging(settings.log_level, settings.log_format)
     if settings.redis_url is None:
         raise Misconfigured("no queue is named; give --redis-url/R3_REDIS_URL, or run `r3 serve`")
-    vitals, inbox = Vitals(), Inbox()
-    with HealthPort(settings.worker_host, settings.worker_port, vitals) as health, _asked_to_leave(inbox):
+    vitals, inbox = Vitals(traces=open_traces("r3-worker")), Inbox()
+    listening = HealthPort(settings.worker_host, settings.worker_port, vitals)
+    with closing(vitals.traces), listening as health, _asked_to_leave(inbox):
         log.info("worker starts", version=__version__, port=health.port)
         engine, description = _loaded(settings, vitals, inbox)
         work = WorkerQueue(settings.redis_url, _worker_id(), QueuePolicy.from_settings(settings))
@@ -91,6 +93,7 @@ class Worker:
             store,
             self._leases,
             vitals.metrics,
+            vitals.traces,
             model_hash=description.hash,
             drop=lambda lease: inbox.put(Order("lost", lease.id, lease.token)),
         )

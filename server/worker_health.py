@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final, Self
 
 from server.exposition import CONTENT_TYPE
+from server.traces import OFF, Traces
 from server.worker_metrics import WorkerMetrics
 
 HUNG_AFTER_S: Final = 60.0
@@ -24,6 +25,7 @@ class Vitals:
     """How the worker is; written by its threads, read by probes. Clocks are monotonic."""
 
     metrics: WorkerMetrics = field(default_factory=WorkerMetrics)
+    traces: Traces = OFF
     loaded_bytes: int = 0
     total_bytes: int = 0
     is_loaded: bool = False

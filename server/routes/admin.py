@@ -112,7 +112,9 @@ async def cancel_job(parts: Parts, request: Request, job_id: str) -> Response:
         if outcome != "accepted":
             job = await _job(parts, job_id)  # as it is by now, where it is still there
             raise ApiError("already_finished", f"{job.id} is already {job.status}; there is nothing left to end")
-    return json_response(await _shown(parts, await _job(parts, job_id)), 202)
+    job = await _job(parts, job_id)
+    parts.traces.cancelled_unbegun(job)
+    return json_response(await _shown(parts, job), 202)
 
 
 @router.post(

@@ -126,6 +126,7 @@ async def _accepted(parts: Service, caller: Caller, job: StoredJob, outcome: str
         raise ApiError("already_finished", f"{job.id} is already {fresh.status}; there is nothing left to end")
     if outcome == "no_image_yet":
         raise ApiError("no_image_yet", f"{job.id} has no finished image yet; cancel it, or wait for the first")
+    parts.traces.cancelled_unbegun(fresh)
     return json_response(await parts.presenter.for_caller(caller).job(fresh), 202)
 
 

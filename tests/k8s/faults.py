@@ -103,6 +103,8 @@ A, W, R = (*API, *CONTAINER), (*WORKER, *CONTAINER), (*REDIS, *CONTAINER)
 GPU, NAME, NOBODY = "nvidia.com/gpu", "app.kubernetes.io/name", {"a": "b"}
 ALL_OF_R3 = {"matchLabels": {NAME: "r3"}}
 DEVICE = ("spec", "spec", "devices", "requests", 0, "exactly")
+API_ALONE = {"matchLabels": {NAME: "r3", "app.kubernetes.io/component": "api"}}
+COLLECTOR = "OTEL_EXPORTER_OTLP_ENDPOINT"
 HOST_ROOT = {"name": "tmp", "hostPath": {"path": "/"}}
 EVICTING = "appendonly yes\nappendfsync everysec\nmaxmemory-policy allkeys-lru"
 SLOWLY = ("spec", "behavior", "scaleDown", "stabilizationWindowSeconds")
@@ -215,6 +217,13 @@ FAULTS: Final = [
     _("known_settings", "keys asked of nobody", "prod", put(*A, "env", 1, "value", "auto")),
     _("known_settings", "heard by nobody", "prod", put(*W, "env", 0, "value", "127.0.0.1")),
     _("known_settings", "pictures on the pod's disk", "prod", drop(CM, "r3-settings", "data", "R3_IMAGE_STORE")),
+    _("known_settings", "not OpenTelemetry's", "other", put(CM, "r3-settings", "data", "OTEL_ENDPOINT", "x")),
+    _("traced", "no way out", "other", without(NP, "r3-to-collector")),
+    _("traced", "a way out of the API alone", "other", put(NP, "r3-to-collector", "spec", "podSelector", API_ALONE)),
+    _("traced", "another port", "other", put(NP, "r3-to-collector", *OUT, "ports", 0, "port", 4317)),
+    _("traced", "a way out, and nobody to go there", "other", drop(CM, "r3-settings", "data", COLLECTOR)),
+    _("traced", "no scheme", "other", put(CM, "r3-settings", "data", COLLECTOR, "otel-collector.monitoring:4318")),
+    _("traced", "gRPC", "other", put(CM, "r3-settings", "data", "OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")),
     _("same_settings", "another lease", "prod", more(*W, "env", {"name": "R3_LEASE_S", "value": "30"})),
     _("commands", "the other part", "prod", put(*A, "args", ["worker"])),
     _("commands", "another program", "prod", put(*A, "command", ["sleep"])),

@@ -45,7 +45,7 @@ SETTINGS: Final = {
     "R3_PUBLIC_URL": "https://r3.example.com",
     "R3_TRUSTED_PROXIES": "10.0.0.0/8",
 }
-# The other way to have everything: Redis and pictures in the cluster, weights on a volume, DRA, webhooks.
+# The other way to have everything: Redis and pictures in the cluster, weights on a volume, DRA, webhooks, traces.
 OTHER: Final = """
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
@@ -62,7 +62,18 @@ patches:
       - {{op: replace, path: /spec/triggers/1/metadata/listName, value: "{{r3}}:lease:r3"}}
       - {{op: replace, path: /spec/minReplicaCount, value: 0}}
 """
-OTHERS: Final = ["redis", "keda-redis", "pictures-pvc", "weights-pvc", "dra", "hpa", "keda", "metrics", "webhooks"]
+OTHERS: Final = [
+    "redis",
+    "keda-redis",
+    "pictures-pvc",
+    "weights-pvc",
+    "dra",
+    "hpa",
+    "keda",
+    "metrics",
+    "webhooks",
+    "traces",
+]
 
 
 def tool(name: str) -> Path:

@@ -6,23 +6,28 @@ import http.client
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+from opentelemetry.sdk import environment_variables
 from pydantic import ValidationError
 
 from server.api import GRACE_S
 from server.app import create_app
 from server.misconfigured import Misconfigured
+from server.other_variables import PROTOCOL
 from server.preflight import check_exposure
 from server.queue_records import ROOT, QueuePolicy
 from server.settings import LOOPBACK_HOSTS, Settings
+from server.traces_otel import FLUSH_S
 from server.worker import ARRIVED_WITHIN_S, PUBLISHED_WITHIN_S
 from server.worker_health import HealthPort, Vitals
-from tests.k8s.cluster import Cluster, Pod, probes
+from tests.k8s.cluster import Cluster, Pod, probes, selects
 
 Json = dict[str, Any]
 OURS: Final = ("api", "worker")
 # What Redis clients, S3's and the hub's libraries read themselves; everything else must be a setting.
 OTHERS: Final = frozenset({"HF_HOME", "HF_HUB_OFFLINE", "HF_TOKEN", "NVIDIA_VISIBLE_DEVICES", "REPOSITORY", "REVISION"})
+OTEL: Final = frozenset(name for name in vars(environment_variables) if name.startswith("OTEL_"))
 START_S: Final = 900
 MAX_TRAJECTORIES: Final = str(Settings.model_fields["max_trajectories"].default)
 
@@ -61,7 +66,7 @@ def known_settings(cluster: Cluster) -> Iterator[str]:
         environment = cluster.environment(container)
         yield from (f"{pod.name}: {strange}" for strange in Settings.unknown_variables(environment))
         for name in environment:
-            if not name.startswith("R3_") and name not in OTHERS:
+            if not name.startswith("R3_") and name not in OTHERS | OTEL:
                 yield f"{pod.name}: nobody reads {name}"
     for pod, container in cluster.containers(*OURS):
         try:
@@ -76,6 +81,34 @@ def known_settings(cluster: Cluster) -> Iterator[str]:
             yield f"{pod.name}: listens on {host}, where nobody reaches it"
         if settings.image_store is None:
             yield f"{pod.name}: pictures go to a disk of the pod's own"
+
+
+def traced(cluster: Cluster) -> Iterator[str]:
+    """Who is told of a collector can reach it, with what is spoken there, and nobody else has a way out to one."""
+    for pod, container in cluster.containers(*OURS):
+        environment = cluster.environment(container)
+        endpoint = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+        ways = set(_ways_to_collectors(cluster, pod))
+        if endpoint is None:
+            yield from (f"{pod.name}: has a way to a collector at {way}, and none is named" for way in ways)
+            continue
+        url = urlsplit(endpoint)
+        namespace = (url.hostname or "").partition(".")[2].partition(".")[0]
+        if url.scheme not in ("http", "https") or ways != {(namespace, url.port)}:
+            yield f"{pod.name}: sends traces to {endpoint}, and the ways out are {sorted(ways)}"
+        if (protocol := environment.get("OTEL_EXPORTER_OTLP_PROTOCOL", PROTOCOL)) != PROTOCOL:
+            yield f"{pod.name}: traces are to be sent by {protocol}, which it does not speak"
+
+
+def _ways_to_collectors(cluster: Cluster, pod: Pod) -> Iterator[tuple[str, int]]:
+    """Namespace and port of each way out to another namespace, but for that to the cluster's DNS."""
+    for policy in cluster.of("NetworkPolicy"):
+        if selects(policy["spec"]["podSelector"], pod.labels):
+            for rule in policy["spec"].get("egress", []):
+                for peer in rule["to"]:
+                    name = peer.get("namespaceSelector", {}).get("matchLabels", {}).get("kubernetes.io/metadata.name")
+                    if name not in (None, "kube-system"):
+                        yield from ((name, port["port"]) for port in rule["ports"])
 
 
 def same_settings(cluster: Cluster) -> Iterator[str]:
@@ -143,7 +176,8 @@ def drained(cluster: Cluster) -> Iterator[str]:
 
 
 def _needs_s(pod: Pod, settings: Settings) -> float:
-    return GRACE_S if pod.component == "api" else settings.drain_s + PUBLISHED_WITHIN_S + ARRIVED_WITHIN_S
+    works_s = GRACE_S if pod.component == "api" else settings.drain_s + PUBLISHED_WITHIN_S + ARRIVED_WITHIN_S
+    return works_s + FLUSH_S
 
 
 def hub_closed(cluster: Cluster) -> Iterator[str]:

@@ -38,7 +38,7 @@ RULES: Final[dict[str, Rule]] = {
             rules_wiring.scaled,
         ),
         *(rules_wiring.configured, rules_wiring.closed, rules_ways.ways),
-        *(rules_app.known_settings, rules_app.same_settings, rules_app.commands, rules_app.probed),
+        *(rules_app.known_settings, rules_app.same_settings, rules_app.commands, rules_app.probed, rules_app.traced),
         *(
             rules_app.listening,
             rules_app.drained,

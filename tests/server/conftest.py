@@ -20,6 +20,7 @@ from server.images import ImageStore
 from server.queue import Queue, QueuePolicy
 from server.queue_worker import WorkerQueue
 from server.settings import Settings
+from server.traces import OFF, Traces
 from tests.server.delivering import made
 from tests.server.receiving import Receiver, receiving
 from tests.server.working import RunningWorker, Start
@@ -123,8 +124,8 @@ def start(settings: Settings, queue: Queue) -> Iterator[Start]:
     """Starts workers in this process."""
     started: list[RunningWorker] = []
 
-    def begin(step_s: float = 0.0, **changes: Any) -> RunningWorker:
-        started.append(RunningWorker(settings.model_copy(update=changes), FakeRunner(step_s=step_s)))
+    def begin(step_s: float = 0.0, traces: Traces = OFF, **changes: Any) -> RunningWorker:
+        started.append(RunningWorker(settings.model_copy(update=changes), FakeRunner(step_s=step_s), traces))
         return started[-1]
 
     yield begin

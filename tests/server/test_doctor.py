@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from server.doctor import run_doctor
+from server.doctor import CHECKS, run_doctor
 from server.settings import Settings, default_checkpoint
 
 
@@ -78,3 +78,18 @@ def forget(path: Path, name: str) -> None:
     del header[name]
     text = json.dumps(header).encode().ljust(length)
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+
+
+def test_where_traces_go_is_told(
+    settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> tuple[str, str]:
+        monkeypatch.setattr("server.doctor.CHECKS", {"traces": CHECKS["traces"]})
+        return report(settings, capsys)[1]["traces"]
+
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    assert found()[1].startswith("off")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:word@collector:4318")
+    assert found() == ("ok", "sent to http://***@collector:4318")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    assert found()[0] == "note"

@@ -22,6 +22,7 @@ from server.queue import Event, NewJob, Queue, QueueUnavailable, StoredJob
 from server.queue_records import TERMINAL_EVENTS, QueuePolicy, job_cost, new_job_id
 from server.queue_worker import WorkerQueue
 from server.settings import Settings
+from server.traces import OFF, Traces
 from server.worker import Worker
 from server.worker_health import Vitals
 
@@ -34,9 +35,9 @@ ASKED = Request("a cat edits=2", width=64, height=48, seed=7, generate=FEW_STEPS
 class RunningWorker:
     """A worker in a thread of this process, so that a test can look inside; left when the test ends."""
 
-    def __init__(self, settings: Settings, runner: FakeRunner) -> None:
+    def __init__(self, settings: Settings, runner: FakeRunner, traces: Traces = OFF) -> None:
         assert settings.redis_url is not None
-        self.inbox, self.vitals, self.runner = Inbox(), Vitals(is_loaded=True), runner
+        self.inbox, self.vitals, self.runner = Inbox(), Vitals(is_loaded=True, traces=traces), runner
         self.work = WorkerQueue(settings.redis_url, f"worker-{id(self)}", QueuePolicy.from_settings(settings))
         engine = Engine(runner, settings.max_trajectories)
         self.worker = Worker(settings, engine, FAKE, self.work, self.inbox, self.vitals)

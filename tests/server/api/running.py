@@ -20,6 +20,7 @@ from uvicorn import Config
 from server.app import close_streams, create_app
 from server.protocol import AbortableProtocol, ApiServer
 from server.settings import Settings
+from server.traces import Traces
 from tests.server.waiting import until
 
 
@@ -55,14 +56,15 @@ class RunningApi:
 
 @contextmanager
 def running_api(redis_url: str, data_dir: Path, **settings: Any) -> Iterator[RunningApi]:
-    """Serve for as long as the block lasts."""
+    """Serve for as long as the block lasts; `traces` where there are to be any."""
+    traces: Traces | None = settings.pop("traces", None)
     given = Settings(
         redis_url=redis_url,
         data_dir=data_dir,
         checkpoint=data_dir / "no-checkpoint",
         **{"heartbeat_s": 1.0, **settings},
     )
-    app = create_app(given)
+    app = create_app(given, traces=traces)
     # With the protocol named, as uvicorn's own sockets have it: asyncio sends at once only for these.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.bind(("127.0.0.1", 0))
