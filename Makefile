@@ -2,6 +2,7 @@
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+JOBS ?= 2
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
@@ -25,8 +26,9 @@ $(STAMP): pyproject.toml requirements/torch.txt requirements/lock.txt
 serve: install  ## Run the API, a worker and a private queue; R3_CHECKPOINT, R3_PORT, ... pass through, and ARGS='--port 9000'
 	@exec $(BIN)/r3 serve $(ARGS)
 
-test: install  ## Run the tests; with R3_TEST_ALL=1 none is skipped for a missing program
-	$(BIN)/pytest $(ARGS)
+# A file's tests keep together: they share servers. Most of the time is waiting, so that two processes take half of it.
+test: install  ## Run the tests, in JOBS processes (2); with R3_TEST_ALL=1 none is skipped for a missing program
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: install  ## Run the slow tests alone
 	$(BIN)/pytest -m "slow and not gpu" $(ARGS)
