@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import redis
 
 from benchmarks.scaling import figures
 from benchmarks.scaling.measure import unlike_redis
-from benchmarks.scaling.plan import Point, Run
+from benchmarks.scaling.plan import Point, Run, edits_of, owner_of
 from benchmarks.scaling.point import is_whole
 from benchmarks.scaling.streams import Job, Seen, Stream
 from server.queue_records import ROOT
@@ -98,6 +99,21 @@ def test_a_short_or_fast_point_is_a_trial() -> None:
     assert Point(1, speedup=2).is_trial
     assert not Point(64, backlog=10_000).is_trial
     assert [point.is_trial for point in Run().points(Point(1))] == [False] * 6
+
+
+def test_at_any_time_of_the_start_each_tenant_has_offered_its_share() -> None:
+    first = [tenant.name for tenant in Point(64, places=8).first_jobs()]
+    assert len(first) > 1000
+    for begun in (70, 350, 700):
+        had = Counter(first[:begun])
+        for name, share in {"gold": 4 / 7, "silver": 2 / 7, "flood": 1 / 7}.items():
+            assert had[name] == pytest.approx(begun * share, abs=3)
+
+
+def test_in_a_backlog_every_tenant_has_as_many_jobs_of_either_kind_at_each_api() -> None:
+    kinds = Counter((owner_of(number).name, edits_of(number), number % 2) for number in range(1600))
+    assert len(kinds) == 16
+    assert set(kinds.values()) == {100}
 
 
 # what a client sees

@@ -103,7 +103,7 @@ def test_tables_and_plots_tell_what_was_measured() -> None:
     assert "| workers-64 | not measured yet |" in made["times"]
     assert "(images/scale_jobs.png)" in made["plots"]
     assert "the generator was the limit (**no conclusion**)" in made["times"]
-    assert "computed from workers-4 |" in made["paper"]  # not from the one that is good for nothing
+    assert "computed | from workers-4 |" in made["paper"]  # not from the one that is good for nothing
     assert "| jobs a second | 125 |" in made["paper"]
     assert "| Redis, cores | 1.00 |" in made["paper"]
     assert "| Redis, connections of workers | 4,000 |" in made["paper"]
@@ -111,6 +111,14 @@ def test_tables_and_plots_tell_what_was_measured() -> None:
     assert "| Redis, memory for jobs, a day's | 130 GB (12 kB each) |" in made["paper"]
     assert "| Redis, primaries at 60% of a core | 2 |" in made["paper"]
     assert plots.jobs(plots.steady(results))["in proportion"][-1] == (16, 2.0)
+
+
+def test_a_fleet_is_computed_from_workers_alone_and_in_company() -> None:
+    crowded = one_point(4, done_per_s=0.8, asked=Point(4, places=8).to_json())
+    points = {"workers-4x8": crowded, "workers-1": one_point(1), "workers-16": one_point(16)}
+    made = paper({"machine": {}, "points": points})
+    assert "| 1,000 GPUs, computed | from workers-16 | from workers-4x8 |" in made
+    assert "| jobs a second | 125 | 200 |" in made
 
 
 def test_a_trial_is_marked_and_nothing_is_computed_from_it() -> None:

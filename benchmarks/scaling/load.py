@@ -29,7 +29,7 @@ import httpx
 import uvloop
 
 from benchmarks.scaling.figures import spread
-from benchmarks.scaling.plan import EDITS, TENANTS, Point, Tenant, body, is_followed, job_s
+from benchmarks.scaling.plan import TENANTS, Point, Tenant, body, edits_of, is_followed, job_s, owner_of
 from benchmarks.scaling.streams import Job, Seen, Stream
 
 SUBMIT_AT_ONCE: Final = 32
@@ -60,6 +60,8 @@ class Clients:
     """What went wrong with clients themselves, or was answered to them against the rules."""
     _full: asyncio.Event = field(default_factory=asyncio.Event)
     _next: int = 0
+    _wanted: int = 0
+    """So many jobs are there when the load stands."""
     _submitting: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(SUBMIT_AT_ONCE))
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -67,19 +69,20 @@ class Clients:
         """Offer the load, for as long as the point says; then have everything end."""
         point, seen = self.point, self.seen
         asyncio.get_running_loop().set_exception_handler(lambda _, what: self.faults.append(str(what)))
+        self._wanted = len(point.first_jobs())
         lag = asyncio.create_task(self._watch_the_lag())
         if point.backlog:
             seen.begin_s = time.time()
             print(f"begin {seen.begin_s}", flush=True)
             for number in range(point.backlog):
-                self._start(self._one(TENANTS[number % len(TENANTS)]))
+                self._start(self._one(owner_of(number)))
             await asyncio.wait(self._tasks, timeout=point.limit_s)
         else:
             for tenant in TENANTS:
                 if tenant.share is not None:
                     self._start(self._steadily(tenant))
-                for _ in range(0 if tenant.share is not None else point.outstanding(tenant)):
-                    self._start(self._again_and_again(tenant))
+            for tenant in point.first_jobs():
+                self._start(self._again_and_again(tenant))
             await self._full.wait()
             seen.begin_s = time.time() + point.warm_up_s
             print(f"begin {seen.begin_s}", flush=True)
@@ -133,7 +136,7 @@ class Clients:
             if answer.status_code == 202:
                 job = Job(answer.json()["id"], number, tenant.name)
                 self.jobs[job.id] = job
-                if len(self.jobs) >= sum(self.point.outstanding(one) for one in TENANTS if one.share is None):
+                if len(self.jobs) >= self._wanted:
                     self._full.set()
                 self.submitted_at_s.append(time.time())
                 return job
@@ -270,7 +273,7 @@ class Clients:
 
 
 def _device_s(job: Job) -> float:
-    return job_s(EDITS[job.number % len(EDITS)])
+    return job_s(edits_of(job.number))
 
 
 async def offer(asked: dict[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def sockets(pid: int) -> int:
 def kept_bytes(db: redis.Redis, jobs: Mapping[str, tuple[str | None, int]]) -> Json:
     """What Redis holds of a job that succeeded, on the average of some: its events, and all else under its name."""
     some = [name for name, (ended, _) in jobs.items() if ended == "succeeded"][-_SOME:]
-    sizes = {of: [int(db.memory_usage(f"{ROOT}{of}:{name}") or 0) for name in some] for of in ("ev", "job")}
+    sizes = {of: [int(db.memory_usage(f"{ROOT}{of}:{name}", samples=0) or 0) for name in some] for of in ("ev", "job")}
     return {of: sum(found) / len(found) if found else None for of, found in sizes.items()}
 
 

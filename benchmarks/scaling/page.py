@@ -140,32 +140,45 @@ def _machine(results: Mapping[str, Any], points: Mapping[str, Json | None]) -> s
     )
 
 
-def source(results: Mapping[str, Any]) -> tuple[str, Json] | None:
-    """The point that a larger fleet is computed from: the largest steady one that is good for conclusions, and at which
-    the devices were the limit.
+def sources(results: Mapping[str, Any]) -> dict[str, Json]:
+    """The points that a larger fleet is computed from: of those that are good for conclusions, and at which the devices
+    were the limit, the largest with one job at a time and the largest with several.
     """
     good = {
         name: point
         for name, point in results["points"].items()
         if point["is_usable"] and point["is_whole"] and point["limits"] == [DEVICES] and not point["asked"]["backlog"]
     }
-    alone = {name: point for name, point in good.items() if point["asked"]["places"] == 1}
-    return max(alone.items(), key=lambda item: int(item[1]["asked"]["workers"]), default=None)
+    found: dict[str, Json] = {}
+    for is_crowded in (False, True):
+        alike = {name: point for name, point in good.items() if (point["asked"]["places"] > 1) is is_crowded}
+        if alike:
+            name = max(alike, key=lambda name: int(alike[name]["asked"]["workers"]))
+            found[name] = alike[name]
+    return found
 
 
 def paper(results: Mapping[str, Any]) -> str:
     """What a fleet would ask of its parts, were each job to cost what it cost at the point it is computed from."""
-    found = source(results)
-    if found is None:
+    found = sources(results)
+    if not found:
         return "Nothing good for conclusions was measured yet.\n"
-    name, point = found
+    fleets = [_fleet(point) for point in found.values()]
+    names = " | ".join(f"from {name}" for name in found)
+    lines = [f"| {FLEET:,} GPUs, computed | {names} |", f"|---|{'---|' * len(found)}"]
+    lines += [f"| {what} | {' | '.join(fleet[what] for fleet in fleets)} |" for what in fleets[0]]
+    return "\n".join(lines) + "\n"
+
+
+def _fleet(point: Json) -> dict[str, str]:
     job, kept = point["per_job"], point["redis"]["kept_bytes"]
     jobs_per_s = point["done_per_s"] / point["asked"]["workers"] * FLEET
-    own = {what: count for what, count in point["events"].items() if what != "job.queued"}
-    events = sum(own.values()) / sum(point["events"].values()) * job["events"]
-    pictures = point["events"].get("image", 0) / sum(point["events"].values()) * job["events"]
+    all_events = sum(point["events"].values())
+    events = job["events"] * (1 - point["events"].get("job.queued", 0) / all_events)
+    pictures = job["events"] * point["events"].get("image", 0) / all_events
     redis_cores = jobs_per_s * job["redis_cpu_ms"] / 1000
-    rows = {
+    picture_bytes_per_s = jobs_per_s * pictures * PICTURE_BYTES
+    return {
         "jobs a second": number(jobs_per_s),
         "events a second, told places left out": f"{number(jobs_per_s * events)} ({number(events)} a job)",
         "Redis, cores": f"{redis_cores:.2f}",
@@ -173,20 +186,22 @@ def paper(results: Mapping[str, Any]) -> str:
         "Redis, connections of workers": number(
             point["redis"]["worker_connections"] / point["asked"]["workers"] * FLEET
         ),
-        "Redis, read and written": f"{_mb(jobs_per_s * job['redis_in_bytes'])} and "
-        f"{_mb(jobs_per_s * job['redis_out_bytes'])} a second, with {point['asked']['apis']} APIs listening",
-        "Redis, `wake` messages": f"{number(jobs_per_s * FLEET)} a second: each submission is told to each worker",
-        "Redis, memory for events, an hour's": f"{_gb(jobs_per_s * kept['ev'] * EVENT_TTL_S)} "
-        f"({number(kept['ev'] / 1000)} kB a job)",
-        "Redis, memory for jobs, a day's": f"{_gb(jobs_per_s * kept['job'] * DAY_S)} "
-        f"({number(kept['job'] / 1000)} kB each)",
+        "Redis, read and written a second": (
+            f"{_mb(jobs_per_s * job['redis_in_bytes'])} and {_mb(jobs_per_s * job['redis_out_bytes'])}"
+        ),
+        "Redis, `wake` messages a second": number(jobs_per_s * FLEET),
+        "Redis, memory for events, an hour's": (
+            f"{_gb(jobs_per_s * kept['ev'] * EVENT_TTL_S)} ({number(kept['ev'] / 1000)} kB a job)"
+        ),
+        "Redis, memory for jobs, a day's": (
+            f"{_gb(jobs_per_s * kept['job'] * DAY_S)} ({number(kept['job'] / 1000)} kB each)"
+        ),
         "APIs, cores": f"{jobs_per_s * job['api_cpu_ms'] / 1000:.2f}",
-        "streams, sent": f"{_mb(jobs_per_s * job['stream_bytes'])} a second",
-        "pictures, written": f"at most {_mb(jobs_per_s * pictures * PICTURE_BYTES)} a second, "
-        f"{jobs_per_s * pictures * PICTURE_BYTES * DAY_S / 1e12:.1f} TB a day",
+        "streams, sent a second": _mb(jobs_per_s * job["stream_bytes"]),
+        "pictures, written, at most": (
+            f"{_mb(picture_bytes_per_s)} a second, {picture_bytes_per_s * DAY_S / 1e12:.1f} TB a day"
+        ),
     }
-    head = [f"| {FLEET:,} GPUs, computed from {name} | |", "|---|---|"]
-    return "\n".join([*head, *(f"| {what} | {value} |" for what, value in rows.items())]) + "\n"
 
 
 def _mb(count: float) -> str:

@@ -75,8 +75,9 @@ class Point:
 
     @property
     def warm_up_s(self) -> float:
-        """What passes before anything counts: jobs that begin together are to have drifted apart."""
-        return 0.0 if self.backlog else min(WARM_UP_S, self.minutes * 60) / self.speedup
+        """What passes before anything counts: the first jobs are to be gone, the others to have drifted apart."""
+        twice_a_job_s = 2 * self.places * mean_job_s()
+        return 0.0 if self.backlog else max(WARM_UP_S, twice_a_job_s) / self.speedup
 
     @property
     def capacity_jobs_per_s(self) -> float:
@@ -93,6 +94,12 @@ class Point:
         shares = sum(one.weight for one in TENANTS if one.share is None)
         fair = self.workers * self.places * tenant.weight / shares
         return QUEUED_AT_LEAST + round(QUEUED_FACTOR * fair * tenant.floods)
+
+    def first_jobs(self) -> list[Tenant]:
+        """Whose jobs are offered at the start, in the order in which they are due."""
+        greedy = [tenant for tenant in TENANTS if tenant.share is None]
+        due = [((number + 1) / one.weight, one) for one in greedy for number in range(self.outstanding(one))]
+        return [tenant for _, tenant in sorted(due, key=lambda pair: pair[0])]
 
     def rate(self, tenant: Tenant) -> float:
         """Jobs a second that a tenant offers which keeps to a part of what the devices can do."""
@@ -153,9 +160,19 @@ def mean_job_s() -> float:
     return sum(job_s(edits) for edits in EDITS) / len(EDITS)
 
 
+def edits_of(number: int) -> int:
+    """How many refinements job `number` needs; which API process takes it goes by the number itself."""
+    return EDITS[number // 2 % len(EDITS)]
+
+
+def owner_of(number: int) -> Tenant:
+    """Whose job `number` of a backlog is: every tenant has as many, of either kind, at each API process."""
+    return TENANTS[number // 4 % len(TENANTS)]
+
+
 def body(number: int) -> dict[str, Any]:
     """The request of job `number`."""
-    edits = EDITS[number % len(EDITS)]
+    edits = edits_of(number)
     prompt = f"job {number}: three red apples on a wooden table edits={edits} words={WORDS}"
     size = f"{SIDE}x{SIDE}"
     return {"prompt": prompt, "size": size, "seed": number, "max_rounds": max(EDITS), "metadata": {"n": str(number)}}
