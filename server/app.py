@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Final
@@ -43,6 +44,7 @@ from server.settings import Settings
 log = structlog.get_logger("r3.api")
 
 _REST_S: Final = 1.0
+_THREADS: Final = 64
 _EXPOSED_HEADERS: Final = (
     *("Location", "X-Request-ID", "Retry-After", "Preference-Applied", "Idempotent-Replayed"),
     *("RateLimit", "RateLimit-Policy", "WWW-Authenticate"),
@@ -113,7 +115,9 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         own = queue or Queue.from_settings(settings)
-        images = await asyncio.to_thread(ImageStore, settings.image_store_url)
+        # Reads of pictures wait for a store that may be slow, and must not keep the threads from all others.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="api"))
+        images = await asyncio.to_thread(ImageStore.from_settings, settings)
         hub = Hub(own, metrics, buffer_events=settings.stream_buffer_events, heartbeat_s=settings.heartbeat_s)
         authority.connect(own)
         presenter = Presenter(own, images, authority)

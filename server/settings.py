@@ -79,6 +79,8 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default_factory=default_data_dir)
     redis_url: str | None = None
     image_store: str | None = None
+    image_store_endpoint: str | None = None
+    image_store_region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
     keep_gb: Annotated[float, Field(gt=0)] = 10.0
     event_ttl_s: Annotated[int, Field(ge=1)] = 3600
     job_ttl_s: Annotated[int, Field(ge=1)] | None = 24 * 3600
@@ -160,7 +162,7 @@ class Settings(BaseSettings):
                 ) from error
         return proxies
 
-    @field_validator("public_url")
+    @field_validator("public_url", "image_store_endpoint")
     @classmethod
     def _is_address(cls, url: str | None) -> str | None:
         if url is not None and not _ADDRESS.fullmatch(url):
