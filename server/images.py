@@ -1,9 +1,9 @@
 """The image store: bytes in, a name out. Every object lies at `<root>/<tenant>/<job>/<sha256 of its bytes>`.
 
 So deleting a job deletes a prefix, and writing the same picture twice is the same object. A folder is the default:
-bytes go to a temporary file, are synced, and renamed, so that no reader ever sees half a picture. Any other fsspec
-URL (`s3://bucket/prefix`) serves in production (image_urls.py). All methods block: the worker calls them beside its
-next step, the API from a thread.
+bytes go to a temporary file, are synced, and renamed, so that no reader ever sees half of one. In production it is S3
+(`s3://bucket/prefix`, image_s3.py), or any other URL that fsspec knows (image_urls.py). All methods block: the worker
+calls them beside its next step, the API from a thread.
 """
 
 from __future__ import annotations
@@ -88,10 +88,14 @@ class ImageStore:
         scheme, mark, rest = text.partition("://")
         if not mark or scheme == "file":
             self._objects: _Objects = _FolderObjects(Path(rest if mark else text))
-            return
-        from server.image_urls import UrlObjects
+        elif scheme in ("s3", "s3a"):
+            from server.image_s3 import S3Objects
 
-        self._objects = UrlObjects(text, endpoint, region)
+            self._objects = S3Objects(text, endpoint, region)
+        else:
+            from server.image_urls import UrlObjects
+
+            self._objects = UrlObjects(text)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -54,6 +55,32 @@ class Bucket:
         """The objects in a folder, by the words of the server itself."""
         found = self._client.list_objects_v2(Bucket=NAME, Prefix=f"{folder}/")
         return [entry["Key"].removeprefix(f"{folder}/") for entry in found.get("Contents", [])]
+
+    @contextmanager
+    def may_only(self, *actions: str) -> Iterator[None]:
+        """The environment has the key of a user who may do this alone, and the server asks for rights."""
+        where = {"endpoint_url": self.endpoint, "region_name": REGION}
+        users = boto3.client("iam", **where)
+        users.create_user(UserName="r3")
+        key = users.create_access_key(UserName="r3")["AccessKey"]
+        allowed = {"Effect": "Allow", "Action": actions, "Resource": "*"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+        users.put_user_policy(UserName="r3", PolicyName="r3", PolicyDocument=document)
+        told = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+        self._ask_for_rights("0")
+        try:
+            with patch.dict(os.environ, told):
+                yield
+        finally:
+            self._ask_for_rights("inf")
+            users.delete_user_policy(UserName="r3", PolicyName="r3")
+            users.delete_access_key(UserName="r3", AccessKeyId=key["AccessKeyId"])
+            users.delete_user(UserName="r3")
+            users.close()
+
+    def _ask_for_rights(self, after_requests: str) -> None:
+        where = f"{self.endpoint}/moto-api/reset-auth"
+        httpx.post(where, content=after_requests, trust_env=False).raise_for_status()
 
     def start(self) -> None:
         """Answer."""

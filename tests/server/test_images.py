@@ -13,7 +13,7 @@ import pytest
 
 from server.images import ImageMissing, ImageStore, StoreAway, StoreFailed, tried_again
 from server.settings import Settings
-from tests.server.buckets import REGION, SECRET, Bucket, a_bucket
+from tests.server.buckets import NAME, REGION, SECRET, Bucket, a_bucket
 
 JOB = f"job_{'0' * 32}"
 
@@ -195,6 +195,62 @@ def test_a_bucket_that_is_gone_is_not_a_picture_that_is_missing(bucket: Bucket, 
     with pytest.raises(StoreFailed, match="make the bucket, or name another in R3_IMAGE_STORE") as caught:
         ask()
     assert not isinstance(caught.value, StoreAway)
+
+
+RIGHTS = ("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucket")
+
+
+def test_the_rights_that_are_told_are_enough_and_each_is_needed(bucket: Bucket, tmp_path: Path) -> None:
+    """As docs/operations.md tells them. A probe finds out which is missing, a refused deletion too."""
+    with bucket.may_only(*RIGHTS):
+        in_bucket(bucket, tmp_path.name).probe()
+    for lacking in RIGHTS:
+        with bucket.may_only(*(right for right in RIGHTS if right != lacking)):
+            with pytest.raises(StoreFailed, match=r"AccessDenied.*allow GetObject, PutObject and DeleteObject"):
+                in_bucket(bucket, tmp_path.name).probe()
+
+
+def test_the_identity_of_a_pod_will_do(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token in a file, which STS takes for credentials: as EKS and others give it."""
+    (tmp_path / "token").write_text("eyJhbGciOiJub25lIn0.e30.")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/r3")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_STS", bucket.endpoint)
+    in_bucket(bucket, tmp_path.name).probe()
+
+
+def test_endpoint_and_region_may_stand_in_awss_own_variables(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", bucket.endpoint)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    store = ImageStore(f"s3://{NAME}/{tmp_path.name}")
+    store.probe()
+    assert store._objects._files.s3.meta.region_name == REGION  # type: ignore[attr-defined]
+
+
+def test_a_listing_of_many_pages_is_whole_and_so_is_a_deletion(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.image_s3.PAGE", 2)
+    store = in_bucket(bucket, tmp_path.name)
+    for number in range(7):
+        store.put("local", JOB, bytes(number + 1))
+    other = store.put("other", JOB, b"1")
+    assert {folder.tenant: folder.size_bytes for folder in store.jobs()} == {"local": 28, "other": 1}
+    store.delete_job("local", JOB)
+    assert bucket.keys(tmp_path.name) == [f"other/{JOB}/{other}"]
+
+
+def test_a_bucket_without_a_folder_will_do(bucket: Bucket) -> None:
+    store = ImageStore(f"s3://{NAME}", bucket.endpoint, REGION)
+    digest = store.put("whole-bucket", JOB, b"bytes")
+    assert ("whole-bucket", JOB) in {(folder.tenant, folder.job) for folder in store.jobs()}
+    assert store.get("whole-bucket", JOB, digest) == b"bytes"
+    store.delete_job("whole-bucket", JOB)
+    assert not [folder for folder in store.jobs() if folder.tenant == "whole-bucket"]
 
 
 def test_without_credentials_it_is_said_which(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,6 +199,24 @@ def test_a_store_that_is_away_at_the_start_ends_no_process(
         api.close()
 
 
+def test_a_stream_whose_events_hold_pictures_ends_with_the_reason_and_is_taken_up_again(
+    bucket: Bucket, api: ApiProcess, begin: Callable[..., WorkerProcess]
+) -> None:
+    begin()
+    job = submitted(api, response_format="b64_json")
+    until(lambda: status(api, job) == "succeeded")
+    with bucket.away():
+        first = events_of(api.client.get(job["links"]["events"]))
+        problem(api.client.get(job["links"]["self"]), 503, "storage_unavailable")
+    assert (first[-1].name, first[-1].data["reason"]) == ("stream.closing", "storage_unavailable")
+    assert "image" not in [event.name for event in first]
+    last = max(event.id or 0 for event in first)
+    rest = events_of(api.client.get(job["links"]["events"], headers={"Last-Event-ID": str(last)}))
+    check_whole(rest, after=last)
+    shown = [event.data["image"] for event in rest if event.name == "image"]
+    assert [bool(image["b64_json"]) for image in shown] == [True, True, True]
+
+
 def test_reads_of_a_store_that_hangs_keep_nobody_else_waiting(
     bucket: Bucket, api: ApiProcess, begin: Callable[..., WorkerProcess]
 ) -> None:
