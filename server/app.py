@@ -147,6 +147,7 @@ def _lifespan(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await parts.giving_up.close()
+            images.close()
             if queue is None:
                 with suppress(OSError):
                     await own.close()

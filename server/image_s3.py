@@ -7,7 +7,9 @@ knows how long to go on.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
 from typing import Any, Final
 
 from server.image_errors import ImageMissing, StoreAway, StoreFailed
@@ -54,6 +56,8 @@ class S3Objects(UrlObjects):
         self._files.retries = 1  # botocore tries again by itself; both would multiply
         self._bucket, self._folder = bucket, f"{folder}/" if folder else ""
         self._away = _ways_to_be_away()
+        self._asked: set[Future[Any]] = set()
+        self._is_closed = False
 
     def sizes(self, folder: str | None = None) -> Iterator[tuple[str, int, float]]:
         """As its base's, page by page."""
@@ -76,6 +80,23 @@ class S3Objects(UrlObjects):
             asked = {"Bucket": self._bucket, "Delete": {"Objects": named, "Quiet": True}}
             for refused in self._ask("call_s3", "delete_objects", **asked).get("Errors", ()):
                 raise _refusal(f"{refused.get('Key')}: {refused.get('Message')}", str(refused.get("Code")))
+
+    def close(self) -> None:
+        """End what is being asked: a process that is to end must not wait for a store that hangs."""
+        self._is_closed = True
+        for asked in list(self._asked):
+            asked.cancel()
+
+    def _call(self, method: str, *args: Any, **fields: Any) -> Any:
+        """As s3fs's own blocking methods do it, but that `close` can end it."""
+        asked = asyncio.run_coroutine_threadsafe(getattr(self._files, f"_{method}")(*args, **fields), self._files.loop)
+        self._asked.add(asked)
+        if self._is_closed:
+            asked.cancel()
+        try:
+            return asked.result()
+        finally:
+            self._asked.discard(asked)
 
     def _fault(self, error: Exception) -> ImageMissing | StoreFailed:
         code, status = _said(error)
@@ -111,7 +132,7 @@ def _ways_to_be_away() -> tuple[type[Exception], ...]:
     from botocore.parsers import ResponseParserError  # type: ignore[import-untyped]
 
     return (
-        *(ConnectionError, TimeoutError, ResponseParserError),
+        *(ConnectionError, TimeoutError, CancelledError, ResponseParserError),
         *(of_s3.HTTPClientError, of_s3.ConnectionError, of_s3.CredentialRetrievalError, of_s3.MetadataRetrievalError),
     )
 

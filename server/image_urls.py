@@ -62,9 +62,15 @@ class UrlObjects:
             if key.count("/") == 2:
                 yield key, int(info["size"]), _written_s(info)
 
+    def close(self) -> None:
+        """Nothing to end; some kinds of stores have."""
+
+    def _call(self, method: str, *args: Any, **fields: Any) -> Any:
+        return getattr(self._files, method)(*args, **fields)
+
     def _ask(self, method: str, *args: Any, **fields: Any) -> Any:
         try:
-            return getattr(self._files, method)(*args, **fields)
+            return self._call(method, *args, **fields)
         except Exception as error:
             raise self._fault(error) from error
 

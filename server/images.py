@@ -73,6 +73,7 @@ class _Objects(Protocol):
     def remove_folder(self, folder: str) -> None: ...
     def remove(self, keys: list[str]) -> None: ...
     def sizes(self, folder: str | None = None) -> Iterator[tuple[str, int, float]]: ...
+    def close(self) -> None: ...
 
 
 class ImageStore:
@@ -147,6 +148,10 @@ class ImageStore:
         if self._holds(job, digest) is not None:
             raise StoreFailed("what was deleted is still there; allow DeleteObject on what is in the bucket")
 
+    def close(self) -> None:
+        """End what other threads are asking of a store that hangs: it is away for them, and stays so."""
+        self._objects.close()
+
     def _holds(self, job: str, digest: str) -> bytes | None:
         try:
             return self.get(_PROBE, job, digest)
@@ -206,6 +211,9 @@ class _FolderObjects:
             except FileNotFoundError:
                 continue  # deleted while we were looking
             yield path.relative_to(self._root).as_posix(), status.st_size, status.st_mtime
+
+    def close(self) -> None:
+        """A folder does not hang, or nothing can be done about it."""
 
 
 def _write_synced(path: Path, content: bytes) -> None:

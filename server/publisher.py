@@ -85,8 +85,19 @@ class Publisher:
                 waiting()
 
     def finish(self, timeout_s: float) -> bool:
-        """Publish what is in the line, then end; whether all was published in time. The store is not waited for."""
+        """Publish what is in the line, then end; whether all was published in time.
+
+        The store is not waited for: where it hangs, time must be left to give the jobs back.
+        """
         self._closing.set()
+        hangs = threading.Timer(timeout_s * 2 / 3, self._store.close)
+        hangs.start()
+        try:
+            return self._finished(timeout_s)
+        finally:
+            hangs.cancel()
+
+    def _finished(self, timeout_s: float) -> bool:
         if not self.thread.is_alive():
             return False
         until = time.monotonic() + timeout_s

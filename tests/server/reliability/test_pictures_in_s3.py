@@ -14,6 +14,7 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from server.api import GRACE_S
 from server.embedded import EmbeddedServer
 from server.images import ImageStore
 from server.queue import Queue
@@ -167,14 +168,17 @@ def test_a_store_that_is_away_for_a_while_costs_no_job_and_no_picture(
     nothing_leaked(api, worker)
 
 
+@pytest.mark.parametrize("how", ["away", "hanging"])
 def test_a_worker_that_must_leave_while_the_store_is_away_gives_its_jobs_back(
-    bucket: Bucket, api: ApiProcess, begin: Callable[..., WorkerProcess]
+    bucket: Bucket, api: ApiProcess, begin: Callable[..., WorkerProcess], how: str
 ) -> None:
     """Without a strike, of which one would be the last: it is no fault of the job's."""
     worker = begin(lease_s=600, renew_s=1, drain_s=1, max_strikes=1)
-    with bucket.away():
+    with bucket.away() if how == "away" else bucket.hanging():
         job = submitted(api)
-        until(lambda: bool(worker.said("the image store failed; once more")))
+        until(lambda: bool(worker.said("the image store failed; once more")) or how == "hanging")
+        until(lambda: status(api, job) == "running")
+        time.sleep(1)
         worker.send(signal.SIGTERM)
         assert worker.process.wait(20) == 0
         assert status(api, job) == "queued"
@@ -239,6 +243,25 @@ def test_reads_of_a_store_that_hangs_keep_nobody_else_waiting(
                 refused = api.client.post("/generate", json={"prompt": "a cat", "image": "data:image/png;base64,AAAA"})
                 problem(refused, 422, "invalid_image")  # judged in a thread
         assert {one.result() for one in reads} <= {200, 503}, "they were answered once it was back, or told"
+
+
+def test_an_api_that_must_end_does_not_wait_for_a_store_that_hangs(
+    bucket: Bucket, api: ApiProcess, begin: Callable[..., WorkerProcess]
+) -> None:
+    begin()
+    job = submitted(api)
+    is_whole(api, job)
+    url = pictures(seen(api, job))[0]
+    with ThreadPoolExecutor(4) as clients, bucket.hanging():
+        reads = [clients.submit(httpx.get, f"{api.url}{url}", timeout=60, trust_env=False) for _ in range(4)]
+        time.sleep(1)
+        began = time.monotonic()
+        api.send(signal.SIGTERM)
+        assert api.process.wait(60) == 0
+        took_s = time.monotonic() - began
+        for one in reads:
+            one.exception(60)
+    assert took_s < GRACE_S + 2, took_s
 
 
 @contextmanager
