@@ -191,6 +191,7 @@ FAULTS: Final = [
     _("known_settings", "heard by nobody", "prod", put(*W, "env", 0, "value", "127.0.0.1")),
     _("known_settings", "pictures on the pod's disk", "prod", drop(CM, "r3-settings", "data", "R3_IMAGE_STORE")),
     _("same_settings", "another lease", "prod", more(*W, "env", {"name": "R3_LEASE_S", "value": "30"})),
+    _("same_settings", "another region", "prod", more(*W, "env", {"name": "R3_IMAGE_STORE_REGION", "value": "eu-3"})),
     _("commands", "the other part", "prod", put(*A, "args", ["worker"])),
     _("commands", "another program", "prod", put(*A, "command", ["sleep"])),
     _("probed", "a path of nobody, API", "prod", put(*A, "livenessProbe", "httpGet", "path", "/health")),

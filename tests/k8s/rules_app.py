@@ -79,8 +79,10 @@ def known_settings(cluster: Cluster) -> Iterator[str]:
 
 def same_settings(cluster: Cluster) -> Iterator[str]:
     """API and workers share what every call to Redis carries, and where pictures are."""
-    shared = ("lease_s", "max_strikes", "job_ttl_s", "event_ttl_s", "poisoned_ttl_s", "queue_limit")
-    shared += ("image_store", "image_store_endpoint", "image_store_region")
+    shared = (
+        *("lease_s", "max_strikes", "job_ttl_s", "event_ttl_s", "poisoned_ttl_s", "queue_limit"),
+        *("image_store", "image_store_endpoint", "image_store_region"),
+    )
     told: dict[str, set[Any]] = {name: set() for name in shared}
     for _, container in cluster.containers(*OURS):
         environment = cluster.environment(container)
