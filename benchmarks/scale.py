@@ -178,7 +178,8 @@ def _leave(_number: int, _frame: FrameType | None) -> Any:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _leave)
+    for number in (signal.SIGTERM, signal.SIGINT):  # which is ignored from the start where a script runs this with `&`
+        signal.signal(number, _leave)
     try:
         raise SystemExit(main())
     except KeyboardInterrupt:
