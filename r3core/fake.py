@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 _ROWS_A_STEP = 100
 
+Pace = Callable[[Part, int, int], float]
+"""Seconds that a forward takes: its part, how many trajectories it serves, and the branches of a denoising one."""
+
 
 @dataclass
 class _State:
@@ -54,15 +57,22 @@ class _State:
 
 
 class FakeRunner:
-    """Computes nothing, at a given pace: `step_s` seconds a turn, whatever the batch."""
+    """Computes nothing, at a given pace: `step_s` seconds a turn whatever the batch, or as `pace` says of a forward."""
 
     def __init__(
-        self, *, step_s: float = 0.0, edits: int = 2, cache_rows: int = 6400, max_prompt_chars: int = 4000
+        self,
+        *,
+        step_s: float = 0.0,
+        pace: Pace | None = None,
+        edits: int = 2,
+        cache_rows: int = 6400,
+        max_prompt_chars: int = 4000,
     ) -> None:
         self.cache_rows = cache_rows
         self.max_batch_rows = cache_rows
         self.batches: list[Batch] = []
         self._step_s, self._edits, self._max_prompt_chars = step_s, edits, max_prompt_chars
+        self._pace = pace
         self._states: dict[str, _State] = {}
         self._isolation = Isolation()
         self._stopwatch = Stopwatch()
@@ -105,6 +115,8 @@ class FakeRunner:
     ) -> Outputs:
         if not keys:
             return {}
+        if self._pace is not None:
+            pause_s = self._pace(part, len(keys), branches)
         with self._stopwatch.timing(part, len(keys), branches):
             if pause_s:
                 time.sleep(pause_s)

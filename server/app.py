@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Final
@@ -44,6 +45,7 @@ from server.traces import Traces, open_traces
 log = structlog.get_logger("r3.api")
 
 _REST_S: Final = 1.0
+_THREADS: Final = 64
 _EXPOSED_HEADERS: Final = (
     *("Location", "X-Request-ID", "Retry-After", "Preference-Applied", "Idempotent-Replayed"),
     *("RateLimit", "RateLimit-Policy", "WWW-Authenticate"),
@@ -117,7 +119,9 @@ def _lifespan(
         queue, traces = given
         own = queue or Queue.from_settings(settings)
         traces = traces or open_traces("r3-api")
-        images = await asyncio.to_thread(ImageStore, settings.image_store_url)
+        # Reads of pictures wait for a store that may be slow, and must not keep the threads from all others.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="api"))
+        images = await asyncio.to_thread(ImageStore.from_settings, settings)
         hub = Hub(own, metrics, buffer_events=settings.stream_buffer_events, heartbeat_s=settings.heartbeat_s)
         authority.connect(own)
         presenter = Presenter(own, images, authority)
@@ -147,6 +151,7 @@ def _lifespan(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await parts.giving_up.close()
+            images.close()
             if queue is None:
                 with suppress(OSError):
                     await own.close()

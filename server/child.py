@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 PR_SET_PDEATHSIG: Final = 1
 
@@ -19,8 +19,10 @@ def spawn(
     *,
     environment: Mapping[str, str] | None = None,
     when_parent_dies: signal.Signals = signal.SIGKILL,
+    output: IO[bytes] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start `command` in a session of its own, so that a Ctrl-C in the terminal reaches the parent alone.
+    """Start `command` in a session of its own, so that a Ctrl-C in the terminal reaches the parent alone. What it says
+    goes to `output`, else to where ours goes.
 
     Call it from the main thread: the kernel sends `when_parent_dies` when the *thread* that started the child ends.
     """
@@ -28,6 +30,8 @@ def spawn(
         list(command),
         env=environment,
         stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
         start_new_session=True,
         preexec_fn=_tie_to_parent(when_parent_dies),  # noqa: PLW1509 -- no other way; nothing but two system calls in it
     )

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import platform
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final, Literal
 
 from r3core.errors import R3Error
+from server.image_errors import StoreAway
 from server.misconfigured import Misconfigured
 from server.other_variables import Telemetry
-from server.preflight import check_data_dir, check_redis_answers, check_redis_url
+from server.preflight import check_data_dir, check_redis_answers, check_redis_url, probe_image_store, shown_url
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def run_doctor(settings: Settings) -> int:
 def _look(subject: str, check: Callable[[Settings], Finding | str], settings: Settings) -> Finding:
     try:
         found = check(settings)
-    except (Misconfigured, R3Error) as fault:
+    except (Misconfigured, R3Error, StoreAway) as fault:
         return Finding("broken", subject, str(fault))
     except Exception as fault:  # noqa: BLE001 -- an installation breaks in ways of its own; each is a finding
         return Finding("broken", subject, f"{type(fault).__name__}: {' '.join(str(fault).split())}")
@@ -136,6 +138,13 @@ def _data_dir(settings: Settings) -> str:
     return f"{settings.data_dir}, {shutil.disk_usage(settings.data_dir).free / 1e9:.0f} GB free"
 
 
+def _pictures(settings: Settings) -> str:
+    began_s = time.perf_counter()
+    probe_image_store(settings)
+    took_ms = (time.perf_counter() - began_s) * 1000
+    return f"{shown_url(settings.image_store_url)}: written, read and deleted in {took_ms:.0f} ms"
+
+
 def _xformers(settings: Settings) -> Finding | str:
     found = _version("xformers")
     return found or Finding("note", "xformers", "not installed; on CUDA torch's own variable-length attention is used")
@@ -162,6 +171,7 @@ CHECKS: Final[dict[str, Callable[[Settings], Finding | str]]] = {
     "memory": _memory,
     "queue": _queue,
     "data": _data_dir,
+    "pictures": _pictures,
     "traces": _traces,
 }
 

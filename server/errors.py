@@ -4,6 +4,7 @@ ApiError (faults.py)        carries a code of CODES below, the sentence for the 
 ├── from our own routes     raised where the fault is found
 ├── from Starlette          404, 405, … are turned into one by `starlette_error`
 ├── from pydantic           faults of query parameters, by `validation_error`
+├── from the image store    away, or refusing, by `store_error`
 └── from the queue          unavailable, full, too many, idempotency key used before, by `queue_error`
 
 The shape is RFC 9457's (`application/problem+json`) with `code`, `request_id` and `errors` beside it, and an
@@ -26,6 +27,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from server.faults import ApiError, Fault, faults_of_pydantic
+from server.image_errors import StoreAway, StoreFailed
 from server.openai_errors import retry_headers, status_below
 from server.queue_errors import (
     IdempotencyMismatch,
@@ -41,6 +43,7 @@ log = structlog.get_logger("r3.api")
 
 REQUEST_ID_KEY: Final = "r3.request_id"  # where observe.py puts a request's id in its ASGI scope
 _FAULTS_IN_DETAIL: Final = 3  # some clients show nothing else
+_STORE_RETRY_S: Final = 5
 PROBLEM_TYPE: Final = "application/problem+json"
 
 # By code, the status and the title.
@@ -73,6 +76,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "storage_failed": (500, "A picture could not be stored or read"),
     "job_failed": (500, "The job failed"),
     "queue_unavailable": (503, "The queue cannot be reached"),
+    "storage_unavailable": (503, "The pictures cannot be reached"),
     "model_unknown": (503, "No model is known yet"),
     "shutting_down": (503, "The server is about to end"),
     "no_worker": (503, "No worker is ready"),
@@ -178,6 +182,15 @@ def queue_error(error: QueueError) -> ApiError:
     raise error
 
 
+def store_error(error: StoreFailed) -> ApiError:
+    """The image store's errors in the API's words; what it said of itself is the operator's to know."""
+    log.warning("the image store failed", reason=str(error))
+    if isinstance(error, StoreAway):
+        detail = f"the place where pictures are kept does not answer; nothing is lost, try again in {_STORE_RETRY_S} s"
+        return ApiError("storage_unavailable", detail, headers={"Retry-After": str(_STORE_RETRY_S)})
+    return ApiError("storage_failed", "the place where pictures are kept refuses; the server's log says more")
+
+
 def starlette_error(error: HTTPException, scope: Scope, routes: Sequence[BaseRoute]) -> ApiError:
     """Starlette's and FastAPI's own refusals in our shape."""
     if error.status_code == 404:
@@ -204,6 +217,10 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
         assert isinstance(error, QueueError)
         return queue_problem_response(error, request.scope)
 
+    async def on_store_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, StoreFailed)
+        return problem_response(store_error(error), request.scope)
+
     async def on_starlette_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return problem_response(starlette_error(error, request.scope, routes), request.scope)
@@ -215,6 +232,7 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
     app.add_exception_handler(ApiError, on_api_error)
     app.add_exception_handler(QueueError, on_queue_error)
+    app.add_exception_handler(StoreFailed, on_store_error)
     app.add_exception_handler(HTTPException, on_starlette_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
 

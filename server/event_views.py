@@ -130,6 +130,7 @@ class StreamClosing(EventView):
         "slow_client",
         "stuck_client",
         "queue_unavailable",
+        "storage_unavailable",
         "job_deleted",
         "unauthorized",
         "keys_unavailable",

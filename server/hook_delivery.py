@@ -27,6 +27,7 @@ from server import hook_message
 from server.faults import ApiError
 from server.hook_rules import allowed, shown
 from server.hook_sender import NotAllowed, NotSent, Sender, tls_context
+from server.image_errors import StoreFailed
 from server.metrics import Metrics
 from server.present import Presenter
 from server.queue import Queue, QueueUnavailable, StoredJob
@@ -175,6 +176,8 @@ class Deliveries:
                 return hook_message.body(await self._presenter.job(job))
         except ApiError as error:
             raise NotSent(error.detail) from error
+        except StoreFailed as error:
+            raise NotSent("the job's pictures could not be read") from error
         except TimeoutError as error:
             raise NotSent(f"the job's pictures could not be read in {COMPOSE_S:g} s") from error
 

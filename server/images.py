@@ -1,9 +1,9 @@
 """The image store: bytes in, a name out. Every object lies at `<root>/<tenant>/<job>/<sha256 of its bytes>`.
 
 So deleting a job deletes a prefix, and writing the same picture twice is the same object. A folder is the default:
-bytes go to a temporary file, are synced, and renamed, so that no reader ever sees half a picture. Any other fsspec
-URL (`s3://bucket/prefix`) serves in production. All methods block: the worker calls them beside its next step, the
-API from a thread.
+bytes go to a temporary file, are synced, and renamed, so that no reader ever sees half of one. In production it is S3
+(`s3://bucket/prefix`, image_s3.py), or any other URL that fsspec knows (image_urls.py). All methods block: the worker
+calls them beside its next step, the API from a thread.
 """
 
 from __future__ import annotations
@@ -15,35 +15,44 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 
 import structlog
+
+from server.image_errors import ImageMissing, StoreAway, StoreFailed
+
+if TYPE_CHECKING:
+    from server.settings import Settings
+
+__all__ = ["ImageMissing", "ImageStore", "StoreAway", "StoreFailed", "StoredFolder", "tried_again"]
 
 log = structlog.get_logger("r3.images")
 
 T = TypeVar("T")
 STORE_TRIES: Final = 5
+LONGEST_REST_S: Final = 2.0
 _SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9._@-]{0,127}")
 _TEMPORARY: Final = ".part-"
 _TRIES: Final = 20
+_PROBE: Final = "@probe"  # whose objects no job has, so that one left behind is swept
 
 
-class ImageMissing(LookupError):
-    """The store has no such object: it was deleted, or never written."""
-
-
-def tried_again(ask: Callable[[], T], job_id: str) -> T:
-    """What `ask` answers, asked again with back-off where the store fails for a moment. Raises OSError in the end."""
-    for attempt in range(STORE_TRIES - 1):
+def tried_again(ask: Callable[[], T], job_id: str, waits: Callable[[], bool] = lambda: False) -> T:
+    """What `ask` answers, asked again with back-off where the store fails for a moment; while it is away, for as long
+    as `waits` says. Raises OSError in the end.
+    """
+    attempt = 0
+    while True:
         try:
             return ask()
         except OSError as error:
-            log.warning("the image store failed; once more", job_id=job_id, reason=str(error))
-            time.sleep(0.1 * 2**attempt)
-    return ask()
+            attempt += 1
+            if attempt >= STORE_TRIES and not (isinstance(error, StoreAway) and waits()):
+                raise
+            log.warning("the image store failed; once more", job_id=job_id, reason=str(error), attempt=attempt)
+            time.sleep(min(0.1 * 2 ** min(attempt - 1, 10), LONGEST_REST_S))
 
 
 @dataclass(frozen=True)
@@ -62,15 +71,17 @@ class _Objects(Protocol):
     def write(self, key: str, content: bytes) -> None: ...
     def read(self, key: str) -> bytes: ...
     def remove_folder(self, folder: str) -> None: ...
-    def remove(self, key: str) -> None: ...
-    def sizes(self, folder: str = "*/*") -> Iterator[tuple[str, int, float]]: ...
+    def remove(self, keys: list[str]) -> None: ...
+    def sizes(self, folder: str | None = None) -> Iterator[tuple[str, int, float]]: ...
+    def close(self) -> None: ...
 
 
 class ImageStore:
-    """Pictures of jobs, in a folder or under an fsspec URL."""
+    """Pictures of jobs, in a folder or under an fsspec URL. Methods raise OSError, of it StoreFailed and StoreAway."""
 
-    def __init__(self, place: str | Path) -> None:
-        """`place` is a folder, which is made where it does not exist, or a URL with a scheme.
+    def __init__(self, place: str | Path, endpoint: str | None = None, region: str | None = None) -> None:
+        """`place` is a folder, which is made where it does not exist, or a URL with a scheme; `endpoint` and `region`
+        are S3's.
 
         Raises ValueError for a URL whose fsspec package is not installed.
         """
@@ -78,8 +89,19 @@ class ImageStore:
         scheme, mark, rest = text.partition("://")
         if not mark or scheme == "file":
             self._objects: _Objects = _FolderObjects(Path(rest if mark else text))
+        elif scheme in ("s3", "s3a"):
+            from server.image_s3 import S3Objects
+
+            self._objects = S3Objects(text, endpoint, region)
         else:
-            self._objects = _UrlObjects(text)
+            from server.image_urls import UrlObjects
+
+            self._objects = UrlObjects(text)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The store that the settings name."""
+        return cls(settings.image_store_url, settings.image_store_endpoint, settings.image_store_region)
 
     def put(self, tenant: str, job: str, content: bytes) -> str:
         """Store bytes of a job and return their SHA-256 in hex; the same bytes again are the same object."""
@@ -92,14 +114,20 @@ class ImageStore:
         return self._objects.read(_key(tenant, job, sha256))
 
     def delete_job(self, tenant: str, job: str) -> None:
-        """Remove all objects of a job; a job without objects is no error."""
-        self._objects.remove_folder(_key(tenant, job))
+        """Remove all objects of a job; a job without objects is no error.
+
+        Where the store fails, nobody finds them any more and the sweep of orphans removes them.
+        """
+        folder = _key(tenant, job)
+        try:
+            self._objects.remove_folder(folder)
+        except OSError as error:
+            log.warning("pictures of a job are left to the sweep", job_id=job, reason=str(error))
 
     def keep_only(self, tenant: str, job: str, hashes: Collection[str]) -> None:
         """Remove all objects of a job but those."""
-        for key, _, _ in list(self._objects.sizes(_key(tenant, job))):
-            if key.rpartition("/")[2] not in hashes:
-                self._objects.remove(key)
+        keys = [key for key, _, _ in self._objects.sizes(_key(tenant, job))]
+        self._objects.remove([key for key in keys if key.rpartition("/")[2] not in hashes])
 
     def jobs(self) -> Iterator[StoredFolder]:
         """Every job that has objects, in no order."""
@@ -109,6 +137,26 @@ class ImageStore:
             seen = folders.get((tenant, job), StoredFolder(tenant, job, 0, 0.0))
             folders[tenant, job] = StoredFolder(tenant, job, seen.size_bytes + size, max(seen.newest_s, written_s))
         yield from folders.values()
+
+    def probe(self) -> None:
+        """Write an object, list it, read it and delete it: all that is ever asked of a store."""
+        job, content = f"job_{secrets.token_hex(16)}", secrets.token_bytes(64)
+        folder, digest = _key(_PROBE, job), self.put(_PROBE, job, content)
+        if self._holds(job, digest) != content or len(list(self._objects.sizes(folder))) != 1:
+            raise StoreFailed("what was written cannot be read and listed as it was")
+        self._objects.remove_folder(folder)
+        if self._holds(job, digest) is not None:
+            raise StoreFailed("what was deleted is still there; allow DeleteObject on what is in the bucket")
+
+    def close(self) -> None:
+        """End what other threads are asking of a store that hangs: it is away for them, and stays so."""
+        self._objects.close()
+
+    def _holds(self, job: str, digest: str) -> bytes | None:
+        try:
+            return self.get(_PROBE, job, digest)
+        except ImageMissing:
+            return None
 
 
 def _key(*names: str) -> str:
@@ -152,16 +200,20 @@ class _FolderObjects:
     def remove_folder(self, folder: str) -> None:
         shutil.rmtree(self._root / folder, ignore_errors=True)
 
-    def remove(self, key: str) -> None:
-        (self._root / key).unlink(missing_ok=True)
+    def remove(self, keys: list[str]) -> None:
+        for key in keys:
+            (self._root / key).unlink(missing_ok=True)
 
-    def sizes(self, folder: str = "*/*") -> Iterator[tuple[str, int, float]]:
-        for path in self._root.glob(f"{folder}/*"):
+    def sizes(self, folder: str | None = None) -> Iterator[tuple[str, int, float]]:
+        for path in self._root.glob(f"{folder or '*/*'}/*"):
             try:
                 status = path.stat()
             except FileNotFoundError:
                 continue  # deleted while we were looking
             yield path.relative_to(self._root).as_posix(), status.st_size, status.st_mtime
+
+    def close(self) -> None:
+        """A folder does not hang, or nothing can be done about it."""
 
 
 def _write_synced(path: Path, content: bytes) -> None:
@@ -185,52 +237,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-class _UrlObjects:
-    """Objects under an fsspec URL; object stores write whole objects, so no temporary name is needed."""
-
-    def __init__(self, url: str) -> None:
-        import fsspec  # type: ignore[import-untyped]  # only production uses it, and it costs start-up time
-
-        try:
-            self._files: Any
-            self._files, root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise ValueError(f"image store {url!r} cannot be opened: {error}") from error
-        self._root = str(root).rstrip("/")
-
-    def write(self, key: str, content: bytes) -> None:
-        self._files.pipe_file(f"{self._root}/{key}", content)
-
-    def read(self, key: str) -> bytes:
-        try:
-            content: bytes = self._files.cat_file(f"{self._root}/{key}")
-        except FileNotFoundError as error:
-            raise ImageMissing(f"no object {key} under {self._root}") from error
-        return content
-
-    def remove_folder(self, folder: str) -> None:
-        with suppress(FileNotFoundError):
-            self._files.rm(f"{self._root}/{folder}", recursive=True)
-
-    def remove(self, key: str) -> None:
-        with suppress(FileNotFoundError):
-            self._files.rm_file(f"{self._root}/{key}")
-
-    def sizes(self, folder: str = "*/*") -> Iterator[tuple[str, int, float]]:
-        where = self._root if folder == "*/*" else f"{self._root}/{folder}"
-        found: dict[str, dict[str, Any]] = self._files.find(where, detail=True)
-        for path, info in found.items():
-            key = path[len(self._root) :].strip("/")
-            if key.count("/") == 2:
-                yield key, int(info["size"]), _written_s(info)
-
-
-def _written_s(info: dict[str, Any]) -> float:
-    """When an object was written; each fsspec backend has its own name for it."""
-    for name in ("mtime", "LastModified", "created", "updated"):
-        value = info.get(name)
-        if value is not None:
-            return float(value.timestamp() if hasattr(value, "timestamp") else value)
-    return 0.0

@@ -16,7 +16,7 @@ from r3core.types import Image, Request, Trajectory, request_from_json
 from r3core.versions import STORED_VERSION, NewerVersion, version_of
 from server.encoding import pixels_of
 from server.held import Leases, Ready
-from server.images import ImageMissing, ImageStore, tried_again
+from server.images import ImageMissing, ImageStore, StoreAway, tried_again
 from server.publications import End, GiveBack
 from server.publisher import Publisher, Unpublished
 from server.queue_errors import QueueUnavailable
@@ -202,7 +202,8 @@ class Intake:
         try:
             master = tried_again(lambda: self._store.get(tenant, job_id, sha256), job_id)
         except OSError as error:
-            raise NotHere(f"the image store failed: {error}", forgive=False) from error
+            # While it is away that is no fault of the job's, however often it comes here.
+            raise NotHere(f"the image store failed: {error}", forgive=isinstance(error, StoreAway)) from error
         pixels = pixels_of(master)
         height, width, _ = pixels.shape
         return Picture(Image(image_id, width, height), pixels)

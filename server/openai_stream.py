@@ -27,6 +27,7 @@ CLOSED: Final = {
     "slow_client": ("slow_client", "the client reads more slowly than there is to send"),
     "stuck_client": ("slow_client", "the client has stopped reading"),
     "queue_unavailable": ("queue_unavailable", "the queue cannot be reached"),
+    "storage_unavailable": ("storage_unavailable", "the pictures cannot be reached"),
     "job_deleted": ("job_not_found", "the job was deleted"),
     "unauthorized": ("unauthorized", "the key was revoked"),
     "keys_unavailable": ("keys_unavailable", "the keys cannot be read, so that nobody can be let in"),

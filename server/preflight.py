@@ -154,7 +154,7 @@ def check_redis_url(settings: Settings) -> str:
     try:
         Redis.from_url(settings.redis_url).close()
     except ValueError as error:
-        raise Misconfigured(f"{_shown_url(settings.redis_url)} is no Redis URL; {_REDIS_REMEDY}") from error
+        raise Misconfigured(f"{shown_url(settings.redis_url)} is no Redis URL; {_REDIS_REMEDY}") from error
     return settings.redis_url
 
 
@@ -172,9 +172,9 @@ def check_redis_answers(url: str, timeout_s: float = 5.0) -> None:
         with Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=once) as redis:
             refuse_old_server(redis.info("server"))
     except (RedisError, OSError) as error:
-        raise Misconfigured(f"no answer from Redis at {_shown_url(url)} ({error}); {_REDIS_REMEDY}") from error
+        raise Misconfigured(f"no answer from Redis at {shown_url(url)} ({error}); {_REDIS_REMEDY}") from error
     except ServerTooOld as error:
-        raise Misconfigured(f"{_shown_url(url)}: {error}") from error
+        raise Misconfigured(f"{shown_url(url)}: {error}") from error
 
 
 def check_data_dir(data_dir: Path) -> None:
@@ -191,18 +191,37 @@ def check_data_dir(data_dir: Path) -> None:
 
 
 def check_image_store(settings: Settings) -> None:
-    """Refuse a place for pictures that cannot be opened; the data directory, where they go there, must be writable."""
+    """Refuse a place for pictures that cannot be written, read and deleted in; the data directory, where they go there,
+    must be writable. A store that does not answer now is waited for by whoever needs it, as Redis is.
+    """
     if settings.image_store is None:
         check_data_dir(settings.data_dir)
-        return
-    from server.images import ImageStore
+    from server.images import StoreAway
 
     try:
-        ImageStore(settings.image_store)
+        probe_image_store(settings)
+    except StoreAway as error:
+        sys.stderr.write(f"r3: R3_IMAGE_STORE={shown_url(settings.image_store_url)}: {error}; it is asked again\n")
+
+
+def probe_image_store(settings: Settings) -> None:
+    """An object written, read and deleted. Raises Misconfigured, and StoreAway where the store does not answer."""
+    from server.images import ImageStore, StoreAway
+
+    if settings.image_store_endpoint is not None and not (settings.image_store or "").startswith(("s3://", "s3a://")):
+        raise Misconfigured(
+            f"R3_IMAGE_STORE_ENDPOINT={settings.image_store_endpoint} says where S3 is, and "
+            f"R3_IMAGE_STORE={shown_url(settings.image_store or '')} names no bucket; "
+            "write s3://BUCKET/FOLDER, or leave the endpoint out"
+        )
+    try:
+        ImageStore.from_settings(settings).probe()
+    except StoreAway:
+        raise
     except (ValueError, OSError) as error:
         raise Misconfigured(
-            f"R3_IMAGE_STORE={_shown_url(settings.image_store)} cannot be opened ({_shown_url(_reason(error))}); "
-            "install what its scheme needs, or give a folder"
+            f"R3_IMAGE_STORE={shown_url(settings.image_store_url)} cannot be opened ({shown_url(_reason(error))}); "
+            "give a folder, or a URL such as s3://BUCKET/FOLDER"
         ) from error
 
 
@@ -236,6 +255,11 @@ def check_model(settings: Settings) -> str | None:
     return describe(settings.checkpoint, settings.base_checkpoint).name
 
 
+def shown_url(url: str) -> str:
+    """The URL without its password."""
+    return re.sub(r"(?<=://)[^/@]*@", "***@", url)
+
+
 _SECRETS: Final = frozenset({"api_key", "key", "token_secret"})
 _REDIS_REMEDY: Final = "give --redis-url/R3_REDIS_URL as redis://HOST:6379/0, rediss://… or unix:///PATH"
 
@@ -248,7 +272,7 @@ def _fault(fault: Any, given: dict[str, Any]) -> str:
     if known is not None and known.default not in (None, (), PydanticUndefined, fault["input"]):
         default = f", or leave it out for {known.default}"
     message = str(fault["msg"]).removeprefix("Value error, ")
-    shown = "***" if field in _SECRETS else _shown_url(str(fault["input"]))
+    shown = "***" if field in _SECRETS else shown_url(str(fault["input"]))
     return f"{name}={shown} is refused: {message[:1].lower()}{message[1:]}{default}"
 
 
@@ -259,7 +283,7 @@ def _not_json(error: SettingsError) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return str(error.strerror if isinstance(error, OSError) and error.strerror else error.__cause__ or error)
+    return str(error.strerror if isinstance(error, OSError) and error.strerror else error)
 
 
 def _cannot_listen(error: OSError, host: str, port: int, option: str) -> str:
@@ -273,8 +297,3 @@ def _cannot_listen(error: OSError, host: str, port: int, option: str) -> str:
         host_name = name.replace("port", "host").replace("PORT", "HOST")
         return f"host {host} is no address of this machine ({error.strerror}); give another with {host_name}"
     return f"cannot listen on {where} ({error.strerror}); give another with {name}"
-
-
-def _shown_url(url: str) -> str:
-    """The URL without its password."""
-    return re.sub(r"(?<=://)[^/@]*@", "***@", url)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import structlog
 from r3core.types import StopReason, Trajectory
 from server import encoding
 from server.held import Leases
-from server.images import ImageStore, tried_again
+from server.images import ImageStore, StoreAway, tried_again
 from server.publications import End, GiveBack, Item, Keep, Say, Show, Tell, event
 from server.queue_errors import QueueUnavailable
 from server.queue_records import Checkpoint, Ending, Event, Json, Lease, picture
@@ -65,6 +66,7 @@ class Publisher:
         self._model_hash, self._drop = model_hash, drop
         self._line: queue.Queue[Item | None] = queue.Queue(LINE)
         self._written: dict[tuple[str, int], _Written] = {}
+        self._closing = threading.Event()
         self.thread = WorkerThread("publisher", self._run)
 
     def start(self) -> None:
@@ -87,7 +89,19 @@ class Publisher:
                 waiting()
 
     def finish(self, timeout_s: float) -> bool:
-        """Publish what is in the line, then end; whether all was published in time."""
+        """Publish what is in the line, then end; whether all was published in time.
+
+        The store is not waited for: where it hangs, time must be left to give the jobs back.
+        """
+        self._closing.set()
+        hangs = threading.Timer(timeout_s * 2 / 3, self._store.close)
+        hangs.start()
+        try:
+            return self._finished(timeout_s)
+        finally:
+            hangs.cancel()
+
+    def _finished(self, timeout_s: float) -> bool:
         if not self.thread.is_alive():
             return False
         until = time.monotonic() + timeout_s
@@ -116,6 +130,9 @@ class Publisher:
             # The worker ends, or gives a job back, while Redis is away: another goes on when the lease has run out.
             log.warning("left unpublished: Redis is away", **item.lease.named, item=type(item).__name__)
             self._let_go(item.lease)
+        except StoreAway as error:  # only when it is time to end: until then the store is waited for
+            log.warning("given back: the image store is away", **item.lease.named, reason=str(error))
+            self._release(item.lease)
         except Exception as error:  # one job's trouble must not end the others
             log.exception("a job cannot be published", **item.lease.named, item=type(item).__name__)
             if isinstance(item, GiveBack):
@@ -187,10 +204,19 @@ class Publisher:
             yield
 
     def _put(self, lease: Lease, content: bytes) -> str:
-        return tried_again(lambda: self._store.put(lease.job.tenant, lease.id, content), lease.id)
+        def ask() -> str:
+            return self._store.put(lease.job.tenant, lease.id, content)
+
+        return tried_again(ask, lease.id, waits=lambda: self._leases.holds(lease) and not self._closing.is_set())
 
     def _show(self, item: Show) -> None:
         content, width, height = encoding.preview(item.pixels)
+        try:
+            sha256 = self._store.put(item.lease.job.tenant, item.lease.id, content)
+        except OSError as error:  # the next preview, or the picture itself, is worth the wait
+            self._metrics.live_dropped.inc()
+            log.debug("a preview was left out: the image store failed", **item.lease.named, reason=str(error))
+            return
         record = {
             "tenant": item.lease.job.tenant,
             "job": item.lease.id,
@@ -200,7 +226,7 @@ class Publisher:
             "width": width,
             "height": height,
             "format": "webp",
-            "sha256": self._put(item.lease, content),
+            "sha256": sha256,
         }
         image_id = f"img_{secrets.token_hex(16)}"
         shown = Event(item.event.name, {**item.event.data, "image": picture(image_id, record)})
@@ -258,6 +284,14 @@ class Publisher:
             self._checkpoint(lease, Checkpoint(0, ending=Ending("failed", what)))
         except Exception:  # whatever it is, the other jobs go on
             log.exception("nor can it be failed; its lease runs out", **lease.named)
+        self._let_go(lease)
+
+    def _release(self, lease: Lease) -> None:
+        """Give back a job that is no fault of its own, at the end of this worker."""
+        try:
+            self._work.release(lease.id, lease.token, forgive=True)
+        except QueueUnavailable as error:
+            log.warning("not given back either; its lease runs out", **lease.named, reason=str(error))
         self._let_go(lease)
 
     def _let_go(self, lease: Lease) -> None:

@@ -104,6 +104,10 @@ class Settings(BaseSettings):
     """The queue: `redis://`, `rediss://` or `unix://`; unset: `r3 serve` starts one of its own."""
     image_store: str | None = None
     """Folder or fsspec URL (`s3://bucket/prefix`) of pictures; unset: in the data directory."""
+    image_store_endpoint: str | None = None
+    """Where S3 answers if it is not AWS: `https://minio.example:9000`."""
+    image_store_region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
+    """The region of the S3 bucket; unset: as AWS's own variables say."""
     keep_gb: Annotated[float, Field(gt=0)] = 10.0
     """Pictures that `r3 serve` keeps where jobs have no lifetime; the oldest finished jobs go first."""
     event_ttl_s: Annotated[int, Field(ge=1)] = 3600
@@ -213,7 +217,7 @@ class Settings(BaseSettings):
                 ) from error
         return proxies
 
-    @field_validator("public_url")
+    @field_validator("public_url", "image_store_endpoint")
     @classmethod
     def _is_address(cls, url: str | None) -> str | None:
         if url is not None and not ADDRESS.fullmatch(url):

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator
 from typing import Any, Final
 
 from server.hub import Follower, Hub, Message
+from server.image_errors import StoreFailed
 from server.job_view import terminal_event
 from server.metrics import Metrics
 from server.queue import Event, LoggedEvent, Queue, QueueUnavailable, StoredJob
@@ -71,6 +72,8 @@ class JobStream:
                 yield chunk
         except QueueUnavailable:
             yield self._closing("queue_unavailable")
+        except StoreFailed:  # of the pictures that belong into the events
+            yield self._closing("storage_unavailable")
 
     async def _from_the_log(self) -> AsyncIterator[bytes]:
         page = self._page

@@ -87,7 +87,7 @@ class Worker:
         self._engine, self._description, self._work, self._vitals = engine, description, work, vitals
         self._started_at_s = time.time()
         self._leases = Leases()
-        store = ImageStore(settings.image_store_url)
+        store = ImageStore.from_settings(settings)
         self._publisher = Publisher(
             work,
             store,

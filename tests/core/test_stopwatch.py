@@ -51,6 +51,23 @@ def test_a_forward_takes_as_long_as_it_takes() -> None:
     assert all(one.seconds >= 0.01 for one in took if one.part != "decode")
 
 
+def test_a_forward_takes_what_its_pace_says_of_part_company_and_branches() -> None:
+    asked: list[tuple[str, int, int]] = []
+
+    def pace(part: str, size: int, branches: int) -> float:
+        asked.append((part, size, branches))
+        return 0.02 if part == "denoise" else 0.0
+
+    engine = Engine(FakeRunner(pace=pace))
+    engine.add("a", Trajectory(ASKED, 0))
+    engine.add("b", Trajectory(ASKED, 1))
+    took, _ = run(engine)
+    forwards = [one for one in took if one.part != "decode"]
+    assert asked == [(one.part, one.size, one.branches) for one in forwards]
+    assert max(size for _, size, _ in asked) == 2
+    assert all(one.seconds >= 0.02 for one in forwards if one.part == "denoise")
+
+
 def test_what_is_asked_is_told_once_and_what_nobody_asks_for_is_forgotten() -> None:
     watch = Stopwatch()
     for _ in range(2 * REMEMBERED):

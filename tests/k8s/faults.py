@@ -225,6 +225,7 @@ FAULTS: Final = [
     _("traced", "no scheme", "other", put(CM, "r3-settings", "data", COLLECTOR, "otel-collector.monitoring:4318")),
     _("traced", "gRPC", "other", put(CM, "r3-settings", "data", "OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")),
     _("same_settings", "another lease", "prod", more(*W, "env", {"name": "R3_LEASE_S", "value": "30"})),
+    _("same_settings", "another region", "prod", more(*W, "env", {"name": "R3_IMAGE_STORE_REGION", "value": "eu-3"})),
     _("commands", "the other part", "prod", put(*A, "args", ["worker"])),
     _("commands", "another program", "prod", put(*A, "command", ["sleep"])),
     _("probed", "a path of nobody, API", "prod", put(*A, "livenessProbe", "httpGet", "path", "/health")),

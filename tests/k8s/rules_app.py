@@ -113,7 +113,7 @@ def _ways_to_collectors(cluster: Cluster, pod: Pod) -> Iterator[tuple[str, int]]
 
 def same_settings(cluster: Cluster) -> Iterator[str]:
     """API and workers share what every call to Redis carries, and where pictures are."""
-    shared = (*QueuePolicy.__dataclass_fields__, "image_store")
+    shared = (*QueuePolicy.__dataclass_fields__, "image_store", "image_store_endpoint", "image_store_region")
     told: dict[str, set[Any]] = {name: set() for name in shared}
     for _, container in cluster.containers(*OURS):
         environment = cluster.environment(container)

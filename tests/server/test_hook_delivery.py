@@ -20,7 +20,7 @@ from server.authority import Authority
 from server.hook_delivery import GIVE_UP_S, Deliveries, retry_delay_s
 from server.hook_rules import Allowed
 from server.hook_sender import Sender
-from server.images import ImageStore
+from server.images import ImageStore, StoreAway
 from server.queue import Queue
 from server.queue_records import Ending
 from server.queue_worker import WorkerQueue
@@ -266,6 +266,24 @@ async def test_pictures_that_cannot_be_read_in_time_put_the_message_off(
     sent = await cancelled(queue, receiver.url)
     await turn(deliveries)
     assert (receiver.received, waiting(db), outcomes(deliveries)) == ([], [sent], {"failed": 1})
+
+
+async def test_a_message_whose_pictures_are_away_is_sent_once_they_are_back(
+    queue: Queue, deliveries: Deliveries, receiver: Receiver, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(_: object) -> dict[str, Any]:
+        raise StoreAway("the image store does not answer")
+
+    sent = await cancelled(queue, receiver.url)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(deliveries._presenter, "job", away)
+        with structlog.testing.capture_logs() as lines:
+            await turn(deliveries)
+    assert [line["event"] for line in lines] == ["webhook failed"], "no traceback: it is nobody's mistake"
+    assert (receiver.received, waiting(db), outcomes(deliveries)) == ([], [sent], {"failed": 1})
+    due(db, sent)
+    await turn(deliveries)
+    assert len(receiver.received) == 1
 
 
 @given(st.floats(0, 1))

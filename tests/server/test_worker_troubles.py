@@ -19,7 +19,7 @@ from r3core.types import Trajectory
 from r3core.versions import STORED_VERSION
 from server.embedded import EmbeddedServer
 from server.engines import FAKE
-from server.images import ImageStore
+from server.images import ImageStore, StoreAway
 from server.inbox import Inbox
 from server.queue import Queue, QueueUnavailable
 from server.queue_records import Json, dumps
@@ -246,6 +246,41 @@ async def test_a_picture_that_cannot_be_read_for_a_while_delays_its_job_only(
     await queue.submit(new)
     job = await ended(queue, new.id)
     assert (job.status, job.attempt) == ("succeeded", attempts)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_picture_that_is_away_with_its_store_costs_its_job_no_strike(
+    queue: Queue, start: Start, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageStore, "get", raising(StoreAway("away"), 10, ImageStore.get))
+    start()
+    new, _ = await with_a_picture(queue, store, GREY, FROM_A_PICTURE)
+    await queue.submit(new)
+    job = await ended(queue, new.id)
+    assert (job.status, job.attempt) == ("succeeded", 6)
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_picture_waits_for_a_store_that_is_away_and_its_previews_do_not(
+    queue: Queue, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Far more often than it is tried where the store fails otherwise; previews are asked for once each."""
+    asked: list[bool] = []
+    put = ImageStore.put
+
+    def away(self: ImageStore, tenant: str, job: str, content: bytes) -> str:
+        asked.append(content.startswith(b"RIFF"))
+        if len(asked) < 8:
+            raise StoreAway("away")
+        return put(self, tenant, job, content)
+
+    monkeypatch.setattr("server.images.LONGEST_REST_S", 0.05)
+    monkeypatch.setattr(ImageStore, "put", away)
+    start()
+    job, events = await run(queue, replace(ASKED, previews=2))
+    assert (job.status, job.attempt) == ("succeeded", 1)
+    assert asked.count(True) <= 2 * 3, "two previews a picture, three pictures"
+    assert [event.data["round"] for event in events if event.name == "image"] == [0, 1, 2]
 
 
 @pytest.mark.usefixtures("soon")

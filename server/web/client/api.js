@@ -17,6 +17,7 @@ export class Problem extends Error {
 const REMEDIES = {
   unreachable: "Is the server running? Try again in a moment.",
   offline: "Connect to the network. A job that was started goes on without this page.",
+  storage_unavailable: "Where pictures are kept does not answer. Nothing is lost; try again in a moment.",
   queue_full: "Others are ahead. Try again in a moment.",
   rate_limited: "Wait a little, then try again.",
   model_unknown: "Start a worker: r3 worker, or r3 serve, which has one.",
