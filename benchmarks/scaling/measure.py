@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -62,7 +63,11 @@ def peak_bytes(pid: int) -> int:
 
 def sockets(pid: int) -> int:
     """How many connections a process holds; a worker process has none but those to Redis."""
-    return sum(str(link.readlink()).startswith("socket:") for link in Path(f"/proc/{pid}/fd").iterdir())
+    count = 0
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
+            count += str(link.readlink()).startswith("socket:")
+    return count
 
 
 def kept_bytes(db: redis.Redis, jobs: Mapping[str, tuple[str | None, int]]) -> Json:
