@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from r3core.model.bagel import Bagel
 from r3core.model.tokenizer import Tokenizer
@@ -23,14 +21,6 @@ from training.vae_train import train_vae
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "small"
 
 FEW = Recipe(steps=1, draws=4, looks=4, edits=4, warm_up=1)
-
-
-@pytest.fixture
-def alone(tmp_path: Path) -> Iterator[None]:
-    """A group of one rank."""
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def silent(part: str, done: int, total: int, line: str | None = None) -> None: ...
