@@ -1,4 +1,4 @@
-"""The least and the most of every number that a job can be asked with, read from the schema that checks them."""
+"""The least and the most of the numbers that a job can be asked with, read from the schema that checks them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Json = dict[str, Any]
 def ranges() -> Mapping[str, Json]:
     """Field to its ends, both allowed: {"max_rounds": {"minimum": 0, "maximum": 8}, "refine.num_timesteps": ...}.
 
-    A field that has not both ends is left out.
+    A field that has not both, or may not be one of them (`top_p` above 0), is left out.
     """
     schema = GenerationCreate.model_json_schema()
     return dict(_of(schema["properties"], schema["$defs"], ""))
