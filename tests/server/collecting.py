@@ -7,10 +7,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from tests.server.answering import answering
 
 
 @dataclass(frozen=True)
@@ -86,21 +88,8 @@ def collecting() -> Iterator[Collector]:
 
         def log_message(self, *_: object) -> None: ...
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        block_on_close = False
-
-        def handle_error(self, *_: object) -> None:
-            """Whoever hangs up is what the test is about."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    collector.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield collector
-    finally:
-        collector.go.set()
-        server.shutdown()
-        thread.join(10)
-        server.server_close()
+    with answering(Handler) as collector.port:
+        try:
+            yield collector
+        finally:
+            collector.go.set()

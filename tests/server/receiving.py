@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import ssl
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from standardwebhooks import Webhook
+
+from tests.server.answering import answering
 
 
 @dataclass(frozen=True)
@@ -71,22 +72,5 @@ def receiving(tls: ssl.SSLContext | None = None) -> Iterator[Receiver]:
 
         def log_message(self, *_: object) -> None: ...
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            """Whoever hangs up in mid-answer is what the test is about."""
-
-    server = Server(("127.0.0.1", 0), Handler)
-    if tls is not None:
-        # The handshake in the connection's thread, so that a failed one does not end the server's.
-        server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    receiver.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with answering(Handler, tls) as receiver.port:
         yield receiver
-    finally:
-        server.shutdown()
-        thread.join(10)
-        server.server_close()
