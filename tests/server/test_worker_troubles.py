@@ -22,7 +22,7 @@ from server.engines import FAKE
 from server.images import ImageStore, StoreAway
 from server.inbox import Inbox
 from server.queue import Queue, QueueUnavailable
-from server.queue_records import Json, dumps
+from server.queue_records import Json, StoredJob, dumps
 from server.queue_worker import WorkerQueue
 from server.worker import _queue_answers
 from server.worker_health import HUNG_AFTER_S, Vitals
@@ -234,6 +234,13 @@ async def test_a_trajectory_that_the_engine_chokes_on_fails_alone(
     assert (await run(queue))[0].status == "succeeded"
 
 
+async def ended_with_a_picture(queue: Queue, store: ImageStore) -> StoredJob:
+    """A job that begins with a grey picture, at its end."""
+    new, _ = await with_a_picture(queue, store, GREY, FROM_A_PICTURE)
+    await queue.submit(new)
+    return await ended(queue, new.id)
+
+
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize(("times", "attempts"), [(1, 1), (2, 2)])
 async def test_a_picture_that_cannot_be_read_for_a_while_delays_its_job_only(
@@ -242,9 +249,7 @@ async def test_a_picture_that_cannot_be_read_for_a_while_delays_its_job_only(
     """It is read again, and where that is of no use the job is given back."""
     monkeypatch.setattr(ImageStore, "get", raising(OSError(5, "Input/output error"), times, ImageStore.get))
     start()
-    new, _ = await with_a_picture(queue, store, GREY, FROM_A_PICTURE)
-    await queue.submit(new)
-    job = await ended(queue, new.id)
+    job = await ended_with_a_picture(queue, store)
     assert (job.status, job.attempt) == ("succeeded", attempts)
 
 
@@ -254,9 +259,7 @@ async def test_a_picture_that_is_away_with_its_store_costs_its_job_no_strike(
 ) -> None:
     monkeypatch.setattr(ImageStore, "get", raising(StoreAway("away"), 10, ImageStore.get))
     start()
-    new, _ = await with_a_picture(queue, store, GREY, FROM_A_PICTURE)
-    await queue.submit(new)
-    job = await ended(queue, new.id)
+    job = await ended_with_a_picture(queue, store)
     assert (job.status, job.attempt) == ("succeeded", 6)
 
 
@@ -289,9 +292,7 @@ async def test_a_hiccup_of_redis_while_a_picture_is_looked_up_delays_its_job_onl
 ) -> None:
     monkeypatch.setattr(WorkerQueue, "image", raising(QueueUnavailable("away"), 1, WorkerQueue.image))
     start()
-    new, _ = await with_a_picture(queue, store, GREY, FROM_A_PICTURE)
-    await queue.submit(new)
-    job = await ended(queue, new.id)
+    job = await ended_with_a_picture(queue, store)
     assert (job.status, job.attempt) == ("succeeded", 2)
 
 
