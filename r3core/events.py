@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from r3core.errors import R3Error
+from r3core.judge import Score
 from r3core.types import Image, Reflection, Trajectory
 
 if TYPE_CHECKING:
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 class TextDelta:
     """A piece of the text that is being written; the pieces, joined, are the whole text."""
 
-    stage: Literal["reason", "reflect"]
+    stage: Literal["reason", "reflect", "describe"]
     round: int
     text: str
+    candidate: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,21 +57,48 @@ class Preview:
 
 @dataclass(frozen=True)
 class ImageReady:
-    """The picture of `round` is finished; `trajectory` is the value to store."""
+    """A picture of `round` is finished; `trajectory` is the value to store."""
 
     round: int
     image: Image
     instruction: str | None
     pixels: Pixels
     trajectory: Trajectory
+    candidate: int = 0
 
 
 @dataclass(frozen=True)
 class Reflected:
-    """What was said of the picture of `round`."""
+    """What was said of a picture of `round`."""
 
     round: int
     reflection: Reflection
+    candidate: int = 0
+
+
+@dataclass(frozen=True)
+class Described:
+    """The whole description of the picture of round 0."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What one scorer says of a picture of `round`."""
+
+    round: int
+    candidate: int
+    score: Score
+
+
+@dataclass(frozen=True)
+class Chose:
+    """Which of the candidates of `round` goes on, and what the first scorer gave it."""
+
+    round: int
+    candidate: int
+    value: float | None
 
 
 @dataclass(frozen=True)
@@ -94,5 +123,18 @@ class Cancelled:
     trajectory: Trajectory
 
 
-Event = TextDelta | Reasoned | Progress | Preview | ImageReady | Reflected | Finished | Failed | Cancelled
+Event = (
+    TextDelta
+    | Reasoned
+    | Progress
+    | Preview
+    | ImageReady
+    | Reflected
+    | Described
+    | Scored
+    | Chose
+    | Finished
+    | Failed
+    | Cancelled
+)
 TERMINAL: Final = (Finished, Failed, Cancelled)

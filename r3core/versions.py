@@ -14,11 +14,55 @@ from typing import Any, Final
 Json = dict[str, Any]
 Steps = Mapping[int, Callable[[Json], Json]]
 
-STORED_VERSION: Final = 1
+STORED_VERSION: Final = 2
+
+
+def _request_unjudged(old: Json) -> Json:
+    """Version 2 has scores, candidates and the tasks beside the loop; before it nothing was judged."""
+    described = {"max_tokens": 384, "temperature": 0.0, "top_p": 0.9, "top_k": 50}
+    return {
+        **old,
+        "early_stop": {**old["early_stop"], "score": None, "all": False},
+        "scorers": [],
+        "choose": "last",
+        "on_regression": "keep",
+        "candidates": {"first": 1, "refine": 1},
+        "max_images": None,
+        "kind": "generate",
+        "question": None,
+        "describe": described,
+    }
+
+
+def _trajectory_unjudged(old: Json) -> Json:
+    given = bool(old["request"]["given_image"])
+    return {
+        **old,
+        "rounds": [
+            {
+                **r,
+                "scores": [],
+                "candidates": [],
+                "chosen": 0,
+                "base": r["index"] - 1 if r["index"] else None,
+                "forwards": 0,
+            }
+            for r in old["rounds"]
+        ],
+        "usage": {
+            **old["usage"],
+            "images": max(0, len(old["rounds"]) - given),
+            "discarded_images": 0,
+            "discarded_forwards": 0,
+        },
+        "description": None,
+        "similarities": None,
+    }
+
 
 # By version, how a request or a trajectory of it becomes one of the next; one that did not change is not named.
-REQUEST_STEPS: Final[dict[int, Callable[[Json], Json]]] = {}
-TRAJECTORY_STEPS: Final[dict[int, Callable[[Json], Json]]] = {}
+REQUEST_STEPS: Final[dict[int, Callable[[Json], Json]]] = {1: _request_unjudged}
+TRAJECTORY_STEPS: Final[dict[int, Callable[[Json], Json]]] = {1: _trajectory_unjudged}
 
 
 class NewerVersion(ValueError):

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from r3core.errors import R3Error
-from r3core.loop import Step
+from r3core.judge import Score
+from r3core.steps import Step
 from r3core.types import Image, Trajectory
 
 if TYPE_CHECKING:
@@ -42,13 +43,22 @@ class Need:
 
 @dataclass(frozen=True)
 class Begin:
-    """Start `step` of a trajectory; `picture` is its newest one (None before the first)."""
+    """Start `step` of a trajectory; `pictures` are those that it looks at, in the order of `loop.looks_at`.
+
+    With `keeps` it goes on from the contexts of the step before, which lie in the same spans.
+    """
 
     key: str
     step: Step
     trajectory: Trajectory
     spans: tuple[Span, ...]
-    picture: Picture | None
+    pictures: tuple[Picture, ...] = ()
+    keeps: bool = False
+
+    @property
+    def picture(self) -> Picture:
+        """The one picture of a step that looks at one."""
+        return self.pictures[0]
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,8 @@ class Batch:
     """One turn: steps that start now, then one packed text forward over `text`, then one packed denoising forward
     over `draw`.
 
-    `text` holds all that write, and every step that begins to draw, for its context is computed in that forward.
+    `text` holds all that write or judge, and every step that begins to draw, for its context is computed in that
+    forward.
     """
 
     begin: tuple[Begin, ...] = ()
@@ -76,11 +87,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Text:
-    """A text is complete: `rest` is what no piece has shown yet, `tokens` counts what was decoded, the end included."""
+    """A text is complete: `rest` is what no piece has shown yet, `tokens` counts what was decoded, the end included.
+
+    `verdict` is a reflection's own score, where it was asked for.
+    """
 
     text: str
     rest: str
     tokens: int
+    verdict: Score | None = None
 
 
 @dataclass(frozen=True)
@@ -94,11 +109,32 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture is complete; `forwards` counts the guidance branches that were run for it."""
+    """The candidates of a step are complete, in their order; `forwards` counts the guidance branches that were run
+    for each of them.
+    """
 
-    pixels: Pixels
+    pictures: tuple[Pixels, ...]
     steps: int
     forwards: int
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Pictures are scored: for each candidate of a Judge step the scores in the order of its scorers."""
+
+    scores: tuple[tuple[Score, ...], ...]
+
+
+@dataclass(frozen=True)
+class Likened:
+    """Two pictures are compared: how alike they are, by the name of each measure."""
+
+    similarities: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Working:
+    """One turn of a step that takes several is done, and there is nothing to show of it."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +144,7 @@ class Raised:
     error: R3Error
 
 
-Output = Piece | Text | Stepped | Drawn | Raised
+Output = Piece | Text | Stepped | Drawn | Looked | Likened | Working | Raised
 Part = Literal["text", "denoise", "decode"]
 
 
