@@ -22,6 +22,7 @@ ROOT: Final = "{r3}:"  # one hash tag, so that a cluster keeps all keys together
 WEIGHT_OF: Final = {"high": 4.0, "normal": 1.0, "low": 0.25}
 TERMINAL_STATUSES: Final = frozenset({"succeeded", "failed", "cancelled"})
 TERMINAL_EVENTS: Final = frozenset({"job.succeeded", "job.failed", "job.cancelled"})
+TOKEN_COST: Final = 1 / 600  # a token by itself, where a picture takes 90 forwards of six times that
 USAGE_FIELDS: Final = ("text_tokens", "denoise_steps", "forwards", "compute_s")
 
 Priority = Literal["high", "normal", "low"]
@@ -270,11 +271,31 @@ def rfc3339(at_ms: float) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def job_cost(request: Request) -> float:
-    """What a job may take at most, in units of one 512² picture of 49 denoising steps."""
+def job_cost(request: Request, given: int = 0) -> float:
+    """What a job may take at most, in units of one 512² picture of 49 denoising steps; `given` pictures are the
+    caller's.
+    """
+    if request.kind != "generate":
+        return max(_task_cost(request, given), 0.01)
     first = 0 if request.given_image else request.generate.num_timesteps - 1
     steps = first + request.max_rounds * (request.refine.num_timesteps - 1)
     return max(request.n * steps * step_cost(request.width, request.height), 0.01)
+
+
+def _task_cost(request: Request, given: int) -> float:
+    """What the model reads and writes of pictures, beside what it draws: here nothing else may be asked for."""
+    drawn = 0 if request.kind != "roundtrip" else 1 if request.given_image else 2
+    steps = drawn * (request.generate.num_timesteps - 1)
+    looks, tokens = 1, 0
+    match request.kind:
+        case "score":
+            looks = given * len(request.scorers)
+            tokens = given * request.reflect.max_tokens if "verdict" in request.scorers else 0
+        case "reflect":
+            tokens = request.reflect.max_tokens
+        case _:
+            tokens = request.describe.max_tokens + (request.reason.max_tokens if request.think else 0)
+    return (steps + looks) * step_cost(request.width, request.height) + tokens * TOKEN_COST
 
 
 def step_cost(width: int, height: int) -> float:

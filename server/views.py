@@ -11,12 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from r3core.types import Verdict
+from r3core.judge import Scorer
+from r3core.types import Kind, Verdict
 from server.errors import CODES
 from server.schemas import JobStatus
 
 Json = dict[str, Any]
-StopReason = Literal["satisfied", "max_rounds", "malformed", "deadline", "stopped"]
+StopReason = Literal["satisfied", "max_rounds", "malformed", "deadline", "stopped", "done"]
 JobId = Annotated[str, Field(pattern=r"^job_[0-9a-f]{32}$")]
 ImageId = Annotated[str, Field(pattern=r"^img_[0-9a-f]{32}$")]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC")]
@@ -139,10 +140,66 @@ class Links(View):
     stop: str
 
 
+class WordLiftView(View):
+    """A word of the prompt, and how much likelier the picture makes it."""
+
+    text: str
+    lift: float
+
+
+class ScoreView(View):
+    """What one scorer says of a picture."""
+
+    scorer: Scorer
+    value: float | None = Field(description="Null for the verdict of a malformed reflection.")
+    lift: float | None = Field(description="Of gvu and lift.")
+    words: list[WordLiftView] = Field(description="Of gvu and lift.")
+
+
+class ScoredImage(View):
+    """One of the caller's pictures."""
+
+    image: ImageView | None
+    scores: list[ScoreView]
+
+
+class ScoreResult(View):
+    """Of POST /score: the pictures in the order in which they were given."""
+
+    images: list[ScoredImage]
+
+
+class ReflectResult(View):
+    """Of POST /reflect."""
+
+    reflection: ReflectionView | None
+
+
+class DescribeResult(View):
+    """Of POST /describe."""
+
+    text: str | None
+
+
+class RoundtripResult(View):
+    """Of POST /roundtrip."""
+
+    source: ImageView | None
+    description: str | None
+    reconstruction: ImageView | None
+    similarities: dict[str, float] | None = Field(
+        description="self, latent and psnr are proxies by the model's own eyes; a named model's is the cosine."
+    )
+
+
 class JobView(View):
     """A job as it stands."""
 
     id: JobId
+    kind: Kind | SkipJsonSchema[None] = Field(None, description="Of what is no generation.")
+    result: ScoreResult | ReflectResult | DescribeResult | RoundtripResult | SkipJsonSchema[None] = Field(
+        None, description="With kind: what it came to so far."
+    )
     status: JobStatus
     created_at: Time
     started_at: Time | None
