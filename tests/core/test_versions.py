@@ -32,9 +32,11 @@ ROUNDS = (
             Reflection("<think>A hat is missing.</think> Add a hat.", "A hat is missing.", Verdict.EDIT, "Add a hat."),
         ),
     ),
-    Round(1, Image("img_1", 64, 48), "Add a hat.", (Reflection("No hat.", "No hat.", Verdict.MALFORMED, None),)),
+    Round(
+        1, Image("img_1", 64, 48), "Add a hat.", (Reflection("No hat.", "No hat.", Verdict.MALFORMED, None),), base=0
+    ),
 )
-TRAJECTORY = Trajectory(REQUEST, 1, "<think>A plan.</think>", ROUNDS, "malformed", Usage(30, 98, 221))
+TRAJECTORY = Trajectory(REQUEST, 1, "<think>A plan.</think>", ROUNDS, "malformed", Usage(30, 98, 221, images=2))
 
 
 def stored(version: int) -> dict[str, Any]:
@@ -62,12 +64,14 @@ def test_the_version_stands_first_where_scripts_look_for_it() -> None:
 
 
 def test_what_is_older_is_brought_up_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "STORED_VERSION", 3)
-    # Version 2 called them tries, and version 1 looks.
-    monkeypatch.setitem(versions.REQUEST_STEPS, 1, lambda old: renamed(old, "looks", "tries"))
-    monkeypatch.setitem(versions.REQUEST_STEPS, 2, lambda old: renamed(old, "tries", "previews"))
-    monkeypatch.setitem(versions.TRAJECTORY_STEPS, 2, lambda old: renamed(old, "plan", "reasoning"))
-    for version, looks, plan in ((1, "looks", "plan"), (2, "tries", "plan"), (3, "previews", "reasoning")):
+    ours = STORED_VERSION
+    monkeypatch.setattr(versions, "STORED_VERSION", ours + 2)
+    # The version after ours called them tries, and ours looks.
+    monkeypatch.setitem(versions.REQUEST_STEPS, ours, lambda old: renamed(old, "looks", "tries"))
+    monkeypatch.setitem(versions.REQUEST_STEPS, ours + 1, lambda old: renamed(old, "tries", "previews"))
+    monkeypatch.setitem(versions.TRAJECTORY_STEPS, ours + 1, lambda old: renamed(old, "plan", "reasoning"))
+    forms = ((ours, "looks", "plan"), (ours + 1, "tries", "plan"), (ours + 2, "previews", "reasoning"))
+    for version, looks, plan in forms:
         of_old = TRAJECTORY.to_json()
         request = renamed(of_old["request"], "previews", looks)
         assert request_from_json(request, version) == REQUEST
@@ -80,7 +84,7 @@ def renamed(value: dict[str, Any], old: str, new: str) -> dict[str, Any]:
 
 
 def test_what_is_newer_is_refused_with_both_versions() -> None:
-    with pytest.raises(NewerVersion, match="stored with version 99, and this build reads up to 1; keep a worker"):
+    with pytest.raises(NewerVersion, match="stored with version 99, and this build reads up to 2; keep a worker"):
         Trajectory.from_json({**TRAJECTORY.to_json(), "version": 99})
 
 
