@@ -1,4 +1,4 @@
-"""Rounds as they grow: pictures, scores and reflections added to a trajectory. Pure; the rules of the loop are loop.py's."""
+"""Rounds as they grow: pictures, scores and reflections added to a trajectory. What is done when is loop.py's."""
 
 from __future__ import annotations
 
