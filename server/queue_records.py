@@ -22,7 +22,8 @@ ROOT: Final = "{r3}:"  # one hash tag, so that a cluster keeps all keys together
 WEIGHT_OF: Final = {"high": 4.0, "normal": 1.0, "low": 0.25}
 TERMINAL_STATUSES: Final = frozenset({"succeeded", "failed", "cancelled"})
 TERMINAL_EVENTS: Final = frozenset({"job.succeeded", "job.failed", "job.cancelled"})
-USAGE_FIELDS: Final = ("text_tokens", "denoise_steps", "forwards", "compute_s")
+JUDGED_USAGE: Final = ("images", "discarded_images", "discarded_forwards")
+USAGE_FIELDS: Final = ("text_tokens", "denoise_steps", "forwards", "compute_s", *JUDGED_USAGE)
 
 Priority = Literal["high", "normal", "low"]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -272,9 +273,13 @@ def rfc3339(at_ms: float) -> str:
 
 def job_cost(request: Request) -> float:
     """What a job may take at most, in units of one 512² picture of 49 denoising steps."""
-    first = 0 if request.given_image else request.generate.num_timesteps - 1
-    steps = first + request.max_rounds * (request.refine.num_timesteps - 1)
-    return max(request.n * steps * step_cost(request.width, request.height), 0.01)
+    first = 0 if request.given_image else request.n * request.candidates.first
+    edits = request.n * request.max_rounds * request.candidates.refine
+    if request.max_images is not None:
+        first = min(first, request.max_images)
+        edits = min(edits, request.max_images - first)
+    steps = first * (request.generate.num_timesteps - 1) + edits * (request.refine.num_timesteps - 1)
+    return max(steps * step_cost(request.width, request.height), 0.01)
 
 
 def step_cost(width: int, height: int) -> float:
