@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
+from r3core.types import StopReason
 from server.answers import ref
-from server.views import ImageId, ImageView, JobError, JobId, JobView, Json, ReflectionView, StopReason, Time, View
+from server.views import (
+    ImageId,
+    ImageView,
+    JobError,
+    JobId,
+    JobView,
+    Json,
+    ReflectionView,
+    ScoreView,
+    Time,
+    View,
+)
 
 
 class EventView(View):
@@ -16,6 +29,11 @@ class EventView(View):
     job_id: JobId
     trajectory: int | None = Field(description="Null in events of the job.")
     at: Time
+
+
+Candidate = Annotated[
+    int | SkipJsonSchema[None], Field(description="Which picture of its round, where that has several.")
+]
 
 
 class JobQueued(EventView):
@@ -76,6 +94,7 @@ class ImageDone(EventView):
     """A picture is finished."""
 
     round: int
+    candidate: Candidate = None
     image: ImageView
     instruction: str | None
 
@@ -84,6 +103,7 @@ class ReflectDelta(EventView):
     """A piece of a reflection."""
 
     round: int
+    candidate: Candidate = None
     text: str
 
 
@@ -91,10 +111,38 @@ class ReflectDone(ReflectionView, EventView):
     """A whole reflection."""
 
     round: int
+    candidate: Candidate = None
+
+
+class ScoreDone(ScoreView, EventView):
+    """One scorer's word on a picture. After a worker was lost it may come again, for the same picture."""
+
+    round: int
+    candidate: int
+
+
+class ChosenDone(EventView):
+    """Which of its round's pictures goes on."""
+
+    round: int
+    candidate: int
+    score: float | None = Field(description="The first scorer's.")
+
+
+class DescribeDelta(EventView):
+    """A piece of a description, or of the answer to a question about a picture."""
+
+    text: str
+
+
+class DescribeDone(EventView):
+    """The whole description or answer."""
+
+    text: str
 
 
 class TrajectoryDone(EventView):
-    """A trajectory is at its end."""
+    """A trajectory is at its end; jobs beside /generate do not tell it."""
 
     stop_reason: StopReason
     image: ImageView | None
@@ -148,6 +196,10 @@ EVENTS: Final[dict[str, type[EventView]]] = {
     "image": ImageDone,
     "reflect.delta": ReflectDelta,
     "reflect.done": ReflectDone,
+    "score": ScoreDone,
+    "chosen": ChosenDone,
+    "describe.delta": DescribeDelta,
+    "describe.done": DescribeDone,
     "trajectory.done": TrajectoryDone,
     "job.succeeded": JobSucceeded,
     "job.failed": JobFailed,

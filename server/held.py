@@ -10,7 +10,8 @@ from typing import Final, Literal
 
 from r3core.engine.batch import Picture
 from r3core.types import Request, Trajectory, Usage
-from server.queue_records import Ending, Json, Lease, step_cost
+from server.cost import step_cost
+from server.queue_records import JUDGED_USAGE, Ending, Json, Lease
 
 # Why a job is to end before its trajectories do; a stronger reason replaces a weaker one.
 Turn = Literal["given_back", "deadline", "stopped", "failed", "cancelled", "lost"]
@@ -27,6 +28,8 @@ DEADLINE_ERROR: Final[Json] = {
     "code": "deadline_exceeded",
     "message": "its deadline passed before its first picture was finished",
 }
+
+LATE_ERROR: Final[Json] = {**DEADLINE_ERROR, "message": "its deadline passed before it was finished"}
 
 
 class Leases:
@@ -75,13 +78,16 @@ class Leases:
             return len(self._held)
 
 
+Waiting = tuple[Trajectory, tuple[Picture, ...]]
+
+
 @dataclass(frozen=True)
 class Ready:
-    """A leased job with the trajectories that are left to do, each with its newest picture where it has one."""
+    """A leased job with the trajectories that are left to do, each with the pictures that it goes on from."""
 
     lease: Lease
     request: Request
-    left: tuple[tuple[Trajectory, Picture | None], ...]
+    left: tuple[Waiting, ...]
 
 
 @dataclass
@@ -89,7 +95,7 @@ class HeldJob:
     """A job while the engine works on it."""
 
     lease: Lease
-    waiting: deque[tuple[Trajectory, Picture | None]]
+    waiting: deque[Waiting]
     """What the engine has had no room for yet."""
     newest: dict[int, Trajectory]
     """What was made of each trajectory that was left to do."""
@@ -131,8 +137,8 @@ class HeldJob:
 
     def turn_to(self, turn: Turn, error: Json | None = None) -> bool:
         """Have it end for `turn`, unless it ends for something as strong already; whether this changes anything."""
-        if turn == "deadline" and not self.has_picture:
-            turn, error = "failed", DEADLINE_ERROR
+        if turn == "deadline" and not (self.has_picture and self._kind == "generate"):
+            turn, error = "failed", DEADLINE_ERROR if self._kind == "generate" else LATE_ERROR
         if _STRENGTH[turn] <= _STRENGTH[self.turn]:
             return False
         self.turn, self.error = turn, error
@@ -156,6 +162,17 @@ class HeldJob:
             "text_tokens": now.text_tokens - before.text_tokens,
             "denoise_steps": steps,
             "forwards": now.forwards - before.forwards,
+            **{name: getattr(now, name) - getattr(before, name) for name in JUDGED_USAGE},
             "compute_s": round(compute_s, 6),
-            "cost": steps * step_cost(trajectory.request.width, trajectory.request.height),
+            "cost": self._cost(trajectory, steps),
         }
+
+    @property
+    def _kind(self) -> str:
+        return str(self.lease.job.request["request"].get("kind", "generate"))
+
+    def _cost(self, trajectory: Trajectory, steps: int) -> float:
+        """Of what is drawn by its steps; a job that mostly looks and writes costs at its end what was estimated."""
+        if self._kind == "generate":
+            return steps * step_cost(trajectory.request.width, trajectory.request.height)
+        return 0.0 if trajectory.stop_reason is None else self.lease.job.cost

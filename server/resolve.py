@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from r3core.checkpoint import Description
 from r3core.model.image_processing import Size
-from r3core.types import EarlyStop, ImageSampling, Request, TextSampling
+from r3core.types import ImageSampling, Request, TextSampling
 from server.faults import Fault, faults_of_pydantic
 from server.hook_rules import NOTHING_ALLOWED, Allowed, Target
+from server.resolve_judge import early_stop_of, judge_faults, judged, shown_settings
 from server.schemas import GenerateSamplingCreate, GenerationCreate, JobCreate
 from server.sizes import is_legal, nearest_legal, parse_size
 
@@ -96,7 +97,7 @@ def resolved(body: GenerationCreate, description: Description, seed: int, given:
         seed=seed,
         max_rounds=_max_rounds(body, description),
         min_rounds=body.min_rounds,
-        early_stop=EarlyStop(**body.early_stop.model_dump()),
+        early_stop=early_stop_of(body.early_stop),
         think=body.think and given is None,
         n=body.n,
         given_image=given is not None,
@@ -106,6 +107,7 @@ def resolved(body: GenerationCreate, description: Description, seed: int, given:
         generate=merged(defaults.generate, body.generate),
         refine=merged(defaults.refine, body.refine),
         previews=body.previews,
+        **judged(body),
     )
 
 
@@ -113,7 +115,7 @@ def shown_params(request: Request, body: GenerationCreate, start_image: str | No
     """What a job shows under `params`: every setting as it was resolved, so that posting them again with the prompt,
     which stands beside them, asks for the same. A given picture has its own size.
     """
-    settings = postable(asdict(request))
+    settings = postable(shown_settings(request))
     size = f"{settings.pop('width')}x{settings.pop('height')}"
     for name in ("prompt", "given_image"):
         del settings[name]
@@ -142,6 +144,11 @@ def _hook_faults(body: JobCreate, hooks: Allowed) -> Together:
 
 def faults_together(body: GenerationCreate, description: Description) -> Together:
     """What only shows beside other fields or the model."""
+    yield from _loop_faults(body, description)
+    yield from judge_faults(body)
+
+
+def _loop_faults(body: GenerationCreate, description: Description) -> Together:
     rounds = _max_rounds(body, description)
     if body.image is None:
         if body.instruction is not None:

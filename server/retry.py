@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from server.faults import ApiError
+from server.given_pictures import given_pictures, stored_as
 from server.images import ImageMissing
 from server.keys import TenantLimits
 from server.queue import NewJob, StoredJob, Submitted
@@ -86,16 +87,12 @@ async def _forget(parts: Service, job: StoredJob, job_id: str) -> None:
 
 async def _with_start_pictures(parts: Service, job: StoredJob, job_id: str) -> tuple[Json, Json]:
     """The job's request and params, with copies of the pictures that it started from: the first are erased with it."""
-    request = job.request
-    if (several := request.get("start_images")) is not None:
-        copies = [await _copied(parts, job, job_id, start["record"]) for start in several]
-        params = {**job.params, "images": [image_id for image_id, _ in copies]}
-        return {**request, "start_images": [{"id": i, "record": record} for i, record in copies]}, params
-    if (record := request.get("start_record")) is None:
-        return request, job.params
-    image_id, own = await _copied(parts, job, job_id, record)
-    named = {"images": [image_id]} if "images" in job.params else {"image": image_id}
-    return {**request, "start_image": image_id, "start_record": own}, {**job.params, **named}
+    given = [record for record in given_pictures(job.request).values() if record is not None]
+    if not given:
+        return job.request, job.params
+    copies = dict([await _copied(parts, job, job_id, record) for record in given])
+    named = {"images": list(copies)} if "images" in job.params else {"image": next(iter(copies))}
+    return {**job.request, **stored_as(copies)}, {**job.params, **named}
 
 
 async def _copied(parts: Service, job: StoredJob, job_id: str, record: Json) -> tuple[str, Json]:

@@ -55,15 +55,6 @@ async def take_start_images(
     return taken
 
 
-def stored_as(starts: Sequence[StartImage]) -> dict[str, Any]:
-    """What the worker is told of them. One stands as it did before there could be several."""
-    if len(starts) > 1:
-        several = [{"id": start.id, "record": start.record} for start in starts]
-        return {"start_image": None, "start_record": None, "start_images": several}
-    one = starts[0] if starts else None
-    return {"start_image": None if one is None else one.id, "start_record": None if one is None else one.record}
-
-
 async def _taken(parts: Service, tenant: str, job_id: str, given: str | bytes, description: Description) -> StartImage:
     parent: dict[str, Any] | None = None
     async with parts.decoding:  # the file too is in memory no sooner than its turn

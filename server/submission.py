@@ -17,19 +17,21 @@ from fastapi import Request
 from r3core.checkpoint import Description
 from r3core.versions import STORED_VERSION
 from server.callers import Caller
+from server.cost import job_cost
 from server.errors import invalid_request
 from server.faults import ApiError, Fault
+from server.given_pictures import stored_as
 from server.hook_rules import allowed
 from server.keys import TenantLimits
 from server.kinds import GENERATE, Ask
 from server.queue import NewJob, StoredJob, Submitted
 from server.queue_errors import REFUSALS
-from server.queue_records import job_cost, new_job_id
+from server.queue_records import new_job_id
 from server.rate_limits import note
 from server.resolve import SEEDS_DRAWN_BELOW, Body, Read, every_fault
 from server.schemas import MAX_DEADLINE_S, JobCreate
 from server.service import Service
-from server.start_image import StartImage, stored_as, take_start_images
+from server.start_image import StartImage, take_start_images
 from server.traces import Carrier, trace_id_of
 
 log = structlog.get_logger("r3.api")
@@ -130,7 +132,7 @@ def _new_job(
         request={
             "version": STORED_VERSION,
             "request": asdict(asked),
-            **stored_as(starts),
+            **stored_as({start.id: start.record for start in starts}),
             "output_format": getattr(body, "output_format", "png"),
             "output_compression": getattr(body, "output_compression", None),
             "request_id": structlog.contextvars.get_contextvars().get("request_id"),

@@ -4,11 +4,10 @@ description. What every job's body has stands in schemas.py.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from r3core.judge import Scorer
 from server.schemas import (
     MAX_PROMPT_CHARS,
     SIZE,
@@ -16,6 +15,7 @@ from server.schemas import (
     JobCreate,
     OutputFormat,
     ResponseFormat,
+    Scorers,
     TextSamplingCreate,
     size_text,
 )
@@ -25,15 +25,6 @@ MAX_PICTURES = 16
 Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
 _PICTURE = "PNG, JPEG or WebP as base64 or data URL, or the id of an image of yours."
 _BYTES = "b64_json: answers hold the pictures' bytes too."
-
-
-def _distinct(value: list[Any]) -> list[Any]:
-    if len(set(value)) < len(value):
-        raise ValueError("each scorer may be named once")
-    return value
-
-
-Scorers = Annotated[list[Scorer], Field(min_length=1, max_length=4), AfterValidator(_distinct)]
 
 
 class ScoreCreate(JobCreate):

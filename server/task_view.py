@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from server.given_pictures import given_pictures
 from server.queue import StoredJob
 from server.queue_records import picture
 
@@ -36,16 +37,6 @@ def task_json(job: StoredJob) -> Json:
     return {"kind": kind, "result": result}
 
 
-def given_record(job: StoredJob, image_id: str) -> Json | None:
-    """The record of a picture that the job was given: where a worker is lost it may not be the job's own yet."""
-    request = job.request
-    if request.get("start_image") == image_id:
-        one: Json | None = request.get("start_record")
-        return one
-    several: list[Json] = request.get("start_images") or []
-    return next((start["record"] for start in several if start["id"] == image_id), None)
-
-
 def _pictures(rounds: list[Json]) -> list[Json]:
     """All that the caller gave: one picture is a round's own."""
     return [seen for first in rounds[:1] for seen in first.get("candidates") or [first]]
@@ -56,5 +47,6 @@ def _scored(job: StoredJob, seen: Json) -> Json:
 
 
 def _image(job: StoredJob, image: Json) -> Json | None:
-    record = job.images.get(image["id"]) or given_record(job, image["id"])
+    # Where a worker was lost, one that was given may not have been announced.
+    record = job.images.get(image["id"]) or given_pictures(job.request).get(image["id"])
     return None if record is None else picture(image["id"], record)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from r3core.types import DESCRIBE_DEFAULTS, Request
+from server.cost import job_cost
 from server.hook_rules import NOTHING_ALLOWED
 from server.kinds import DESCRIBE, GENERATE, REFLECT, ROUNDTRIP, SCORE, Ask
-from server.queue_records import job_cost
 from server.resolve import every_fault
 from tests.server.api.by_hand import TINY
 
@@ -133,7 +133,7 @@ def test_posting_the_params_again_asks_for_the_same(kind: str, body: dict[str, A
     read = ask.read({name: v for name, v in {**WHOLE[kind], **body}.items() if v is not None})
     first = ask.resolved(read.body, TINY, 7, sizes)
     params = json.loads(json.dumps(ask.params(first, read.body, ids)))
-    assert params.get("images", [params.get("image")]) == (ids or [None])
+    assert params.get("images", [params["image"]] if params.get("image") else []) == ids
     prompt = {"prompt": read.body.prompt} if getattr(read.body, "prompt", None) else {}
     again = ask.read({**params, **prompt})
     assert not again.faults

@@ -16,10 +16,11 @@ from PIL import Image as PILImage
 
 from r3core.types import Image, Request, Round, Trajectory, Usage
 from server import encoding
+from server.cost import job_cost
 from server.held import DEADLINE_ERROR, HeldJob, Leases, Ready, Turn
 from server.inbox import Inbox, Order
 from server.pace import Pace
-from server.queue_records import Ending, Lease, StoredJob, job_cost
+from server.queue_records import Ending, Lease, StoredJob
 from server.worker_health import HealthPort, Vitals
 
 ASKED = Request("a cat", 64, 48, seed=1, n=2)
