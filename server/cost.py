@@ -1,4 +1,4 @@
-"""What jobs cost, for the queue's fairness and its bounds: in units of one 512² picture of 49 denoising steps. Pure."""
+"""What jobs take of a worker, in units of one 512² picture of 49 denoising steps: what the queue is fair by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ LEAST: Final = 0.01
 
 
 def job_cost(request: Request, given: int = 0) -> float:
-    """What a job may take at most; `given` pictures are the caller's."""
+    """What a job may take at most: its pictures, as many as its rounds, candidates and budget allow.
+
+    Of a job of another kind what is read and written counts too; `given` pictures are the caller's.
+    """
     if request.kind != "generate":
         return max(_task_cost(request, given), LEAST)
     first = 0 if request.given_image else request.n * request.candidates.first

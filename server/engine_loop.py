@@ -46,8 +46,7 @@ class EngineLoop:
     ) -> None:
         self._engine, self._inbox, self._intake = engine, inbox, intake
         self._publisher, self._leases, self._vitals = publisher, leases, vitals
-        self._drain_s = drain_s
-        self._metrics = vitals.metrics
+        self._drain_s, self._metrics = drain_s, vitals.metrics
         self._telling, self._tally = Telling(self._put), Tally(vitals.metrics, vitals.traces)
         self._jobs: dict[str, HeldJob] = {}
         self._in_engine: dict[str, tuple[HeldJob, int]] = {}

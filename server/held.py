@@ -169,7 +169,7 @@ class HeldJob:
 
     @property
     def _kind(self) -> str:
-        return str(self.lease.job.request["request"].get("kind", "generate"))
+        return str(self.lease.job.request.get("request", {}).get("kind", "generate"))
 
     def _cost(self, trajectory: Trajectory, steps: int) -> float:
         """Of what is drawn by its steps; a job that mostly looks and writes costs at its end what was estimated."""

@@ -193,7 +193,7 @@ class Intake:
         except QueueUnavailable as error:
             raise NotHere(str(error), forgive=False) from error
         if record is None:
-            raise ImageMissing(f"the picture {image_id} that it starts from is gone")
+            raise ImageMissing(f"the picture {image_id} that it goes on from is gone")
         return record
 
     def _load(self, image_id: str, known: Json | None) -> Picture:

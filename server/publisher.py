@@ -266,8 +266,10 @@ class Publisher:
             self._metrics.latency_s.observe(since_submission_s(lease))
 
     def _done(self, item: End, ended: Trajectory, reason: StopReason) -> Event:
-        result = None if ended.result is None else ended.result.image
-        shown = None if result is None else picture(result.id, self._of(item.lease).images[result.id])
+        shown = None
+        if ended.result is not None:
+            name = ended.result.image.id
+            shown = picture(name, self._of(item.lease).images[name])
         return event(item.lease, "trajectory.done", ended.index, item.at_s, stop_reason=reason, image=shown)
 
     def _checkpoint(self, lease: Lease, checkpoint: Checkpoint) -> Written:

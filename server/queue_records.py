@@ -98,7 +98,7 @@ class NewJob:
 
     `request` is what the worker needs: {"version": STORED_VERSION, "request": asdict(Request), "start_image": id or
     None, "output_format": …, "output_compression": …, "trace": see traces.py}; `params` is what the job shows; `cost`
-    see `cost.job_cost`; `trajectories` is n; `quotas` are the tenant's.
+    see cost.py; `trajectories` is n; `quotas` are the tenant's.
     """
 
     id: str

@@ -11,10 +11,11 @@ import httpx
 import pytest
 
 from r3client import AsyncClient, Client, GenerationFailed, InvalidRequest, RoundtripResult, events
+from r3client.settings import ImageSampling
 from tests.client.service import Service
 from tests.client.test_terminal_pictures import picture
 
-STEPS = {"num_timesteps": 5}
+STEPS: ImageSampling = {"num_timesteps": 5}
 
 
 def test_every_picture_has_a_score_by_every_scorer(client: Client) -> None:
@@ -130,7 +131,7 @@ async def test_the_asynchronous_client_does_the_same(service: Service) -> None:
             client.score("a cat", [image], seed=1),
             client.reflect("a cat", image, seed=1),
             client.describe(image),
-            client.roundtrip(image, generate={"num_timesteps": 5}),
+            client.roundtrip(image, generate=STEPS),
         )
     assert scored.images[0].value("lift") is not None
     assert reflected.reflection is not None

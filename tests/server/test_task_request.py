@@ -50,7 +50,7 @@ def resolved(kind: str, sizes: list[tuple[int, int]], **body: Any) -> Request:
         ("score", {"prompt": None}, "/prompt", "is required"),
         ("score", {"scorers": []}, "/scorers", "at least 1 item"),
         ("score", {"scorers": ["clip"]}, "/scorers/0", "'gvu', 'lift', 'vqa' or 'verdict'"),
-        ("score", {"scorers": ["gvu", "gvu"]}, "/scorers", "each scorer may be named once"),
+        ("score", {"scorers": ["gvu", "gvu"]}, "/scorers", "names gvu more than once"),
         ("score", {"max_rounds": 1}, "/max_rounds", "is not a known field"),
         ("score", {"output_format": "webp"}, "/output_format", "is not a known field"),
         ("reflect", {"image": None}, "/image", "is required"),
