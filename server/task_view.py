@@ -29,9 +29,9 @@ def task_json(job: StoredJob) -> Json:
         case _:
             alike = stored.get("similarities")
             result = {
-                "source": _image(job, rounds[0]["image"]) if rounds else None,
+                "source": shown_image(job, rounds[0]["image"]["id"]) if rounds else None,
                 "description": stored.get("description"),
-                "reconstruction": _image(job, rounds[1]["image"]) if len(rounds) > 1 else None,
+                "reconstruction": shown_image(job, rounds[1]["image"]["id"]) if len(rounds) > 1 else None,
                 "similarities": None if alike is None else dict(alike),
             }
     return {"kind": kind, "result": result}
@@ -43,10 +43,12 @@ def _pictures(rounds: list[Json]) -> list[Json]:
 
 
 def _scored(job: StoredJob, seen: Json) -> Json:
-    return {"image": _image(job, seen["image"]), "scores": seen["scores"]}
+    return {"image": shown_image(job, seen["image"]["id"]), "scores": seen["scores"]}
 
 
-def _image(job: StoredJob, image: Json) -> Json | None:
-    # Where a worker was lost, one that was given may not have been announced.
-    record = job.images.get(image["id"]) or given_pictures(job.request).get(image["id"])
-    return None if record is None else picture(image["id"], record)
+def shown_image(job: StoredJob, image_id: str) -> Json | None:
+    """A picture of a job, one of those that it was given among them: where a worker was lost, not each of these may
+    have been announced.
+    """
+    record = job.images.get(image_id) or given_pictures(job.request).get(image_id)
+    return None if record is None else picture(image_id, record)
