@@ -1,5 +1,5 @@
 """What the jobs beside a generation may be asked for: the fields of POST /score, /reflect, /describe and /roundtrip but
-for prompts and pictures, which are arguments. docs/judging.md says what they do.
+for prompts and pictures, which are arguments. docs/looking.md says what they do.
 """
 
 from __future__ import annotations

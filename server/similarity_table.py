@@ -43,7 +43,10 @@ def shown(value: Json) -> str:
         rows.append(
             ("overall", f"{bench['overall']:.2f}", f"Unified-Bench, protocol 1, over {', '.join(bench['over'])}")
         )
-    lines = [table(("MEASURE", "MEAN", ""), rows, right={"MEAN"}), f"of {value['pictures']} pictures"]
+    lines = [
+        table(("MEASURE", "MEAN", ""), rows, right={"MEAN"}),
+        f"of {value['pictures']} picture{'' if value['pictures'] == 1 else 's'}",
+    ]
     if not bench["over"]:
         lines.append("no score of Unified-Bench: the worker has no similarity models (R3_SIMILARITY_MODELS)")
     return "\n".join(lines)
