@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from r3core.events import Cancelled, Event, Failed, ImageReady, Reasoned, Reflected, Scored
+from r3core.events import Cancelled, Described, Event, Failed, ImageReady, Reasoned, Reflected, Scored
 from r3core.judge import LOOKING
 from r3core.loop import next_step
 from r3core.types import Request, Trajectory
@@ -36,13 +36,15 @@ class StepSpans:
                 self._over(job, index, "reason", {})
             case Reflected(round_, what):
                 self._over(job, index, "reflect", {"round": round_, "verdict": what.verdict.value})
+            case Described():
+                self._over(job, index, "describe", {})
             case Scored(round_) if is_first_score(job.newest[index].request, said):
                 self._over(job, index, "judge", {"round": round_})
             case ImageReady(trajectory=trajectory, round=0) if trajectory.request.given_image:  # nothing was drawn
                 self.added(job, index)
             case ImageReady(round=round_, image=image):
                 about: dict[str, Value] = {"round": round_, "width": image.width, "height": image.height}
-                self._over(job, index, "refine" if round_ else "generate", about)
+                self._over(job, index, "refine" if is_refined(said) else "generate", about)
             case Failed(error, trajectory):
                 self._cut(job, trajectory, error.code)
             case Cancelled(trajectory):
@@ -64,6 +66,11 @@ class StepSpans:
         if (step := next_step(trajectory)) is not None:
             fault = None if why in _WANTED else why
             self._over(job, trajectory.index, type(step).__name__.lower(), {"ended_by": why}, fault)
+
+
+def is_refined(said: ImageReady) -> bool:
+    """Whether the picture is an edit; the second of a round trip is drawn from its description alone."""
+    return said.round > 0 and said.trajectory.request.kind == "generate"
 
 
 def is_first_score(asked: Request, said: Scored) -> bool:

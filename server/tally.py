@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 
 from r3core.errors import R3Error
-from r3core.events import Event, ImageReady, Reasoned, Reflected, Scored, TextDelta
+from r3core.events import Described, Event, ImageReady, Reasoned, Reflected, Scored, TextDelta
 from r3core.loop import wanted
 from r3core.types import Trajectory
 from server.held import HeldJob
 from server.queue_records import Json, Lease
-from server.step_spans import StepSpans, is_first_score
+from server.step_spans import StepSpans, is_first_score, is_refined
 from server.traces import OFF, Traces
 from server.worker_metrics import Outcome, Phase, WorkerMetrics
 
@@ -62,6 +62,8 @@ class Tally:
                 self._ended(job.key(index), "reason")
             case Reflected():
                 self._ended(job.key(index), "reflect")
+            case Described():
+                self._ended(job.key(index), "describe")
             case Scored() if is_first_score(job.newest[index].request, said):
                 self._ended(job.key(index), "judge")
             case ImageReady(round=0, trajectory=trajectory) if trajectory.request.given_image:  # nothing was drawn
@@ -75,7 +77,7 @@ class Tally:
         return before == said.round
 
     def _drew(self, job: HeldJob, index: int, said: ImageReady, *, is_more: bool) -> None:
-        phase: Phase = "refine" if said.round else "generate"
+        phase: Phase = "refine" if is_refined(said) else "generate"
         if not is_more:
             self._ended(job.key(index), phase)
         if wanted(said.trajectory, said.round) > 1:
@@ -91,7 +93,9 @@ class Tally:
         self._phase_began_s[key] = now_s
 
     def stopped(self, trajectory: Trajectory) -> None:
-        """A trajectory is at its end."""
+        """A trajectory is at its end; one of a job that is no generation has no rounds to stop."""
+        if trajectory.request.kind != "generate":
+            return
         self._metrics.stops.labels(trajectory.stop_reason).inc()
         self._metrics.rounds.observe(max(0, len(trajectory.rounds) - 1))
         self._metrics.discarded.inc(trajectory.usage.discarded_images)

@@ -16,7 +16,7 @@ from r3core.engine.batch import MemoryPlan, Took
 from r3core.types import StopReason
 from server.exposition import Exposition
 
-Phase = Literal["reason", "generate", "judge", "reflect", "refine", "decode", "encode", "store"]
+Phase = Literal["reason", "generate", "judge", "reflect", "refine", "describe", "decode", "encode", "store"]
 Outcome = Literal["succeeded", "failed", "cancelled", "given_back", "lost"]
 
 # A step of the small model on two cores takes 20 ms; of R3 on an H200, by the roofline, 30 ms alone and 300 in company.
@@ -70,7 +70,8 @@ class WorkerMetrics:
         for outcome in get_args(Outcome):
             self.jobs.labels(outcome)
         for reason in get_args(StopReason):
-            self.stops.labels(reason)
+            if reason != "done":  # that of what is no generation, which has no rounds to stop
+                self.stops.labels(reason)
         for drawn in ("generate", "refine"):
             self.images.labels(drawn)
 
@@ -97,8 +98,8 @@ class WorkerMetrics:
         self.phase_s = Histogram(
             "r3_phase_seconds",
             "A phase of one trajectory from its beginning to its end, company's steps included (reason, generate, "
-            "judge, reflect, refine; decode, the VAE's part, is within generate and refine), and what is done with a "
-            "finished picture beside the engine (encode, store)",
+            "judge, reflect, refine, describe; decode, the VAE's part, is within generate and refine), and what is "
+            "done with a finished picture beside the engine (encode, store)",
             ["phase"],
             buckets=_PHASE_BUCKETS,
             registry=self.exposition.registry,
