@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from r3client import events as ev
-from r3client.models import Image, Job, JobStatus, Reflection, StopReason, Trajectory
+from r3client.models import Candidate, Image, Job, JobStatus, Reflection, Round, Score, Scorer, StopReason, Trajectory
 
 
 @dataclass
@@ -34,17 +34,54 @@ class LiveText:
 
 
 @dataclass
+class LivePicture:
+    """A picture of a round, and what has been said of it."""
+
+    image: Image | None = None
+    scores: dict[Scorer, Score] = field(default_factory=dict)
+    reflection: LiveText = field(default_factory=LiveText)
+    reflected: Reflection | None = None
+
+
+@dataclass
 class LiveRound:
-    """A round as far as it has come."""
+    """A round as far as it has come: its pictures by their number, and the one that is chosen, so far or for good."""
 
     index: int
-    image: Image | None = None
     preview: Image | None = None
     instruction: str | None = None
     step: int = 0
     steps: int = 0
-    reflection: LiveText = field(default_factory=LiveText)
-    reflected: Reflection | None = None
+    pictures: dict[int, LivePicture] = field(default_factory=dict)
+    chosen: int = 0
+
+    def picture(self, candidate: int | None) -> LivePicture:
+        """That picture, which begins where it is not there yet; None is the only one."""
+        return self.pictures.setdefault(candidate or 0, LivePicture())
+
+    @property
+    def _shown(self) -> LivePicture:
+        return self.pictures.get(self.chosen, LivePicture())
+
+    @property
+    def image(self) -> Image | None:
+        """The chosen picture."""
+        return self._shown.image
+
+    @property
+    def scores(self) -> dict[Scorer, Score]:
+        """What the scorers say of it."""
+        return self._shown.scores
+
+    @property
+    def reflection(self) -> LiveText:
+        """What the model says of it, as far as that is written."""
+        return self._shown.reflection
+
+    @property
+    def reflected(self) -> Reflection | None:
+        """What it said, once that is whole."""
+        return self._shown.reflected
 
 
 @dataclass
@@ -108,7 +145,8 @@ class Live:
         for trajectory in self.trajectories.values():
             trajectory.reasoning.drop_if_partial()
             for round_ in trajectory.rounds.values():
-                round_.reflection.drop_if_partial()
+                for picture in round_.pictures.values():
+                    picture.reflection.drop_if_partial()
                 if round_.image is None:
                     round_.step, round_.preview = 0, None
 
@@ -128,18 +166,29 @@ def _add(to: LiveTrajectory, event: ev.Event) -> None:
             to.round(event.round).step, to.round(event.round).steps = event.step, event.steps
         case ev.ImagePreview():
             to.round(event.round).preview = event.image
-        case ev.ImageDone():
-            round_ = to.round(event.round)
-            round_.image, round_.instruction, round_.preview = event.image, event.instruction, None
-        case ev.ReflectDelta():
-            to.round(event.round).reflection.add(event.text)
-        case ev.ReflectDone():
-            to.round(event.round).reflection.finish(event.text)
-            to.round(event.round).reflected = event
+        case ev.ImageDone() | ev.ReflectDelta() | ev.ReflectDone() | ev.Scored():
+            _add_to_picture(to.round(event.round), event)
+        case ev.Chosen():
+            to.round(event.round).chosen = event.candidate
         case ev.TrajectoryDone():
             to.stop_reason, to.image = event.stop_reason, event.image
         case _:
             pass
+
+
+def _add_to_picture(round_: LiveRound, event: ev.ImageDone | ev.ReflectDelta | ev.ReflectDone | ev.Scored) -> None:
+    picture = round_.picture(event.candidate)
+    match event:
+        case ev.ImageDone():
+            picture.image = event.image
+            round_.instruction, round_.preview = event.instruction, None
+        case ev.ReflectDelta():
+            picture.reflection.add(event.text)
+        case ev.ReflectDone():
+            picture.reflection.finish(event.text)
+            picture.reflected = event
+        case ev.Scored():
+            picture.scores[event.scorer] = event
 
 
 def _as_live(trajectory: Trajectory) -> LiveTrajectory:
@@ -148,7 +197,15 @@ def _as_live(trajectory: Trajectory) -> LiveTrajectory:
         live.reasoning.finish(trajectory.reasoning)
     for stored in trajectory.rounds:
         round_ = live.round(stored.index)
-        round_.image, round_.instruction, round_.reflected = stored.image, stored.instruction, stored.reflection
-        if stored.reflection is not None:
-            round_.reflection.finish(stored.reflection.text)
+        round_.instruction, round_.chosen = stored.instruction, stored.chosen
+        pictures: dict[int, Round | Candidate] = {**dict(enumerate(stored.candidates))} or {stored.chosen: stored}
+        round_.pictures = {number: _as_picture(picture) for number, picture in pictures.items()}
     return live
+
+
+def _as_picture(stored: Round | Candidate) -> LivePicture:
+    scores = {score.scorer: score for score in stored.scores}
+    picture = LivePicture(stored.image, scores, reflected=stored.reflection)
+    if stored.reflection is not None:
+        picture.reflection.finish(stored.reflection.text)
+    return picture

@@ -9,6 +9,8 @@ from pydantic import BaseModel
 
 from r3client import errors, models, settings
 from r3client import events as ev
+from r3core.judge import SCORERS
+from r3core.types import StopReason
 from server import schemas, views
 from server.errors import CODES
 from server.event_views import EVENTS
@@ -16,6 +18,9 @@ from server.event_views import EVENTS
 SHAPES: list[tuple[type[BaseModel], type[BaseModel]]] = [
     (models.Image, views.ImageView),
     (models.Reflection, views.ReflectionView),
+    (models.WordLift, views.WordView),
+    (models.Score, views.ScoreView),
+    (models.Candidate, views.CandidateView),
     (models.Round, views.RoundView),
     (models.Trajectory, views.TrajectoryView),
     (models.JobError, views.JobError),
@@ -34,6 +39,12 @@ def test_shapes_have_the_servers_fields(ours: type[BaseModel], theirs: type[Base
     assert set(ours.model_fields) - {"content"} == set(theirs.model_fields) - {"b64_json"}
 
 
+def test_words_that_stand_for_themselves_are_the_servers() -> None:
+    assert get_args(models.StopReason) == get_args(StopReason)
+    assert get_args(models.Scorer) == SCORERS
+    assert get_args(models.JobStatus) == get_args(schemas.JobStatus)
+
+
 def test_every_event_has_a_type_with_its_fields() -> None:
     assert set(ev.EVENTS) == set(EVENTS)
     for name, theirs in EVENTS.items():
@@ -48,7 +59,10 @@ def test_every_event_has_a_type_with_its_fields() -> None:
         (settings.Generation, schemas.GenerationCreate),
         (settings.TextSampling, schemas.TextSamplingCreate),
         (settings.ImageSampling, schemas.RefineSamplingCreate),
+        (settings.ScoreStop, schemas.ScoreStopCreate),
         (settings.EarlyStop, schemas.EarlyStopCreate),
+        (settings.Judge, schemas.JudgeCreate),
+        (settings.Candidates, schemas.CandidatesCreate),
         (settings.Webhook, schemas.WebhookCreate),
     ],
 )

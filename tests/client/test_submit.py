@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import select
@@ -13,14 +14,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import rich.console
 from typer.testing import CliRunner, Result
 
-from r3client import Client
+from r3client import AsyncClient, Client
 from server.cli import app
 from server.cli_submit import _server
 from server.misconfigured import Misconfigured
+from server.submit import Asked, run_submit
 from tests.client.service import Service
 from tests.client.test_terminal_pictures import picture
 from tests.server.waiting import until
@@ -54,6 +58,26 @@ def test_the_pictures_are_kept_and_the_final_ones_named(r3_submit: Run, tmp_path
     (tmp_path / "out" / "mine.png").touch()
     assert r3_submit("a cat edits=1", "--rounds", "0", "--out", "out", "--overwrite").exit_code == 0
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["job.json", "mine.png", "t0_round0.png"]
+
+
+def test_every_candidate_is_kept_and_what_was_said_of_it_is_shown(service: Service, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"judge": {"scorers": ["lift"]}, "candidates": {"first": 3, "refine": 2}}
+    with Client(service.url) as client:
+        asked = Asked("a cat edits=1 best=1", {**settings, "n": 2}, tmp_path / "out", as_json=False, way=None)
+        shown = rich.console.Console(record=True, file=io.StringIO(), width=100)
+        assert run_submit(AsyncClient(service.url), asked, shown) == 0
+        job = client.jobs(limit=1).jobs[0]
+        assert len({image.id for image in job.every_image()}) == 10
+        last = job.trajectories[1].rounds[1]
+        assert (last.chosen, last.from_round, len(last.candidates)) == (1, 0, 2)
+        kept = (tmp_path / "out" / "t1_round1_candidate1.png").read_bytes()
+        assert last.image is not None
+        assert kept == client.image(last.image)
+    assert len(list((tmp_path / "out").glob("t?_round?_candidate?.png"))) == 10
+    text = shown.export_text()
+    assert "[1] Round 0, candidate 2" in text
+    assert "[1] Round 1  goes on with candidate 1" in text
+    assert "lift 0." in text
 
 
 def test_json_is_the_job_and_nothing_else(r3_submit: Run, service: Service, tmp_path: Path) -> None:
