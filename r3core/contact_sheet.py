@@ -56,6 +56,9 @@ _ENDED: Final = {
     "satisfied": "satisfied",
     "max_rounds": "round limit reached",
     "malformed": "malformed reflection",
+    "score": "ended by its scores",
+    "budget": "budget spent",
+    "done": "done",
     "deadline": "deadline passed",
     "stopped": "stopped",
     None: "not finished",
@@ -174,6 +177,13 @@ def _cells(trajectory: Trajectory, pictures: Pictures) -> list[_Cell]:
 
 def _about(round_: Round, width: int, *, is_given: bool) -> Iterator[_Line]:
     yield _Line("Round 0 · the given picture" if is_given else f"Round {round_.index}", _TEXT, _INK)
+    if round_.candidates:
+        yield _Line(f"Picture {round_.chosen} of {len(round_.candidates)}", _SMALL, _GREY)
+    if round_.scores:
+        told = (f"{s.scorer} {'unread' if s.value is None else format(s.value, '.3g')}" for s in round_.scores)
+        yield _Line(" · ".join(told), _SMALL, _INK)
+    if round_.base is not None and round_.base != round_.index - 1:
+        yield _Line(f"Made from round {round_.base}", _SMALL, _INK)
     if round_.instruction is not None:
         yield from _wrapped(f"Edit: {round_.instruction or '(empty)'}", width, _SMALL, _INK, most=6)
     for number, said in enumerate(round_.reflections, 1):
