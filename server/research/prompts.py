@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 from r3client.settings import Generation
+from server.cli_settings import CLIENTS_OWN, strange_names
 from server.misconfigured import Misconfigured
 
 Json = dict[str, Any]
 SETTINGS: Final = frozenset(Generation.__annotations__)
 SEED: Final = 0  # where none is given: two runs over the same prompts begin with the same noise
 LONGEST_PATH: Final = 1024
-NOT_HERE: Final = {
-    **dict.fromkeys(("stream", "cancel_on_disconnect"), "every job is waited for, and goes on where it is left"),
-    **dict.fromkeys(("response_format", "output_format", "output_compression"), "pictures are kept as PNG, lossless"),
-}
-_ALIKE: Final = 0.85
+NOT_HERE: Final = CLIENTS_OWN | dict.fromkeys(
+    ("output_format", "output_compression"), "pictures are kept as PNG, lossless"
+)
 
 
 @dataclass(frozen=True)
@@ -66,18 +64,6 @@ def read_prompts(path: Path, common: Mapping[str, Any]) -> list[Line]:
     return [_line(f"{path}, prompt {number}", number, row, path.parent, common) for number, row in enumerate(rows)]
 
 
-def check_names(names: Sequence[str], where: str) -> Iterator[str]:
-    """The names that are no settings. Raises Misconfigured for one that is meant to be, or cannot be given here."""
-    for name in names:
-        if name in NOT_HERE:
-            raise Misconfigured(f"{where}: {name} cannot be set, for {NOT_HERE[name]}; leave it out")
-        if name in SETTINGS:
-            continue
-        if meant := get_close_matches(name, SETTINGS, 1, _ALIKE):
-            raise Misconfigured(f"{where}: {name} is no setting; write {meant[0]}, or give yours another name")
-        yield name
-
-
 def _line(where: str, number: int, row: str, folder: Path, common: Mapping[str, Any]) -> Line:
     try:
         value = json.loads(row)
@@ -85,7 +71,7 @@ def _line(where: str, number: int, row: str, folder: Path, common: Mapping[str, 
         raise Misconfigured(f"{where} is not JSON ({error}); write one object a line") from error
     if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):
         raise Misconfigured(f'{where} has no "prompt"; write it as {{"prompt": "a purple heart"}}')
-    strange = set(check_names([name for name in value if name != "prompt"], where))
+    strange = set(strange_names([name for name in value if name != "prompt"], where, NOT_HERE))
     own = {name: setting for name, setting in value.items() if name in SETTINGS and setting is not None}
     if "image" in own:
         own["image"] = _picture(own["image"], folder, where)
