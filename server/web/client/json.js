@@ -1,0 +1,85 @@
+// A job as the page shows it: a value, made from GET /jobs/{id} here, or from events one after another by job.js. Pure.
+//
+// { id, kind, prompt, model, params, status, position, etaS, attempt, error, parent, createdAt, metadata, usage,
+//   trajectories: [{ index, seed, reasoning, isReasoned, stopReason, isDone, drawing, result,
+//                    rounds: [{ index, image, preview, instruction, said, scores, candidates, chosen, from }] }] }
+//
+// drawing     { round, step, steps, preview } while a picture is drawn, else null
+// result      the id of the picture that the trajectory comes to, null until it is known
+// preview     the last one of that picture, to be seen until the picture itself has come; null where there is none
+// said        { text, thought, verdict, instruction } of a picture; verdict null while it is being written; null unasked
+// scores      [{ scorer, value, lift, words }] of a picture
+// candidates  [{ image, preview, said, scores }] where a round has several, else []: the round's own are then those of
+//             the chosen one, and of the first while `chosen` is null
+// from        the round whose picture was edited, null for the first
+//
+// A job of another kind than "generate" is one trajectory that has moreover `description`, `isDescribed`, and, once it
+// has ended, `similarities` by name.
+
+/** From the server's answer. `isFollowed`: events will tell what was made, from the first on. */
+export function fromJson(json, isFollowed = false) {
+  return {
+    id: json.id,
+    kind: json.kind ?? "generate",
+    prompt: json.prompt,
+    model: json.model,
+    params: json.params,
+    status: json.status,
+    position: json.queue_position,
+    etaS: json.eta_s,
+    attempt: json.attempt,
+    error: json.error,
+    parent: json.parent ?? null,
+    createdAt: json.created_at,
+    usage: json.usage,
+    metadata: json.metadata,
+    trajectories: json.kind ? [taskOf(json, isFollowed)] : json.trajectories.map((t) => trajectoryOf(t, isFollowed)),
+  };
+}
+
+function trajectoryOf(json, isFollowed) {
+  const plain = { index: json.index, seed: json.seed, drawing: null, result: null };
+  if (isFollowed) return { ...plain, reasoning: "", isReasoned: false, rounds: [], stopReason: null, isDone: false };
+  const rounds = json.rounds.map(roundOf);
+  const isDone = json.stop_reason !== null;
+  const isReasoned = json.reasoning !== null || rounds.length > 0;
+  const result = isDone ? (json.image?.id ?? null) : null;
+  return { ...plain, reasoning: json.reasoning ?? "", isReasoned, rounds, stopReason: json.stop_reason, isDone, result };
+}
+
+function roundOf(json) {
+  const candidates = (json.candidates ?? []).map(pictureOf);
+  const from = json.from_round ?? (json.index > 0 ? json.index - 1 : null);
+  const round = { index: json.index, instruction: json.instruction, candidates, chosen: json.chosen ?? 0, from };
+  return { ...round, ...pictureOf(json) };
+}
+
+/** A picture and what was said of it. */
+export const pictureOf = ({ image, reflection = null, scores = [] }) => ({ image, preview: null, said: reflection, scores });
+
+/** A job of another kind, as one trajectory. */
+function taskOf({ kind, result, status, params }, isFollowed) {
+  const plain = { index: 0, seed: params.seed, drawing: null, reasoning: "", isReasoned: true, stopReason: null };
+  const told = isFollowed || !result ? null : result;
+  return {
+    ...plain,
+    result: null,
+    isDone: status === "succeeded",
+    rounds: told ? roundsOf(kind, told) : [],
+    description: told?.description ?? told?.text ?? "",
+    isDescribed: told !== null,
+    similarities: told?.similarities ?? null,
+  };
+}
+
+function roundsOf(kind, { images, source, reconstruction, reflection, image = null }) {
+  const round = (index, picture, candidates = []) => ({ index, instruction: null, candidates, chosen: null, from: null, ...picture });
+  if (kind === "roundtrip") {
+    return [source, reconstruction].filter(Boolean).map((made, index) => round(index, pictureOf({ image: made })));
+  }
+  if (kind === "score") {
+    const pictures = images.map(pictureOf);
+    return [round(0, pictures[0], pictures.length > 1 ? pictures : [])];
+  }
+  return [round(0, pictureOf({ image, reflection }))];
+}
