@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow reliability soak scale eval train-small check settings check-k8s k8s-tools pin-images sbom licences format openapi dashboards lock clean
+.PHONY: help install serve test test-slow reliability soak scale eval judge train-small check settings check-k8s k8s-tools pin-images sbom licences format openapi dashboards lock clean
 
 help:  ## Say what each target does
 	@grep -E '^[a-z0-9-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z0-9-]+):.*## /  make \1|/' | column -t -s '|'
@@ -44,6 +44,9 @@ scale: install  ## Full load for 1 to 64 simulated workers, for docs/scaling.md;
 
 eval: install  ## Measure the small model for its card: 640 test prompts; ARGS='--split validation' measures without publishing
 	$(BIN)/python -m training.evaluate $(if $(ARGS),$(ARGS),--publish)
+
+judge: install  ## Measure what the model's scores of its own pictures are worth, for docs/judge.md; about an hour
+	$(BIN)/python -m training.judged $(ARGS)
 
 train-small: install  ## Make checkpoints/small from nothing, in two hours on two cores, larger on a GPU; run it again to go on
 	$(BIN)/python -m training.train_small $(ARGS)

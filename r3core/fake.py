@@ -3,7 +3,8 @@
 Texts and pictures are functions of prompt, seed and round. Words in the prompt steer it, so that a test can say what it
 needs through the public door: `edits=2` (refinements before it is satisfied), `malformed=1` (that reflection lacks
 </think>), `words=20` (length of each text), and which stage fails and how: `raise=refine` (it raises), `oom=refine` (it
-runs out of memory), `lose=refine` (the device is lost with it), `kill=refine` (it ends the process).
+runs out of memory), `lose=refine` (the device is lost with it), `kill=refine` (it ends the process). Of scores:
+`scores=3152` (a digit for each round's pictures), `best=2` (the candidate that has half a point more).
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from r3core.engine.batch import (
     Batch,
     Begin,
     Drawn,
+    Likened,
+    Looked,
     MemoryPlan,
     Need,
     Output,
@@ -34,8 +37,10 @@ from r3core.engine.batch import (
 from r3core.engine.isolation import Isolation, Outputs
 from r3core.engine.stopwatch import Stopwatch
 from r3core.errors import PromptTooLong, StepFailed
-from r3core.loop import Generate, Reason, Refine, Reflect, Step
+from r3core.judge import Score, Scorer, WordLift
+from r3core.prompts import THINK_CLOSE
 from r3core.schedule import branches_per_step, preview_steps
+from r3core.steps import Compare, Describe, Generate, Judge, Reason, Reconstruct, Refine, Reflect, Step
 from r3core.types import Trajectory
 
 if TYPE_CHECKING:
@@ -89,16 +94,15 @@ class FakeRunner:
 
     def need(self, step: Step, trajectory: Trajectory, *, keeps: bool) -> Need:  # noqa: ARG002 - the interface's
         """The same for every step."""
-        draws = isinstance(step, Generate | Refine)
-        return Need((_ROWS_A_STEP,), _ROWS_A_STEP, _ROWS_A_STEP if draws else 0)
+        return Need((_ROWS_A_STEP,), _ROWS_A_STEP, _ROWS_A_STEP * len(_candidates(step)))
 
     def run(self, batch: Batch) -> Outputs:
         """One token for each that writes, one Euler step for each that draws."""
         self.batches = [*self.batches[-999:], batch]
         for begin in batch.begin:
             self._states[begin.key] = _State(begin, _pieces(begin, self._edits), _branches(begin))
-        writers = [key for key in batch.text if isinstance(self._states[key].begin.step, Reason | Reflect)]
-        branches = sum(self._states[key].branches[self._states[key].done] for key in batch.draw)
+        writers = [key for key in batch.text if not _candidates(self._states[key].begin.step)]
+        branches = sum(map(self._branches_now, batch.draw))
         pause_s = self._step_s / (2 if writers and batch.draw else 1)
         outputs = self._timed("text", writers, 0, self._write, pause_s)
         return outputs | self._timed("denoise", list(batch.draw), branches, self._draw, pause_s)
@@ -144,22 +148,74 @@ class FakeRunner:
         """Forget a trajectory."""
         self._states.pop(key, None)
 
+    def _branches_now(self, key: str) -> int:
+        state = self._states[key]
+        return state.branches[state.done] * len(_candidates(state.begin.step))
+
     def _write(self, state: _State) -> Output:
+        begin = state.begin
+        match begin.step:
+            case Judge(round=index, candidates=candidates, scorers=scorers):
+                return Looked(tuple(tuple(_score(begin, s, index, c) for s in scorers) for c in candidates))
+            case Compare():
+                return Likened((("self", 0.75), ("latent", 0.5), ("psnr", 20.0)))
         state.done += 1
         if state.done < len(state.pieces):
             return Piece(state.pieces[state.done - 1])
-        return Text("".join(state.pieces), state.pieces[-1], len(state.pieces))
+        text = "".join(state.pieces)
+        return Text(text, state.pieces[-1], len(state.pieces), _verdict(begin, text))
 
     def _draw(self, state: _State) -> Output:
         state.done += 1
-        request, step = state.begin.trajectory.request, state.begin.step
-        settings = request.generate if isinstance(step, Generate) else request.refine
+        begin, request = state.begin, state.begin.trajectory.request
+        candidates = _candidates(begin.step)
+        settings = request.refine if isinstance(begin.step, Refine) else request.generate
         steps = settings.num_timesteps - 1
         if state.done < steps:
             wanted = state.done in preview_steps(steps, request.previews)
-            return Stepped(state.done, steps, _pixels(state.begin, fade=state.done / steps) if wanted else None)
-        with self._stopwatch.timing("decode", 1):
-            return Drawn(_pixels(state.begin, fade=1.0), steps, sum(state.branches))
+            shown = _pixels(begin, candidates[0], fade=state.done / steps) if wanted else None
+            return Stepped(state.done, steps, shown)
+        with self._stopwatch.timing("decode", len(candidates)):
+            pictures = tuple(_pixels(begin, candidate, fade=1.0) for candidate in candidates)
+            return Drawn(pictures, steps, sum(state.branches))
+
+
+def _candidates(step: Step) -> tuple[int, ...]:
+    """Those that a step draws; none of a step that draws nothing."""
+    match step:
+        case Generate(candidates) | Refine(candidates=candidates):
+            return candidates
+        case Reconstruct():
+            return (0,)
+        case _:
+            return ()
+
+
+def _score(begin: Begin, scorer: Scorer, index: int, candidate: int) -> Score:
+    """A number between 0 and 1 of its own for each seed, picture and scorer, or what the prompt asks for."""
+    prompt, digits = begin.trajectory.request.prompt, _word(begin.trajectory.request.prompt, "scores")
+    value = _fraction(f"{prompt}|{begin.trajectory.seed}|{index}|{candidate}|{scorer}")
+    if digits is not None:
+        value = float(digits[min(index, len(digits) - 1)])
+    if _word(prompt, "best") == str(candidate):
+        value += 0.5
+    if scorer not in ("gvu", "lift"):
+        return Score(scorer, value)
+    words = tuple(WordLift(word, round(_fraction(f"{word}|{index}|{candidate}") - 0.5, 6)) for word in prompt.split())
+    return Score(scorer, value, value, words)
+
+
+def _verdict(begin: Begin, text: str) -> Score | None:
+    step = begin.step
+    if not isinstance(step, Reflect) or "verdict" not in begin.trajectory.request.scorers:
+        return None
+    if THINK_CLOSE not in text:
+        return Score("verdict", None)
+    return _score(begin, "verdict", step.round, step.candidate)
+
+
+def _fraction(text: str) -> float:
+    return round(int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32, 6)
 
 
 def _word(prompt: str, name: str) -> str | None:
@@ -180,16 +236,19 @@ def _pieces(begin: Begin, edits: int) -> list[str]:
             text = f"<think>{filler}Picture {index} lacks something.</think> Add thing number {index + 1}."
         case Reflect(round=index):
             text = f"<think>{filler}Picture {index} is right.</think> No further edit needed."
+        case Describe():
+            text = f"{filler}{begin.trajectory.request.question or 'The picture'}: a gradient."
         case _:
             return []
     pieces = re.findall(r"\S+\s*", text)
-    sampling = begin.trajectory.request.reason if isinstance(begin.step, Reason) else begin.trajectory.request.reflect
+    asked = begin.trajectory.request
+    sampling = {Reason: asked.reason, Reflect: asked.reflect, Describe: asked.describe}[type(begin.step)]
     return pieces[: sampling.max_tokens]
 
 
 def _branches(begin: Begin) -> list[int]:
     match begin.step:
-        case Generate():
+        case Generate() | Reconstruct():
             return branches_per_step(begin.trajectory.request.generate, edit=False)
         case Refine():
             return branches_per_step(begin.trajectory.request.refine, edit=True)
@@ -197,12 +256,13 @@ def _branches(begin: Begin) -> list[int]:
             return []
 
 
-def _pixels(begin: Begin, fade: float) -> Pixels:
-    """A soft gradient in a colour of its own for each prompt, seed and round."""
+def _pixels(begin: Begin, candidate: int, fade: float) -> Pixels:
+    """A soft gradient in a colour of its own for each prompt, seed, round and candidate."""
     trajectory, step = begin.trajectory, begin.step
-    index = step.round if isinstance(step, Refine) else 0
+    index = step.round if isinstance(step, Refine) else int(isinstance(step, Reconstruct))
     request = trajectory.request
-    digest = hashlib.sha256(f"{request.prompt}|{trajectory.seed}|{index}".encode()).digest()
+    name = f"{request.prompt}|{trajectory.seed}|{index}" + (f"|{candidate}" if candidate else "")
+    digest = hashlib.sha256(name.encode()).digest()
     colour = np.frombuffer(digest[:3], dtype=np.uint8).astype(np.float64)
     ramp = np.linspace(0.6, 1.0, request.height)[:, None, None] * np.linspace(0.8, 1.0, request.width)[None, :, None]
     return (ramp * (colour * fade + 128.0 * (1.0 - fade))).astype(np.uint8)

@@ -1,9 +1,9 @@
 """The model as its own judge: what a score is, and what a loop may make of scores. Values and arithmetic, no torch.
 
-    gvu      how likely the prompt is, said of the picture (arXiv 2603.06043): ranks pictures of one prompt
-    lift     the same with the prompt's own likelihood taken off (arXiv 2306.01879): compares across prompts
-    vqa      p(yes) against p(no) when asked whether the picture shows the prompt
-    verdict  how likely "No further edit needed." was where a reflection's instruction begins
+gvu      how likely the prompt is, said of the picture (arXiv 2603.06043): ranks pictures of one prompt
+lift     the same with the prompt's own likelihood taken off (arXiv 2306.01879): compares across prompts
+vqa      p(yes) against p(no) when asked whether the picture shows the prompt
+verdict  how likely "No further edit needed." was where a reflection's instruction begins
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ class Counts:
 
     first: int = 1
     refine: int = 1
+
+
+ONE_EACH: Final = Counts()
 
 
 def value_of(scores: Sequence[Score], scorer: Scorer) -> float | None:

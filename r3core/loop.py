@@ -16,8 +16,9 @@ from dataclasses import replace
 from typing import Final
 
 from r3core import tasks
-from r3core.judge import LOOKING, Score, best_of, has_fallen, is_reached, value_of
+from r3core.judge import LOOKING, best_of, has_fallen, is_reached
 from r3core.prompts import MALFORMED_INSTRUCTION, read_reflection
+from r3core.rounds import discarded, has_score, is_given, with_picture, with_reflection, with_scores
 from r3core.steps import (
     Compare,
     Compared,
@@ -34,7 +35,7 @@ from r3core.steps import (
     Step,
     Wrote,
 )
-from r3core.types import Candidate, Image, Reflection, Request, Round, StopReason, Trajectory, Usage, Verdict
+from r3core.types import Candidate, Image, Reflection, Round, StopReason, Trajectory, Verdict
 
 _ONE: Final = 1
 
@@ -62,15 +63,15 @@ def advance(trajectory: Trajectory, step: Step, outcome: Outcome) -> Trajectory:
         case Describe(), Wrote(text):
             after = replace(trajectory, description=text)
         case Reflect(), Wrote(text, verdict):
-            after = _with_reflection(trajectory, step, read_reflection(text), verdict)
+            after = with_reflection(trajectory, step, read_reflection(text), verdict)
         case Generate(), Drew(image, forwards):
-            after = _with_picture(trajectory, Round(0, image, forwards=forwards))
+            after = _drawn(trajectory, Round(0, image, forwards=forwards))
         case Refine(round=index, instruction=instruction, base=base), Drew(image, forwards):
-            after = _with_picture(trajectory, Round(index, image, instruction, base=base, forwards=forwards))
+            after = _drawn(trajectory, Round(index, image, instruction, base=base, forwards=forwards))
         case Reconstruct(), Drew(image, forwards):
-            after = _with_picture(trajectory, Round(1, image, forwards=forwards))
+            after = _drawn(trajectory, Round(1, image, forwards=forwards))
         case Judge(), Judged(scores):
-            after = _with_scores(trajectory, step, scores)
+            after = with_scores(trajectory, step, scores)
         case Compare(), Compared(similarities):
             after = replace(trajectory, similarities=similarities)
         case _:
@@ -87,7 +88,7 @@ def finished(trajectory: Trajectory) -> Trajectory:
 
 def ended(trajectory: Trajectory, reason: StopReason) -> Trajectory:
     """The trajectory at its end for `reason`, with what was thrown away counted."""
-    images, forwards = _discarded(trajectory)
+    images, forwards = discarded(trajectory)
     usage = replace(trajectory.usage, discarded_images=images, discarded_forwards=forwards)
     return replace(trajectory, stop_reason=reason, usage=usage)
 
@@ -99,10 +100,10 @@ def needed(trajectory: Trajectory) -> tuple[Image, ...]:
     last, asked = trajectory.rounds[-1], trajectory.request
     if asked.kind == "roundtrip":
         return tuple(r.image for r in trajectory.rounds)
-    images = [picture.image for picture in last.pictures] if _is_open(trajectory) else [last.image]
+    images = [picture.image for picture in last.pictures] if is_open(trajectory) else [last.image]
     if asked.on_regression == "backtrack" and asked.scorers:
         images.append(trajectory.rounds[best_of(trajectory.values(asked.scorers[0]))].image)
-    if last.base is not None and _is_open(trajectory):
+    if last.base is not None and is_open(trajectory):
         images.append(trajectory.rounds[last.base].image)
     return tuple(dict.fromkeys(images))
 
@@ -132,6 +133,11 @@ def wanted(trajectory: Trajectory, index: int) -> int:
     count = asked.candidates.first if index == 0 else asked.candidates.refine
     left = _left(trajectory, index)
     return count if left is None else min(count, left)
+
+
+def is_open(trajectory: Trajectory) -> bool:
+    """Whether the newest round is still being drawn or judged."""
+    return _missing(trajectory) is not None or _judging(trajectory) is not None
 
 
 # --- what comes next
@@ -169,12 +175,12 @@ def _judging(trajectory: Trajectory) -> Step | None:
     """What is left to score of the newest round."""
     asked, last = trajectory.request, trajectory.rounds[-1]
     looking = tuple(s for s in asked.scorers if s in LOOKING)
-    unseen = tuple(c for c, p in enumerate(last.pictures) if looking and not _has(p, looking[0]))
+    unseen = tuple(c for c, p in enumerate(last.pictures) if looking and not has_score(p, looking[0]))
     if unseen:
         return Judge(last.index, unseen, looking)
     if "verdict" in asked.scorers:
         for candidate, picture in enumerate(last.pictures):
-            if not _has(picture, "verdict"):
+            if not has_score(picture, "verdict"):
                 return Reflect(last.index, 0, candidate)
     return None
 
@@ -219,17 +225,8 @@ def _left(trajectory: Trajectory, index: int) -> int | None:
     if asked.max_images is None:
         return None
     share = asked.max_images // asked.n + (trajectory.index < asked.max_images % asked.n)
-    made = sum(len(r.pictures) for r in trajectory.rounds[:index] if not _is_given(asked, r))
+    made = sum(len(r.pictures) for r in trajectory.rounds[:index] if not is_given(asked, r))
     return max(0, share - made)
-
-
-def _is_open(trajectory: Trajectory) -> bool:
-    """Whether the newest round is still being drawn or judged."""
-    return _missing(trajectory) is not None or _judging(trajectory) is not None
-
-
-def _is_given(asked: Request, round_: Round) -> bool:
-    return asked.given_image and round_.index == 0
 
 
 def _all(trajectory: Trajectory, index: int) -> tuple[int, ...]:
@@ -241,78 +238,5 @@ def _edit(said: Reflection) -> str:
     return MALFORMED_INSTRUCTION if said.instruction is None else said.instruction
 
 
-def _has(picture: Candidate, scorer: str) -> bool:
-    return any(score.scorer == scorer for score in picture.scores)
-
-
-# --- what came of a step
-
-
-def _with_picture(trajectory: Trajectory, made: Round) -> Trajectory:
-    """The trajectory with one more picture: of a new round, or one more candidate of the newest."""
-    drawn = replace(trajectory, usage=trajectory.usage + Usage(images=1))
-    if len(trajectory.rounds) == made.index:
-        several = wanted(trajectory, made.index) > 1
-        first = replace(made, candidates=made.pictures) if several else made
-        return replace(drawn, rounds=(*trajectory.rounds, first))
-    last = trajectory.rounds[-1]
-    return _with_newest(drawn, _chosen(trajectory.request, last, (*last.candidates, *made.pictures)))
-
-
-def _with_scores(trajectory: Trajectory, step: Judge, scores: tuple[tuple[Score, ...], ...]) -> Trajectory:
-    last = trajectory.rounds[step.round]
-    pictures = list(last.pictures)
-    for candidate, given in zip(step.candidates, scores, strict=True):
-        pictures[candidate] = _scored(trajectory.request, pictures[candidate], given)
-    return _with_newest(trajectory, _said(trajectory.request, last, tuple(pictures)))
-
-
-def _with_reflection(trajectory: Trajectory, step: Reflect, said: Reflection, verdict: Score | None) -> Trajectory:
-    asked = trajectory.request
-    at = trajectory.rounds[step.round]
-    pictures = list(at.pictures)
-    picture = pictures[step.candidate]
-    picture = replace(picture, reflections=(*picture.reflections, said))
-    if verdict is not None and not _has(picture, "verdict"):
-        picture = _scored(asked, picture, (verdict,))
-    pictures[step.candidate] = picture
-    changed = _said(asked, at, tuple(pictures))
-    return replace(trajectory, rounds=(*trajectory.rounds[: at.index], changed, *trajectory.rounds[at.index + 1 :]))
-
-
-def _scored(asked: Request, picture: Candidate, more: tuple[Score, ...]) -> Candidate:
-    order = asked.scorers.index
-    return replace(picture, scores=tuple(sorted((*picture.scores, *more), key=lambda score: order(score.scorer))))
-
-
-def _said(asked: Request, round_: Round, pictures: tuple[Candidate, ...]) -> Round:
-    """The round after something was said of its pictures."""
-    if round_.candidates:
-        return _chosen(asked, round_, pictures)
-    return replace(round_, scores=pictures[0].scores, reflections=pictures[0].reflections)
-
-
-def _chosen(asked: Request, round_: Round, candidates: tuple[Candidate, ...]) -> Round:
-    """The round of these candidates, with the best of them so far in its place."""
-    first = asked.scorers[0] if asked.scorers else None
-    best = best_of([value_of(c.scores, first) if first else None for c in candidates])
-    it = candidates[best]
-    seen = {"image": it.image, "scores": it.scores, "reflections": it.reflections, "forwards": it.forwards}
-    return replace(round_, candidates=candidates, chosen=best, **seen)
-
-
-def _with_newest(trajectory: Trajectory, round_: Round) -> Trajectory:
-    return replace(trajectory, rounds=(*trajectory.rounds[:-1], round_))
-
-
-def _discarded(trajectory: Trajectory) -> tuple[int, int]:
-    """How many pictures the result was not made from, and the forwards that they took."""
-    asked, made_from, at = trajectory.request, set(), trajectory.result
-    if asked.kind != "generate":
-        return 0, 0
-    while at is not None:
-        made_from.add(at.image)
-        at = None if at.base is None else trajectory.rounds[at.base]
-    drawn = [p for r in trajectory.rounds if not _is_given(asked, r) for p in r.pictures]
-    lost = [picture for picture in drawn if picture.image not in made_from]
-    return len(lost), sum(picture.forwards for picture in lost)
+def _drawn(trajectory: Trajectory, made: Round) -> Trajectory:
+    return with_picture(trajectory, made, several=wanted(trajectory, made.index) > 1)

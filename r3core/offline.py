@@ -17,6 +17,7 @@ from r3core.engine.batch import Picture
 from r3core.engine.engine import Engine
 from r3core.errors import R3Error
 from r3core.events import Cancelled, Event, Failed, Finished, ImageReady
+from r3core.loop import ended
 from r3core.types import Request, Trajectory
 
 
@@ -37,7 +38,7 @@ class Run:
         self._cancelled = False
         self._deadline = None if deadline_s is None else time.monotonic() + deadline_s
         for trajectory in self.trajectories:
-            engine.add(str(trajectory.index), trajectory, picture)
+            engine.add(str(trajectory.index), trajectory, () if picture is None else (picture,))
 
     def cancel(self) -> None:
         """End after the step in hand; what is finished is kept."""
@@ -66,7 +67,7 @@ class Run:
     def _noted(self, index: int, event: Event) -> Event:
         """Keep what is finished; at a deadline a picture that exists is the result."""
         if isinstance(event, Cancelled) and self.ended_by == "deadline" and event.trajectory.rounds:
-            event = Finished(event.trajectory.stopped("deadline"))
+            event = Finished(ended(event.trajectory, "deadline"))
         if isinstance(event, ImageReady | Finished | Failed | Cancelled):
             self.trajectories[index] = event.trajectory
         if isinstance(event, Failed):

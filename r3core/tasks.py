@@ -1,9 +1,9 @@
 """What else may be asked of the model than the whole loop, as pure functions of the same stored value.
 
-    score      judge the caller's pictures                                         POST /score
-    reflect    say how to edit the caller's picture                                POST /reflect
-    describe   say what the caller's picture shows                                 POST /describe
-    roundtrip  a picture, its description, a picture of that, how alike they are   POST /roundtrip (arXiv 2509.09666)
+score      judge the caller's pictures                                         POST /score
+reflect    say how to edit the caller's picture                                POST /reflect
+describe   say what the caller's picture shows                                 POST /describe
+roundtrip  a picture, its description, a picture of that, how alike they are   POST /roundtrip (arXiv 2509.09666)
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any, Final, Literal, Self
 
-from r3core.judge import Counts, Score, Scorer, ScoreStop, best_of, score_from_json, value_of
+from r3core.judge import ONE_EACH, Counts, Score, Scorer, ScoreStop, best_of, score_from_json, value_of
 from r3core.versions import REQUEST_STEPS, STORED_VERSION, TRAJECTORY_STEPS, brought_up, version_of
 
 SEED_LIMIT: Final = 2**53
@@ -99,7 +99,7 @@ class Request:
     scorers: tuple[Scorer, ...] = ()
     choose: Choose = "last"
     on_regression: OnRegression = "keep"
-    candidates: Counts = Counts()
+    candidates: Counts = ONE_EACH
     max_images: int | None = None
     kind: Kind = "generate"
     question: str | None = None

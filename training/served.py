@@ -95,6 +95,11 @@ def ask(
     return asyncio.run(_ask(url, bodies, concurrency, tell))
 
 
+def fetch(url: str, image_ids: Sequence[str], *, concurrency: int = CONCURRENCY) -> dict[str, Pixels]:
+    """The pictures of these ids."""
+    return asyncio.run(_fetch(url, image_ids, concurrency))
+
+
 def info(url: str) -> Json:
     """What GET /info says of the default model, and the versions."""
     answer = httpx.get(f"{url}/info", timeout=_ANSWER_S, trust_env=False)
@@ -126,6 +131,18 @@ async def _ask(url: str, bodies: Sequence[Json], concurrency: int, tell: Tell) -
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from errors
         return [task.result() for task in tasks]
+
+
+async def _fetch(url: str, image_ids: Sequence[str], concurrency: int) -> dict[str, Pixels]:
+    turns = asyncio.Semaphore(concurrency)
+
+    async def one(image_id: str) -> Pixels:
+        async with turns:
+            return await _picture(http, image_id)
+
+    async with httpx.AsyncClient(base_url=url, timeout=_ANSWER_S, trust_env=False) as http:
+        pictures = await asyncio.gather(*map(one, image_ids))
+    return dict(zip(image_ids, pictures, strict=True))
 
 
 async def _answer(http: httpx.AsyncClient, body: Json) -> Answer:

@@ -11,14 +11,31 @@ Every trajectory that was added ends in exactly one terminal event.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from r3core.engine.batch import Batch, Drawn, MemoryPlan, Output, Picture, Piece, Raised, Runner, Stepped, Text, Took
+from r3core.engine.batch import (
+    Batch,
+    Drawn,
+    Likened,
+    Looked,
+    MemoryPlan,
+    Output,
+    Picture,
+    Piece,
+    Raised,
+    Runner,
+    Stepped,
+    Text,
+    Took,
+    Working,
+)
 from r3core.engine.scheduler import Running, Scheduler
 from r3core.errors import InvalidRequest, OutOfCapacity
 from r3core.events import (
     Cancelled,
+    Chose,
+    Described,
     Event,
     Failed,
     Finished,
@@ -27,9 +44,24 @@ from r3core.events import (
     Progress,
     Reasoned,
     Reflected,
+    Scored,
     TextDelta,
 )
-from r3core.loop import Drew, Generate, Reason, Refine, Reflect, Wrote, advance, finished, start_from
+from r3core.loop import advance, finished, is_open, needed, next_step, start_from
+from r3core.steps import (
+    Compared,
+    Describe,
+    Drew,
+    Generate,
+    Judge,
+    Judged,
+    Outcome,
+    Reason,
+    Reconstruct,
+    Refine,
+    Reflect,
+    Wrote,
+)
 from r3core.types import Image, Request, Trajectory, Usage
 
 
@@ -80,36 +112,34 @@ class Engine:
         """Raise what `add` would raise of the request itself."""
         self._runner.check(trajectory)
 
-    def add(self, key: str, trajectory: Trajectory, picture: Picture | None = None) -> None:
+    def add(self, key: str, trajectory: Trajectory, pictures: Sequence[Picture] = ()) -> None:
         """Take in a trajectory under a key of the caller's.
 
-        `picture` is its newest one: the picture of the last finished round where it is resumed, or the caller's where
-        the request starts from a given picture; the latter is announced by ImageReady first.
+        `pictures` are those of `loop.needed` where it is resumed, or the caller's where the request starts from given
+        pictures; the latter are announced by ImageReady first.
         Raises InvalidRequest, PromptTooLong or OutOfCapacity; nothing is kept then.
         """
         if key in self._scheduler:
             raise InvalidRequest(f"trajectory {key!r} is running already; give each its own key")
         if self.room == 0:
             raise OutOfCapacity(f"{self.max_trajectories} trajectories are running; add this one when one has ended")
-        needs_picture = trajectory.request.given_image or bool(trajectory.rounds)
-        if needs_picture and picture is None:
-            raise InvalidRequest(f"trajectory {key!r} goes on from a picture; pass it as `picture`")
-        if picture is not None:
-            _check_size(picture, trajectory.request)
+        starts = trajectory.request.given_image and not trajectory.rounds
+        if starts and pictures:
+            trajectory = start_from(trajectory, *(picture.image for picture in pictures))
+        _check_pictures(key, trajectory, pictures)
         self._runner.check(trajectory)
-        if trajectory.request.given_image and not trajectory.rounds:
-            assert picture is not None
-            trajectory = finished(start_from(trajectory, picture.image))
-            self._news.append((key, ImageReady(0, picture.image, None, picture.pixels, trajectory)))
-        elif not trajectory.rounds:
+        if isinstance(next_step(trajectory), Generate):
             # A plan without its picture is made again: the picture is drawn from the K/V of the plan as it was written.
             trajectory = replace(trajectory, reasoning=None)
-        else:
-            trajectory = finished(trajectory)
+        trajectory = finished(trajectory)
+        if starts:
+            for candidate, picture in enumerate(pictures):
+                ready = ImageReady(0, picture.image, None, picture.pixels, trajectory, candidate)
+                self._news.append((key, ready))
         if trajectory.stop_reason is not None:
             self._news.append((key, Finished(trajectory)))
         else:
-            self._scheduler.add(Running(key, trajectory, picture))
+            self._scheduler.add(Running(key, trajectory, {picture.image.id: picture for picture in pictures}))
 
     def abort(self, key: str) -> None:
         """End a trajectory with Cancelled at the next step; unknown and ended keys are ignored."""
@@ -143,48 +173,70 @@ class Engine:
             case Piece(text):
                 if text:
                     yield self._delta(running, text)
-            case Stepped(step, steps, preview):
-                round_ = _round_of(running)
-                yield Progress(round_, step, steps)
-                if preview is not None:
-                    yield Preview(round_, step, steps, preview)
+            case Stepped():
+                yield from _progress(running, output)
             case Text():
                 yield from self._wrote(running, output)
             case Drawn():
                 yield from self._drew(running, output)
+            case Looked(scores):
+                yield from self._judged(running, Judged(scores))
+            case Likened(similarities):
+                yield from self._go_on(running, _advanced(running, Compared(similarities)))
+            case Working():
+                pass
             case Raised(error):
                 yield Failed(error, self._remove(running.key))
 
     def _wrote(self, running: Running, output: Text) -> Iterator[Event]:
         if output.rest:
             yield self._delta(running, output.rest)
-        step, spent = running.step, Usage(text_tokens=output.tokens)
+        step = running.step
         assert step is not None
-        after = advance(running.trajectory, step, Wrote(output.text))
+        # A plan that is written again, for the candidates that a lost worker owes, was counted when it was new.
+        is_again = isinstance(step, Reason) and bool(running.trajectory.rounds)
+        spent = Usage(text_tokens=0 if is_again else output.tokens)
+        after = advance(running.trajectory, step, Wrote(output.text, output.verdict))
         after = replace(after, usage=after.usage + spent)
-        if isinstance(step, Reflect):
-            said = after.rounds[-1].reflection
-            assert said is not None
-            yield Reflected(step.round, said)
-        else:
-            yield Reasoned(output.text)
-        yield from self._go_on(running, after, running.picture)
+        match step:
+            case Reflect(round=index, candidate=candidate):
+                yield Reflected(index, after.rounds[index].pictures[candidate].reflections[-1], candidate)
+                if output.verdict is not None and step.attempt == 0:
+                    yield Scored(index, candidate, output.verdict)
+            case Describe():
+                yield Described(output.text)
+            case _:
+                yield Reasoned(output.text)
+        yield from self._go_on(running, after)
 
     def _drew(self, running: Running, output: Drawn) -> Iterator[Event]:
-        height, width, _ = output.pixels.shape
-        picture = Picture(Image(new_image_id(), width, height), output.pixels)
-        step = running.step
-        assert isinstance(step, Generate | Refine)
-        after = advance(running.trajectory, step, Drew(picture.image))
-        after = replace(after, usage=after.usage + Usage(denoise_steps=output.steps, forwards=output.forwards))
+        step, after = running.step, running.trajectory
+        assert isinstance(step, Generate | Refine | Reconstruct)
+        round_, candidates = _round_of(running), (0,) if isinstance(step, Reconstruct) else step.candidates
         instruction = step.instruction if isinstance(step, Refine) else None
-        yield Progress(_round_of(running), output.steps, output.steps)
-        yield ImageReady(_round_of(running), picture.image, instruction, output.pixels, after)
-        yield from self._go_on(running, after, picture)
+        yield Progress(round_, output.steps, output.steps)
+        for candidate, pixels in zip(candidates, output.pictures, strict=True):
+            height, width, _ = pixels.shape
+            picture = Picture(Image(new_image_id(), width, height), pixels)
+            after = advance(after, step, Drew(picture.image, output.forwards))
+            spent = Usage(denoise_steps=output.steps, forwards=output.forwards)
+            after = replace(after, usage=after.usage + spent)
+            running.pictures[picture.image.id] = picture
+            yield ImageReady(round_, picture.image, instruction, pixels, after, candidate)
+        yield from self._go_on(running, after)
 
-    def _go_on(self, running: Running, after: Trajectory, picture: Picture | None) -> Iterator[Event]:
+    def _judged(self, running: Running, outcome: Judged) -> Iterator[Event]:
+        step = running.step
+        assert isinstance(step, Judge)
+        for candidate, scores in zip(step.candidates, outcome.scores, strict=True):
+            for score in scores:
+                yield Scored(step.round, candidate, score)
+        yield from self._go_on(running, _advanced(running, outcome))
+
+    def _go_on(self, running: Running, after: Trajectory) -> Iterator[Event]:
+        yield from _choice(running.trajectory, after)
         if after.stop_reason is None:
-            self._scheduler.end_step(running.key, after, picture)
+            self._scheduler.end_step(running.key, after, _kept(running.pictures, after))
         else:
             self._remove(running.key)
             yield Finished(after)
@@ -194,10 +246,58 @@ class Engine:
         return self._scheduler.remove(key).trajectory
 
     def _delta(self, running: Running, text: str) -> TextDelta:
-        if isinstance(running.step, Reflect):
-            return TextDelta("reflect", running.step.round, text)
-        assert isinstance(running.step, Reason)
-        return TextDelta("reason", 0, text)
+        match running.step:
+            case Reflect(round=index, candidate=candidate):
+                return TextDelta("reflect", index, text, candidate)
+            case Describe():
+                return TextDelta("describe", 0, text)
+            case step:
+                assert isinstance(step, Reason)
+                return TextDelta("reason", 0, text)
+
+
+def _progress(running: Running, output: Stepped) -> Iterator[Event]:
+    round_ = _round_of(running)
+    yield Progress(round_, output.step, output.steps)
+    if output.preview is not None:
+        yield Preview(round_, output.step, output.steps, output.preview)
+
+
+def _advanced(running: Running, outcome: Outcome) -> Trajectory:
+    assert running.step is not None
+    return advance(running.trajectory, running.step, outcome)
+
+
+def _kept(pictures: dict[str, Picture], trajectory: Trajectory) -> Iterable[Picture]:
+    """Those that later steps may look at."""
+    return [pictures[image.id] for image in needed(trajectory)]
+
+
+def _choice(before: Trajectory, after: Trajectory) -> Iterator[Chose]:
+    """Which candidate goes on, once a round that has several is drawn and judged."""
+    asked = after.request
+    if asked.kind != "generate" or not asked.scorers or not before.rounds:
+        return
+    last = after.rounds[-1]
+    if last.candidates and is_open(before) and not is_open(after) and len(before.rounds) == len(after.rounds):
+        yield Chose(last.index, last.chosen, last.scores[0].value)
+
+
+def _check_pictures(key: str, trajectory: Trajectory, pictures: Sequence[Picture]) -> None:
+    """What steps to come look at must be here, in the request's size."""
+    asked = trajectory.request
+    if asked.given_image and not trajectory.rounds:
+        raise InvalidRequest(f"trajectory {key!r} goes on from a picture; pass it in `pictures`")
+    there = {picture.image.id for picture in pictures}
+    missing = [image.id for image in needed(trajectory) if image.id not in there]
+    if missing:
+        raise InvalidRequest(
+            f"trajectory {key!r} goes on from the picture {', '.join(missing)}; pass every one of loop.needed in "
+            "`pictures`"
+        )
+    if asked.kind != "score":  # there each has a size of its own
+        for picture in pictures:
+            _check_size(picture, asked)
 
 
 def _check_size(picture: Picture, asked: Request) -> None:
@@ -211,4 +311,10 @@ def _check_size(picture: Picture, asked: Request) -> None:
 
 
 def _round_of(running: Running) -> int:
-    return running.step.round if isinstance(running.step, Refine) else 0
+    match running.step:
+        case Refine(round=index):
+            return index
+        case Reconstruct():
+            return 1
+        case _:
+            return 0

@@ -9,22 +9,26 @@ step that waits for them: no deadlock.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from r3core.engine.batch import Batch, Begin, Need, Picture, Runner, Span
 from r3core.engine.kv_cache import SpanAllocator
 from r3core.errors import DeviceError, OutOfCapacity, R3Error, StepFailed
-from r3core.loop import Generate, Reason, Refine, Reflect, Step, next_step
+from r3core.loop import looks_at, next_step
+from r3core.steps import Generate, Reason, Reconstruct, Refine, Reflect, Step
 from r3core.types import Trajectory
+
+_DRAWING = Generate | Refine | Reconstruct
 
 
 @dataclass
 class Running:
-    """A trajectory in the engine: its value, its newest picture, and the step it is at."""
+    """A trajectory in the engine: its value, the pictures that it may look at by their ids, and the step it is at."""
 
     key: str
     trajectory: Trajectory
-    picture: Picture | None = None
+    pictures: dict[str, Picture] = field(default_factory=dict)
     step: Step | None = None
     spans: tuple[Span, ...] = ()
     draw_rows: int = 0
@@ -69,13 +73,14 @@ class Scheduler:
         self._release(running)
         return running
 
-    def end_step(self, key: str, trajectory: Trajectory, picture: Picture | None) -> None:
+    def end_step(self, key: str, trajectory: Trajectory, pictures: Iterable[Picture]) -> None:
         """A step came to its end: keep what the next one builds on, give the rest back, and wait for a turn."""
         running = self._running[key]
         if key in self._drawing:
             self._drawing.remove(key)
         before, after = running.step, next_step(trajectory)
-        running.trajectory, running.picture, running.step, running.draw_rows = trajectory, picture, None, 0
+        running.trajectory, running.step, running.draw_rows = trajectory, None, 0
+        running.pictures = {picture.image.id: picture for picture in pictures}
         if _keeps(before, after):
             self._waiting.appendleft(key)
         else:
@@ -83,10 +88,10 @@ class Scheduler:
             self._waiting.append(key)
 
     def schedule(self) -> Batch:
-        """The next turn: steps that can begin, all that write, and as many that draw as one forward holds."""
+        """The next turn: steps that can begin, all that write or judge, and as many that draw as one forward holds."""
         begin = tuple(self._begin())
         begun = {b.key for b in begin}
-        text = tuple(k for k, r in self._running.items() if k in begun or isinstance(r.step, Reason | Reflect))
+        text = tuple(k for k, r in self._running.items() if k in begun or _is_in_text(r.step))
         return Batch(begin=begin, text=text, draw=tuple(self._draw()))
 
     def refused(self) -> list[tuple[str, R3Error]]:
@@ -109,14 +114,16 @@ class Scheduler:
                 continue
             if begun and rows + need.prefill_rows > self._runner.max_batch_rows:
                 break
+            keeps = bool(running.spans)
             if not self._take(running, need):
                 break
             rows += need.prefill_rows
             self._waiting.popleft()
             running.step, running.draw_rows = step, need.draw_rows
-            if isinstance(step, Generate | Refine):
+            if isinstance(step, _DRAWING):
                 self._drawing.append(running.key)
-            begun.append(Begin(running.key, step, running.trajectory, running.spans, running.picture))
+            pictures = tuple(running.pictures[image.id] for image in looks_at(running.trajectory, step))
+            begun.append(Begin(running.key, step, running.trajectory, running.spans, pictures, keeps))
         return begun
 
     def _need(self, running: Running, step: Step) -> Need | R3Error:
@@ -162,12 +169,17 @@ class Scheduler:
         running.spans = ()
 
 
+def _is_in_text(step: Step | None) -> bool:
+    """Whether a step goes on in every text forward, from its first to its last."""
+    return step is not None and not isinstance(step, _DRAWING)
+
+
 def _keeps(before: Step | None, after: Step | None) -> bool:
     """Whether the next step goes on from the contexts of this one."""
     match before, after:
         case Reason(), Generate():
             return True
-        case Reflect(round=a), Reflect(round=b):
-            return a == b
+        case Reflect(round=a, candidate=c), Reflect(round=b, candidate=d):
+            return (a, c) == (b, d)
         case _:
             return False

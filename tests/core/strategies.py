@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
+from r3core.judge import SCORERS, Counts, ScoreStop
 from r3core.types import EarlyStop, ImageSampling, Request, TextSampling
 
 EDIT = "<think>One hat is missing.</think> Add a hat."
@@ -58,4 +61,27 @@ def requests(draw: st.DrawFn, prompts: st.SearchStrategy[str] = some_prompts) ->
         generate=draw(image_samplings),
         refine=draw(image_samplings),
         previews=draw(st.integers(0, 20)),
+    )
+
+
+@st.composite
+def judged_requests(draw: st.DrawFn) -> Request:
+    """Any request that scores its pictures."""
+    asked = draw(requests())
+    scorers = tuple(draw(st.lists(st.sampled_from(SCORERS), min_size=1, max_size=4, unique=True)))
+    rules = st.builds(
+        ScoreStop,
+        scorer=st.sampled_from(scorers),
+        at_least=st.none() | st.floats(-2, 2),
+        min_gain=st.sampled_from([0.0, 0.5]),
+        patience=st.integers(1, 8),
+    )
+    return replace(
+        asked,
+        scorers=scorers,
+        early_stop=replace(asked.early_stop, score=draw(st.none() | rules), all=draw(st.booleans())),
+        choose=draw(st.sampled_from(["last", "best"])),
+        on_regression=draw(st.sampled_from(["keep", "backtrack"])),
+        candidates=Counts(draw(st.integers(1, 8)), draw(st.integers(1, 4))),
+        max_images=draw(st.none() | st.integers(asked.n, 40)),
     )

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from r3core.engine.batch import Batch, Need, Output, Picture, Piece, Span, Stepped
 from r3core.engine.engine import Engine
 from r3core.errors import DeviceError, InvalidRequest, OutOfCapacity, PromptTooLong, StepFailed
-from r3core.events import TERMINAL, Cancelled, Failed, Finished, ImageReady, Reasoned
+from r3core.events import TERMINAL, Cancelled, Chose, Failed, Finished, ImageReady, Progress, Reasoned, TextDelta
 from r3core.fake import FakeRunner
-from r3core.loop import Generate, Reason, Refine, Step
+from r3core.judge import SCORERS, Counts, ScoreStop
+from r3core.loop import needed
+from r3core.steps import Generate, Reason, Refine, Step
 from r3core.types import EarlyStop, Image, ImageSampling, Request, Trajectory
 from tests.core.walking import Log, alone, by_key, check_order, drive, end_of, nameless, pictures, plain_picture
 
@@ -29,8 +31,8 @@ def ask(prompt: str = "a cat", **changes: Any) -> Request:
     return replace(Request(prompt=prompt, width=64, height=64, seed=1, generate=FAST, refine=FAST), **changes)
 
 
-def given_picture(request: Request) -> Picture | None:
-    return plain_picture() if request.given_image else None
+def given_picture(request: Request) -> tuple[Picture, ...]:
+    return (plain_picture(),) if request.given_image else ()
 
 
 class SizedRunner(FakeRunner):
@@ -98,8 +100,17 @@ prompts = st.builds(
 def plans(draw: st.DrawFn) -> Plan:
     given_image = draw(st.booleans())
     rounds = draw(st.integers(1 if given_image else 0, 3))
+    scorers = tuple(draw(st.lists(st.sampled_from(SCORERS), max_size=2, unique=True)))
+    judged = {
+        "scorers": scorers,
+        "candidates": Counts(draw(st.integers(1, 4)), draw(st.integers(1, 3))),
+        "choose": draw(st.sampled_from(["last", "best"])),
+        "on_regression": draw(st.sampled_from(["keep", "backtrack"])),
+        "max_images": draw(st.none() | st.integers(1, 9)),
+    }
     request = ask(
         draw(prompts),
+        **(judged if scorers else {}),
         seed=draw(st.integers(0, 5)),
         max_rounds=rounds,
         min_rounds=draw(st.integers(0, rounds)),
@@ -178,7 +189,7 @@ def test_usage_counts_tokens_steps_and_branches() -> None:
 
 def test_a_given_picture_is_announced_first_under_its_own_name() -> None:
     picture = plain_picture(80, 48)
-    ran = alone(Engine(FakeRunner()), ask("a cat edits=0", width=80, height=48, given_image=True), picture)
+    ran = alone(Engine(FakeRunner()), ask("a cat edits=0", width=80, height=48, given_image=True), (picture,))
     first = ran.events[0]
     assert isinstance(first, ImageReady)
     assert (first.round, first.image, first.instruction) == (0, picture.image, None)
@@ -206,7 +217,7 @@ def test_an_abort_takes_effect_at_the_next_step_and_computes_nothing_more() -> N
 
 def test_an_abort_before_the_first_step_ends_it_too_and_strangers_are_ignored() -> None:
     engine = Engine(FakeRunner())
-    engine.add("a", Trajectory(ask(given_image=True)), plain_picture())
+    engine.add("a", Trajectory(ask(given_image=True)), (plain_picture(),))
     engine.abort("a")
     engine.abort("nobody")
     assert [type(event) for _, event in drive(engine)] == [ImageReady, Cancelled]
@@ -342,7 +353,7 @@ def test_a_stored_trajectory_goes_on_to_the_same_end(after_round: int) -> None:
     whole = alone(Engine(FakeRunner()), ask("a cat edits=3"))
     kept = next(e for e in whole.events if isinstance(e, ImageReady) and e.round == after_round)
     engine = Engine(FakeRunner())
-    engine.add("a", stored(kept.trajectory), Picture(kept.image, kept.pixels))
+    engine.add("a", stored(kept.trajectory), (Picture(kept.image, kept.pixels),))
     rest = by_key(drive(engine))["a"]
     assert not any(isinstance(event, Reasoned) for event in rest)
     assert sorted(pictures(rest)) == list(range(after_round + 1, 4))
@@ -350,11 +361,57 @@ def test_a_stored_trajectory_goes_on_to_the_same_end(after_round: int) -> None:
     assert end_of(rest).rounds[: after_round + 1] == whole.trajectory.rounds[: after_round + 1] or after_round == 3
 
 
+JUDGED: dict[str, Any] = {
+    "scorers": ("lift", "verdict"),
+    "candidates": Counts(3, 2),
+    "choose": "best",
+    "on_regression": "backtrack",
+}
+
+
+def test_a_judged_trajectory_goes_on_from_any_of_its_pictures_to_the_same_end() -> None:
+    whole = alone(Engine(FakeRunner()), ask("a cat edits=3 scores=5263", **JUDGED))
+    check_order(whole.events)
+    kept = [event for event in whole.events if isinstance(event, ImageReady)]
+    assert [(event.round, event.candidate) for event in kept] == [
+        *((0, c) for c in range(3)),
+        *((r, c) for r in (1, 2, 3) for c in range(2)),
+    ]
+    assert [r.base for r in whole.trajectory.rounds] == [None, 0, 0, 2]
+    pixels = {event.image.id: event.pixels for event in kept}
+    for number, event in enumerate(kept):
+        engine = Engine(FakeRunner())
+        at_hand = tuple(Picture(image, pixels[image.id]) for image in needed(event.trajectory))
+        engine.add("a", stored(event.trajectory), at_hand)
+        rest = by_key(drive(engine))["a"]
+        drawn = [(e.round, e.candidate) for e in rest if isinstance(e, ImageReady)]
+        assert drawn == [(e.round, e.candidate) for e in kept[number + 1 :]]
+        assert nameless(end_of(rest)) == nameless(whole.trajectory)
+        if number < len(kept) - 1 and len(at_hand) > 1:
+            with pytest.raises(InvalidRequest, match=r"pass every one of loop\.needed"):
+                Engine(FakeRunner()).add("a", stored(event.trajectory), at_hand[1:])
+
+
+def test_a_judged_trajectory_says_scores_and_choices() -> None:
+    scored = {"scorers": ("lift",), "candidates": Counts(2, 1), "early_stop": EarlyStop(score=ScoreStop("lift", 5.0))}
+    ran = alone(Engine(FakeRunner()), ask("a cat edits=3 scores=36 best=1", **scored))
+    names = [type(event).__name__ for event in ran.events if not isinstance(event, TextDelta | Progress)]
+    assert names == [
+        *("Reasoned", "ImageReady", "ImageReady", "Scored", "Scored", "Chose"),
+        *("Reflected", "ImageReady", "Scored", "Finished"),
+    ]
+    chose = next(event for event in ran.events if isinstance(event, Chose))
+    assert (chose.round, chose.candidate, chose.value) == (0, 1, 3.5)
+    assert ran.trajectory.stop_reason == "score"
+    assert ran.trajectory.usage.images == 3
+    assert (ran.trajectory.usage.discarded_images, ran.trajectory.usage.discarded_forwards) == (1, 6)
+
+
 def test_a_trajectory_stored_at_its_end_only_says_that_it_is_finished() -> None:
     whole = alone(Engine(FakeRunner()), ask("a cat edits=1"))
     last = [e for e in whole.events if isinstance(e, ImageReady)][-1]
     engine = Engine(FakeRunner())
-    engine.add("a", stored(whole.trajectory), Picture(last.image, last.pixels))
+    engine.add("a", stored(whole.trajectory), (Picture(last.image, last.pixels),))
     assert engine.has_work
     assert drive(engine) == [("a", Finished(whole.trajectory))]
 
@@ -372,8 +429,8 @@ def test_a_plan_without_its_picture_is_written_again() -> None:
 )
 def test_a_picture_that_is_missing_or_of_another_size_is_refused(picture: Picture | None) -> None:
     engine = Engine(FakeRunner())
-    with pytest.raises(InvalidRequest, match=r"pass it as `picture`|and the request is for 64x64"):
-        engine.add("a", Trajectory(ask(given_image=True)), picture)
+    with pytest.raises(InvalidRequest, match=r"pass it in `pictures`|and the request is for 64x64"):
+        engine.add("a", Trajectory(ask(given_image=True)), () if picture is None else (picture,))
     assert not engine.has_work
 
 

@@ -291,7 +291,7 @@ def test_a_trajectory_resumed_after_any_round_comes_to_the_same_bytes(
     for kept in [event for event in whole.events if isinstance(event, ImageReady)]:
         stored = Trajectory.from_json(json.loads(json.dumps(kept.trajectory.to_json())))
         engine = make_runtime().engine
-        engine.add("again", stored, Picture(kept.image, kept.pixels))
+        engine.add("again", stored, (Picture(kept.image, kept.pixels),))
         events = by_key(drive(engine))["again"]
         assert end_of(events).usage == whole.trajectory.usage
         assert [r.reflections for r in end_of(events).rounds] == [r.reflections for r in whole.trajectory.rounds]
@@ -308,7 +308,7 @@ def test_a_question_asked_again_is_answered_anew_and_from_the_same_context(make_
     shown = next(event for event in whole.events if isinstance(event, ImageReady))
     first = replace(whole.trajectory.rounds[0], reflections=whole.trajectory.rounds[0].reflections[:1])
     engine = make_runtime().engine
-    engine.add("again", replace(shown.trajectory, rounds=(first,)), Picture(shown.image, shown.pixels))
+    engine.add("again", replace(shown.trajectory, rounds=(first,)), (Picture(shown.image, shown.pixels),))
     again = end_of(by_key(drive(engine))["again"])
     assert [reflection.text for reflection in again.rounds[0].reflections] == texts
 

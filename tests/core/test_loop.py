@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r3core.loop import Drew, Generate, Reason, Refine, Reflect, Step, Wrote, advance, finished, next_step, start_from
+from r3core.loop import advance, ended, finished, next_step, start_from
 from r3core.prompts import MALFORMED_INSTRUCTION
+from r3core.steps import Drew, Generate, Reason, Refine, Reflect, Step, Wrote
 from r3core.types import EarlyStop, Image, Request, StopReason, Trajectory, Usage, Verdict
 from tests.core.strategies import EDIT, EMPTY, MALFORMED, SATISFIED, answers, requests
 
@@ -71,13 +72,13 @@ CASES = [
     Case(
         "the mark counts in the instruction alone",
         ["<think>no further edit</think> Add a hat.", SATISFIED],
-        [*UP_TO_PICTURE, Reflect(0), Refine(1, "Add a hat."), Reflect(1)],
+        [*UP_TO_PICTURE, Reflect(0), Refine(1, "Add a hat.", 0), Reflect(1)],
         "satisfied",
     ),
     Case(
         "what follows the last </think> is the instruction",
         ["<think>a</think> b </think> Add a hat.", SATISFIED],
-        [*UP_TO_PICTURE, Reflect(0), Refine(1, "Add a hat."), Reflect(1)],
+        [*UP_TO_PICTURE, Reflect(0), Refine(1, "Add a hat.", 0), Reflect(1)],
         "satisfied",
     ),
     Case("malformed stops", [MALFORMED], [*UP_TO_PICTURE, Reflect(0)], "malformed"),
@@ -90,13 +91,13 @@ CASES = [
     Case(
         "an empty instruction is carried out",
         [EMPTY, SATISFIED],
-        [*UP_TO_PICTURE, Reflect(0), Refine(1, ""), Reflect(1)],
+        [*UP_TO_PICTURE, Reflect(0), Refine(1, "", 0), Reflect(1)],
         "satisfied",
     ),
     Case(
         "nothing is said of the picture of the last permitted round",
         [EDIT, EDIT],
-        [*UP_TO_PICTURE, Reflect(0), Refine(1, "Add a hat."), Reflect(1), Refine(2, "Add a hat.")],
+        [*UP_TO_PICTURE, Reflect(0), Refine(1, "Add a hat.", 0), Reflect(1), Refine(2, "Add a hat.", 1)],
         "max_rounds",
         {"max_rounds": 2},
     ),
@@ -112,21 +113,21 @@ CASES = [
     Case(
         "two confirmations: the second may still ask for an edit, and no round was spent",
         [SATISFIED, EDIT],
-        [*UP_TO_PICTURE, Reflect(0), Reflect(0, 1), Refine(1, "Add a hat.")],
+        [*UP_TO_PICTURE, Reflect(0), Reflect(0, 1), Refine(1, "Add a hat.", 0)],
         "max_rounds",
         {**CONFIRM_TWICE, "max_rounds": 1},
     ),
     Case(
         "confirmations are counted anew for each picture",
         [SATISFIED, EDIT, SATISFIED, SATISFIED],
-        [*UP_TO_PICTURE, Reflect(0), Reflect(0, 1), Refine(1, "Add a hat."), Reflect(1), Reflect(1, 1)],
+        [*UP_TO_PICTURE, Reflect(0), Reflect(0, 1), Refine(1, "Add a hat.", 0), Reflect(1), Reflect(1, 1)],
         "satisfied",
         CONFIRM_TWICE,
     ),
     Case(
         "an edit is not asked about again",
         [EDIT, SATISFIED, SATISFIED],
-        [*UP_TO_PICTURE, Reflect(0), Refine(1, "Add a hat."), Reflect(1), Reflect(1, 1)],
+        [*UP_TO_PICTURE, Reflect(0), Refine(1, "Add a hat.", 0), Reflect(1), Reflect(1, 1)],
         "satisfied",
         CONFIRM_TWICE,
     ),
@@ -147,21 +148,21 @@ CASES = [
     Case(
         "min_rounds: the satisfied sentence is carried out as it is",
         [SATISFIED, SATISFIED],
-        [*UP_TO_PICTURE, Reflect(0), Refine(1, "No further edit needed."), Reflect(1)],
+        [*UP_TO_PICTURE, Reflect(0), Refine(1, "No further edit needed.", 0), Reflect(1)],
         "satisfied",
         {"min_rounds": 1},
     ),
     Case(
         "min_rounds: a malformed text gives the reference's sentence",
         [MALFORMED, SATISFIED],
-        [*UP_TO_PICTURE, Reflect(0), Refine(1, MALFORMED_INSTRUCTION), Reflect(1)],
+        [*UP_TO_PICTURE, Reflect(0), Refine(1, MALFORMED_INSTRUCTION, 0), Reflect(1)],
         "satisfied",
         {"min_rounds": 1},
     ),
     Case(
         "min_rounds: nothing is confirmed before them",
         [SATISFIED, SATISFIED, SATISFIED],
-        [*UP_TO_PICTURE, Reflect(0), Refine(1, "No further edit needed."), Reflect(1), Reflect(1, 1)],
+        [*UP_TO_PICTURE, Reflect(0), Refine(1, "No further edit needed.", 0), Reflect(1), Reflect(1, 1)],
         "satisfied",
         {"min_rounds": 1, **CONFIRM_TWICE},
     ),
@@ -170,8 +171,8 @@ CASES = [
         [SATISFIED, MALFORMED],
         [
             *UP_TO_PICTURE,
-            *(Reflect(0), Refine(1, "No further edit needed.")),
-            *(Reflect(1), Refine(2, MALFORMED_INSTRUCTION)),
+            *(Reflect(0), Refine(1, "No further edit needed.", 0)),
+            *(Reflect(1), Refine(2, MALFORMED_INSTRUCTION, 1)),
         ],
         "max_rounds",
         {"early_stop": EarlyStop(on_satisfied=False, confirmations=3), "max_rounds": 2},
@@ -180,28 +181,28 @@ CASES = [
     Case(
         "a given picture is edited as the reflection says",
         [EDIT, SATISFIED],
-        [Reflect(0), Refine(1, "Add a hat."), Reflect(1)],
+        [Reflect(0), Refine(1, "Add a hat.", 0), Reflect(1)],
         "satisfied",
         GIVEN,
     ),
     Case(
         "an instruction is carried out before anything is said",
         [SATISFIED],
-        [Refine(1, "Make it blue."), Reflect(1)],
+        [Refine(1, "Make it blue.", 0), Reflect(1)],
         "satisfied",
         {**GIVEN, "instruction": "Make it blue."},
     ),
     Case(
         "an empty instruction is one",
         [SATISFIED],
-        [Refine(1, ""), Reflect(1)],
+        [Refine(1, "", 0), Reflect(1)],
         "satisfied",
         {**GIVEN, "instruction": ""},
     ),
     Case(
         "an instruction alone",
         [],
-        [Refine(1, "Make it blue.")],
+        [Refine(1, "Make it blue.", 0)],
         "max_rounds",
         {**GIVEN, "instruction": "Make it blue.", "max_rounds": 1},
     ),
@@ -230,16 +231,16 @@ def test_each_round_names_the_edit_that_made_it() -> None:
     *_, (_, end) = walk(begin(ask(max_rounds=2)), iter([EDIT, EMPTY]))
     assert [r.instruction for r in end.rounds] == [None, "Add a hat.", ""]
     assert [r.index for r in end.rounds] == [0, 1, 2]
-    assert end.image == end.rounds[2].image
+    assert end.newest == end.rounds[2].image
 
 
 def test_a_trajectory_that_was_stopped_from_outside_has_no_next_step() -> None:
     trajectory = begin(ask(given_image=True))
     assert next_step(trajectory) == Reflect(0)
     for reason in ("stopped", "deadline"):
-        ended = trajectory.stopped(reason)
-        assert next_step(ended) is None
-        assert finished(ended).stop_reason == reason
+        stopped = ended(trajectory, reason)
+        assert next_step(stopped) is None
+        assert finished(stopped).stop_reason == reason
 
 
 def test_an_outcome_of_the_wrong_kind_is_our_own_mistake() -> None:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from r3core import versions
-from r3core.types import EarlyStop, Image, Reflection, Request, Round, Trajectory, Usage, Verdict, request_from_json
+from r3core.judge import Counts, Score, ScoreStop, WordLift
+from r3core.types import (
+    Candidate,
+    EarlyStop,
+    Image,
+    Reflection,
+    Request,
+    Round,
+    Trajectory,
+    Usage,
+    Verdict,
+    request_from_json,
+)
 from r3core.versions import STORED_VERSION, NewerVersion, version_of
 
 STORED = Path(__file__).parent / "stored"
@@ -32,9 +45,45 @@ ROUNDS = (
             Reflection("<think>A hat is missing.</think> Add a hat.", "A hat is missing.", Verdict.EDIT, "Add a hat."),
         ),
     ),
-    Round(1, Image("img_1", 64, 48), "Add a hat.", (Reflection("No hat.", "No hat.", Verdict.MALFORMED, None),)),
+    Round(
+        1, Image("img_1", 64, 48), "Add a hat.", (Reflection("No hat.", "No hat.", Verdict.MALFORMED, None),), base=0
+    ),
 )
-TRAJECTORY = Trajectory(REQUEST, 1, "<think>A plan.</think>", ROUNDS, "malformed", Usage(30, 98, 221))
+TRAJECTORY = Trajectory(REQUEST, 1, "<think>A plan.</think>", ROUNDS, "malformed", Usage(30, 98, 221, images=2))
+
+SCORES = (Score("lift", 0.5, 0.5, (WordLift("a", 0.25), WordLift("cat", 0.75))), Score("verdict", None))
+JUDGED = Trajectory(
+    replace(
+        REQUEST,
+        early_stop=EarlyStop(score=ScoreStop("lift", at_least=0.5, min_gain=0.25, patience=2), all=True),
+        scorers=("lift", "verdict"),
+        choose="best",
+        on_regression="backtrack",
+        candidates=Counts(2, 1),
+        max_images=4,
+        question="What is it?",
+    ),
+    0,
+    None,
+    (
+        Round(
+            0,
+            Image("img_3", 64, 48),
+            scores=SCORES,
+            candidates=(
+                Candidate(Image("img_2", 64, 48), forwards=90),
+                Candidate(Image("img_3", 64, 48), SCORES, ROUNDS[0].reflections, 90),
+            ),
+            reflections=ROUNDS[0].reflections,
+            chosen=1,
+            forwards=90,
+        ),
+    ),
+    "score",
+    Usage(30, 98, 180, 2, 1, 90),
+    "A cat.",
+    (("self", 0.75), ("latent", 0.5)),
+)
 
 
 def stored(version: int) -> dict[str, Any]:
@@ -55,6 +104,11 @@ def test_the_stored_form_does_not_change_without_a_new_version() -> None:
     the new one beside version_1.json; an older worker could not read it, and must be told.
     """
     assert json.loads(json.dumps(TRAJECTORY.to_json())) == stored(STORED_VERSION)["trajectory"]
+    assert json.loads(json.dumps(JUDGED.to_json())) == stored(STORED_VERSION)["judged"]
+
+
+def test_a_judged_trajectory_of_any_build_that_knew_them_is_read() -> None:
+    assert Trajectory.from_json(stored(2)["judged"]) == JUDGED
 
 
 def test_the_version_stands_first_where_scripts_look_for_it() -> None:
@@ -62,12 +116,14 @@ def test_the_version_stands_first_where_scripts_look_for_it() -> None:
 
 
 def test_what_is_older_is_brought_up_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "STORED_VERSION", 3)
-    # Version 2 called them tries, and version 1 looks.
-    monkeypatch.setitem(versions.REQUEST_STEPS, 1, lambda old: renamed(old, "looks", "tries"))
-    monkeypatch.setitem(versions.REQUEST_STEPS, 2, lambda old: renamed(old, "tries", "previews"))
-    monkeypatch.setitem(versions.TRAJECTORY_STEPS, 2, lambda old: renamed(old, "plan", "reasoning"))
-    for version, looks, plan in ((1, "looks", "plan"), (2, "tries", "plan"), (3, "previews", "reasoning")):
+    ours = STORED_VERSION
+    monkeypatch.setattr(versions, "STORED_VERSION", ours + 2)
+    # The version after ours called them tries, and ours looks.
+    monkeypatch.setitem(versions.REQUEST_STEPS, ours, lambda old: renamed(old, "looks", "tries"))
+    monkeypatch.setitem(versions.REQUEST_STEPS, ours + 1, lambda old: renamed(old, "tries", "previews"))
+    monkeypatch.setitem(versions.TRAJECTORY_STEPS, ours + 1, lambda old: renamed(old, "plan", "reasoning"))
+    forms = ((ours, "looks", "plan"), (ours + 1, "tries", "plan"), (ours + 2, "previews", "reasoning"))
+    for version, looks, plan in forms:
         of_old = TRAJECTORY.to_json()
         request = renamed(of_old["request"], "previews", looks)
         assert request_from_json(request, version) == REQUEST
@@ -80,7 +136,7 @@ def renamed(value: dict[str, Any], old: str, new: str) -> dict[str, Any]:
 
 
 def test_what_is_newer_is_refused_with_both_versions() -> None:
-    with pytest.raises(NewerVersion, match="stored with version 99, and this build reads up to 1; keep a worker"):
+    with pytest.raises(NewerVersion, match="stored with version 99, and this build reads up to 2; keep a worker"):
         Trajectory.from_json({**TRAJECTORY.to_json(), "version": 99})
 
 

@@ -15,6 +15,8 @@ from r3core.engine.engine import Engine
 from r3core.events import (
     TERMINAL,
     Cancelled,
+    Chose,
+    Described,
     Event,
     Failed,
     Finished,
@@ -23,6 +25,7 @@ from r3core.events import (
     Progress,
     Reasoned,
     Reflected,
+    Scored,
     TextDelta,
 )
 from r3core.types import Image, Request, Trajectory
@@ -39,12 +42,17 @@ _LETTERS: Final = {
     Preview: "v",
     ImageReady: "I",
     Reflected: "F",
+    Described: "D",
+    Scored: "s",
+    Chose: "c",
     Finished: "E",
     Failed: "X",
     Cancelled: "C",
 }
-FINISHED: Final = re.compile(r"(d*R)?(pv?)*I((t*F)*(pv?)*I)*(t*F)*E")
-CUT_SHORT: Final = re.compile(r"((d*R)?(pv?)*(I((t*F)*(pv?)*I)*(t*F)*)?(d|t)*(pv?)*)?[XC]")
+# A round: its pictures, their scores and looks, which one goes on, and more looks.
+_ROUND: Final = r"I+(s|t*Fs?)*c?(t*F)*"
+FINISHED: Final = re.compile(rf"(d*R)?(pv?)*{_ROUND}((pv?)*{_ROUND})*E")
+CUT_SHORT: Final = re.compile(rf"((d*R)?(pv?)*({_ROUND}((pv?)*{_ROUND})*)?(d|t)*(pv?)*)?[XC]")
 
 
 def drive(engine: Engine) -> Log:
@@ -89,7 +97,7 @@ def check_order(events: Sequence[Event]) -> None:
             assert "".join(pieces) == whole
             pieces = []
         if isinstance(event, ImageReady):
-            assert event.trajectory.rounds[-1].image == event.image
+            assert event.image == event.trajectory.rounds[-1].pictures[event.candidate].image
             assert event.round == event.trajectory.rounds[-1].index
             rounds += 1
 
@@ -103,13 +111,25 @@ def end_of(events: Sequence[Event]) -> Trajectory:
 
 def nameless(trajectory: Trajectory) -> Trajectory:
     """The trajectory with its pictures' random names taken off."""
-    rounds = tuple(replace(r, image=replace(r.image, id="")) for r in trajectory.rounds)
+
+    def named(image: Image) -> Image:
+        return replace(image, id="")
+
+    rounds = tuple(
+        replace(
+            r,
+            image=named(r.image),
+            candidates=tuple(replace(c, image=named(c.image)) for c in r.candidates),
+        )
+        for r in trajectory.rounds
+    )
     return replace(trajectory, rounds=rounds)
 
 
 def pictures(events: Sequence[Event]) -> dict[int, Pixels]:
-    """The finished pictures by round."""
-    return {event.round: event.pixels for event in events if isinstance(event, ImageReady)}
+    """The finished pictures by round; of several candidates the first."""
+    ready = [event for event in events if isinstance(event, ImageReady) and event.candidate == 0]
+    return {event.round: event.pixels for event in ready}
 
 
 def plain_picture(width: int = 64, height: int = 64) -> Picture:
@@ -134,7 +154,7 @@ class Alone:
         return pictures(self.events)
 
 
-def alone(engine: Engine, request: Request, picture: Picture | None = None, index: int = 0) -> Alone:
+def alone(engine: Engine, request: Request, pictures: Sequence[Picture] = (), index: int = 0) -> Alone:
     """Run one trajectory on an engine that does nothing else."""
-    engine.add("alone", Trajectory(request, index), picture)
+    engine.add("alone", Trajectory(request, index), pictures)
     return Alone(by_key(drive(engine))["alone"])

@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image as PILImage
 
 from r3core.checkpoint import Defaults, Description
+from r3core.loop import ended
 from r3core.prompts import read_reflection
 from r3core.types import Image, Round, StopReason, Trajectory, request_from_json
 from r3core.versions import version_of
@@ -109,7 +110,7 @@ class Hand:
 
     def ends(self, reason: StopReason = "satisfied", index: int = 0, *, job: bool = True) -> None:
         """End a trajectory, and with it the job unless told otherwise."""
-        self.trajectories[index] = self.trajectories[index].stopped(reason)
+        self.trajectories[index] = ended(self.trajectories[index], reason)
         image = self.trajectories[index].image
         shown = None if image is None else picture(image.id, self.records[image.id])
         event = self._event("trajectory.done", index, stop_reason=reason, image=shown)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from r3core.engine.batch import Batch, Output
 from r3core.fake import FakeRunner
-from r3core.loop import Refine
+from r3core.steps import Refine
 
 
 @dataclass(frozen=True)
