@@ -23,14 +23,14 @@ const FIELDS = {
   "/reason/temperature": "Temperature, reasoning",
   "/reflect/temperature": "Temperature, reflection",
   "/judge/scorers": "Let the model judge its pictures",
-  "/candidates/first": "Candidates at first",
-  "/candidates/refine": "Candidates of edits",
+  "/candidates/first": "Candidates, first",
+  "/candidates/refine": "Candidates, edits",
   "/choose": "The result is",
   "/on_regression": "Where the score falls",
   "/early_stop/score/scorer": "By which score",
   "/early_stop/score/at_least": "Enough from",
   "/early_stop/score/min_gain": "A rise is at least",
-  "/early_stop/score/patience": "Rounds without one",
+  "/early_stop/score/patience": "Patience, rounds",
   "/max_images": "Pictures at most",
 };
 

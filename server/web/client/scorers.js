@@ -31,9 +31,9 @@ function Scored({ form, set, ranges }) {
     ${form.scorers.length > 1 && html`<${Choice} id="decides" label="Which score decides" value=${form.scorers[0]}
       options=${form.scorers.map((name) => [name, SCORERS[name].name])} onChoose=${(name) => set({ scorers: decidedBy(form.scorers, name) })} />`}
     <div class="grid">
-      <${Count} id="firstCandidates" label="Candidates at first" form=${form} set=${set}
+      <${Count} id="firstCandidates" label="Candidates, first" form=${form} set=${set}
         range=${ranges["candidates.first"]} isOff=${form.image !== null} />
-      <${Count} id="editCandidates" label="Candidates of edits" form=${form} set=${set} range=${ranges["candidates.refine"]} />
+      <${Count} id="editCandidates" label="Candidates, edits" form=${form} set=${set} range=${ranges["candidates.refine"]} />
     </div>
     <${Choice} id="choose" label="The result is" value=${form.choose} onChoose=${(choose) => set({ choose })}
       options=${[["last", "the last picture"], ["best", "the best picture"]]} />
@@ -63,7 +63,7 @@ function ScoreStop({ form, set, ranges }) {
         <input id="minGain" type="number" min="0" step="any" placeholder="0" value=${form.minGain}
           onInput=${(e) => set({ minGain: e.target.value })} />
       </div>
-      <${Count} id="patience" label="Rounds without one" form=${form} set=${set} range=${ranges["early_stop.score.patience"]} />
+      <${Count} id="patience" label="Patience, rounds" form=${form} set=${set} range=${ranges["early_stop.score.patience"]} />
     </div>
     ${form.earlyStop && html`<label class="switch">
       <input type="checkbox" checked=${form.stopsOnAll} onChange=${(e) => set({ stopsOnAll: e.target.checked })} />

@@ -19,6 +19,7 @@ export function JobTools({ job, model, isKeyed, onReuse }) {
   const close = () => setOpen(null);
   const isReader = linkToken() !== null;
   const isWhole = job.kind === "generate";
+  const hasPictures = !["describe", "reflect"].includes(job.kind); // what these look at is another job's
   const takeAll = async () => {
     setProblem(null);
     try {
@@ -29,8 +30,8 @@ export function JobTools({ job, model, isKeyed, onReuse }) {
   };
   return html`
     <div class="buttons tools">
-      <button type="button" disabled=${pictures.length < 2} onClick=${() => setOpen("compare")}><${Icon} name="compare" /> Compare</button>
-      <button type="button" disabled=${!pictures.length} onClick=${takeAll}><${Icon} name="download" /> <span><span class="short">Download</span><span class="long"> all</span></span></button>
+      ${hasPictures && html`<button type="button" disabled=${pictures.length < 2} onClick=${() => setOpen("compare")}><${Icon} name="compare" /> Compare</button>
+      <button type="button" disabled=${!pictures.length} onClick=${takeAll}><${Icon} name="download" /> <span><span class="short">Download</span><span class="long"> all</span></span></button>`}
       ${model && !isReader && isWhole && html`<button type="button" onClick=${() => onReuse(job)}><${Icon} name="settings" /> <span><span class="short">Reuse</span><span class="long"> settings</span></span></button>`}
       ${model && isWhole && html`<button type="button" onClick=${() => setOpen("copy")}><${Icon} name="code" /> <span><span class="long">Copy as </span><span class="short">code</span></span></button>`}
       ${!isReader && html`<button type="button" onClick=${() => setOpen("share")}><${Icon} name="share" /> Share</button>`}
