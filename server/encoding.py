@@ -27,14 +27,17 @@ class PictureTexts:
     prompt: str
     seed: int
     round: int
+    candidate: int | None = None  # where the round has several
 
 
 def png(pixels: Pixels, texts: PictureTexts) -> bytes:
-    """The master: prompt, seed, round and server version stand in it as text chunks."""
+    """The master: prompt, seed, round, candidate and server version stand in it as text chunks."""
     info = PngInfo()
     info.add_itxt("prompt", texts.prompt.encode("utf-8", "replace").decode())
     info.add_text("seed", str(texts.seed))
     info.add_text("round", str(texts.round))
+    if texts.candidate is not None:
+        info.add_text("candidate", str(texts.candidate))
     info.add_text("Software", f"r3-server {__version__}")
     return _saved(PILImage.fromarray(pixels), "PNG", pnginfo=info, compress_level=_PNG_EFFORT)
 

@@ -8,12 +8,12 @@ from typing import Final
 
 import structlog
 
-from r3core.engine.batch import Picture
 from r3core.engine.engine import Engine
 from r3core.errors import R3Error, StepFailed, origin
 from r3core.events import Cancelled, Event, Failed, Finished, ImageReady
+from r3core.loop import ended
 from r3core.types import StopReason, Trajectory
-from server.held import HeldJob, Leases, Ready, Turn
+from server.held import HeldJob, Leases, Ready, Turn, Waiting
 from server.inbox import Inbox, Order
 from server.intake import Intake
 from server.publications import End, Forget, GiveBack, Item
@@ -46,8 +46,7 @@ class EngineLoop:
     ) -> None:
         self._engine, self._inbox, self._intake = engine, inbox, intake
         self._publisher, self._leases, self._vitals = publisher, leases, vitals
-        self._drain_s = drain_s
-        self._metrics = vitals.metrics
+        self._drain_s, self._metrics = drain_s, vitals.metrics
         self._telling, self._tally = Telling(self._put), Tally(vitals.metrics, vitals.traces)
         self._jobs: dict[str, HeldJob] = {}
         self._in_engine: dict[str, tuple[HeldJob, int]] = {}
@@ -115,7 +114,7 @@ class EngineLoop:
         """Give the engine what waits for room, oldest first, then say how much room is left."""
         for job in list(self._jobs.values()):
             while job.waiting and self._engine.room > 0:
-                self._add(job, *job.waiting.popleft())
+                self._add(job, job.waiting.popleft())
         waiting = sum(len(job.waiting) for job in self._jobs.values())
         room = self._engine.room - waiting
         alone = any(job.lease.alone and not job.has_advanced for job in self._jobs.values())
@@ -123,10 +122,11 @@ class EngineLoop:
             self._intake.offer(0 if alone else max(room, 0))
         self._metrics.room.set(max(room, 0))
 
-    def _add(self, job: HeldJob, trajectory: Trajectory, picture: Picture | None) -> None:
+    def _add(self, job: HeldJob, waiting: Waiting) -> None:
+        trajectory, pictures = waiting
         key = job.key(trajectory.index)
         try:
-            self._engine.add(key, trajectory, picture)
+            self._engine.add(key, trajectory, pictures)
         except R3Error as error:
             self._failed(job, trajectory, error)
         except Exception as error:  # one request's trouble must not end the others
@@ -258,7 +258,7 @@ class EngineLoop:
             job.open.discard(trajectory.index)
             self._leave_if_done(job)
         elif (reason := _STOP_REASONS.get(job.turn)) is not None:
-            self._end(job, trajectory.stopped(reason))
+            self._end(job, ended(trajectory, reason))
         else:
             self._close(job, trajectory)
 

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
+from r3core.types import StopReason
 from server.answers import ref
-from server.views import ImageId, ImageView, JobError, JobId, JobView, Json, ReflectionView, StopReason, Time, View
+from server.views import (
+    ImageId,
+    ImageView,
+    JobError,
+    JobId,
+    JobView,
+    Json,
+    ReflectionView,
+    ScoreView,
+    Time,
+    View,
+)
 
 
 class EventView(View):
@@ -16,6 +29,11 @@ class EventView(View):
     job_id: JobId
     trajectory: int | None = Field(description="Null in events of the job.")
     at: Time
+
+
+Candidate = Annotated[
+    int | SkipJsonSchema[None], Field(description="Which picture of its round, where that has several.")
+]
 
 
 class JobQueued(EventView):
@@ -76,6 +94,7 @@ class ImageDone(EventView):
     """A picture is finished."""
 
     round: int
+    candidate: Candidate = None
     image: ImageView
     instruction: str | None
 
@@ -84,6 +103,7 @@ class ReflectDelta(EventView):
     """A piece of a reflection."""
 
     round: int
+    candidate: Candidate = None
     text: str
 
 
@@ -91,6 +111,22 @@ class ReflectDone(ReflectionView, EventView):
     """A whole reflection."""
 
     round: int
+    candidate: Candidate = None
+
+
+class ScoreDone(ScoreView, EventView):
+    """One scorer's word on a picture. After a worker was lost it may come again, for the same picture."""
+
+    round: int
+    candidate: int
+
+
+class ChosenDone(EventView):
+    """Which of its round's pictures goes on."""
+
+    round: int
+    candidate: int
+    score: float | None = Field(description="The first scorer's.")
 
 
 class TrajectoryDone(EventView):
@@ -148,6 +184,8 @@ EVENTS: Final[dict[str, type[EventView]]] = {
     "image": ImageDone,
     "reflect.delta": ReflectDelta,
     "reflect.done": ReflectDone,
+    "score": ScoreDone,
+    "chosen": ChosenDone,
     "trajectory.done": TrajectoryDone,
     "job.succeeded": JobSucceeded,
     "job.failed": JobFailed,

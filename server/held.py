@@ -10,7 +10,8 @@ from typing import Final, Literal
 
 from r3core.engine.batch import Picture
 from r3core.types import Request, Trajectory, Usage
-from server.queue_records import Ending, Json, Lease, step_cost
+from server.cost import step_cost
+from server.queue_records import JUDGED_USAGE, Ending, Json, Lease
 
 # Why a job is to end before its trajectories do; a stronger reason replaces a weaker one.
 Turn = Literal["given_back", "deadline", "stopped", "failed", "cancelled", "lost"]
@@ -75,13 +76,16 @@ class Leases:
             return len(self._held)
 
 
+Waiting = tuple[Trajectory, tuple[Picture, ...]]
+
+
 @dataclass(frozen=True)
 class Ready:
-    """A leased job with the trajectories that are left to do, each with its newest picture where it has one."""
+    """A leased job with the trajectories that are left to do, each with the pictures that it goes on from."""
 
     lease: Lease
     request: Request
-    left: tuple[tuple[Trajectory, Picture | None], ...]
+    left: tuple[Waiting, ...]
 
 
 @dataclass
@@ -89,7 +93,7 @@ class HeldJob:
     """A job while the engine works on it."""
 
     lease: Lease
-    waiting: deque[tuple[Trajectory, Picture | None]]
+    waiting: deque[Waiting]
     """What the engine has had no room for yet."""
     newest: dict[int, Trajectory]
     """What was made of each trajectory that was left to do."""
@@ -156,6 +160,7 @@ class HeldJob:
             "text_tokens": now.text_tokens - before.text_tokens,
             "denoise_steps": steps,
             "forwards": now.forwards - before.forwards,
+            **{name: getattr(now, name) - getattr(before, name) for name in JUDGED_USAGE},
             "compute_s": round(compute_s, 6),
             "cost": steps * step_cost(trajectory.request.width, trajectory.request.height),
         }

@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from r3core.engine.batch import Picture
+from r3core.loop import needed
 from r3core.types import Image, Request, Trajectory, request_from_json
 from r3core.versions import STORED_VERSION, NewerVersion, version_of
 from server.encoding import pixels_of
@@ -177,27 +178,25 @@ class Intake:
         except NewerVersion as error:
             raise NotHere(str(error), forgive=True) from error
         left = [trajectory for trajectory in trajectories if trajectory.stop_reason is None]
-        return Ready(lease, asked, tuple((trajectory, self._picture(lease, trajectory)) for trajectory in left))
+        return Ready(lease, asked, tuple((trajectory, self._pictures(lease, trajectory)) for trajectory in left))
 
-    def _picture(self, lease: Lease, trajectory: Trajectory) -> Picture | None:
-        """The newest finished picture, or the one that the job starts from, or None."""
-        if trajectory.image is not None:
-            return self._load(trajectory.image.id, lease.job.images[trajectory.image.id])
-        if not trajectory.request.given_image:
-            return None
-        image_id = str(lease.job.request["start_image"])
-        record = lease.job.request.get("start_record") or self._record(image_id)
-        if record is None:
-            raise ImageMissing(f"the picture {image_id} that it starts from is gone")
-        return self._load(image_id, record)
+    def _pictures(self, lease: Lease, trajectory: Trajectory) -> tuple[Picture, ...]:
+        """What the steps to come may look at: pictures that are finished, or those that the job starts from."""
+        given = given_pictures(lease.job.request) if trajectory.request.given_image else {}
+        wanted = [image.id for image in needed(trajectory)] if trajectory.rounds else list(given)
+        return tuple(self._load(name, lease.job.images.get(name) or given.get(name)) for name in wanted)
 
-    def _record(self, image_id: str) -> Json | None:
+    def _record(self, image_id: str) -> Json:
         try:
-            return self._work.image(image_id)
+            record = self._work.image(image_id)
         except QueueUnavailable as error:
             raise NotHere(str(error), forgive=False) from error
+        if record is None:
+            raise ImageMissing(f"the picture {image_id} that it goes on from is gone")
+        return record
 
-    def _load(self, image_id: str, record: Json) -> Picture:
+    def _load(self, image_id: str, known: Json | None) -> Picture:
+        record = known or self._record(image_id)
         tenant, job_id, sha256 = record["tenant"], record["job"], record["master_sha256"]
         try:
             master = tried_again(lambda: self._store.get(tenant, job_id, sha256), job_id)
@@ -207,6 +206,13 @@ class Intake:
         pixels = pixels_of(master)
         height, width, _ = pixels.shape
         return Picture(Image(image_id, width, height), pixels)
+
+
+def given_pictures(request: Json) -> dict[str, Json | None]:
+    """The pictures that a stored job starts from, in their order: id to record, None where it must be looked up."""
+    if "start_images" in request:
+        return dict(zip(request["start_images"], request["start_records"], strict=True))
+    return {str(request["start_image"]): request.get("start_record")}
 
 
 def _trajectory(asked: Request, index: int, kept: Json | None) -> Trajectory:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from r3core.judge import best_of
 from r3core.types import SEED_LIMIT
 from server.queue import StoredJob
-from server.queue_records import picture, rfc3339
+from server.queue_records import JUDGED_USAGE, picture, rfc3339
 
 Json = dict[str, Any]
 _READING: Final = ("self", "events")  # those of a job's links that a token is good for
@@ -32,7 +33,7 @@ def job_json(job: StoredJob, position: tuple[int | None, float | None] = (None, 
         "trajectories": [trajectory_json(job, index) for index in range(len(job.trajectories))],
         "error": job.error,
         "attempt": job.attempt,
-        "usage": job.usage,
+        "usage": _usage(job),
         "metadata": job.metadata,
         **({"parent": job.parent} if job.parent is not None else {}),
         "links": {"self": link, "events": f"{link}/events", "cancel": f"{link}/cancel", "stop": f"{link}/stop"},
@@ -50,7 +51,7 @@ def trajectory_json(job: StoredJob, index: int) -> Json:
         "reasoning": stored.get("reasoning"),
         "rounds": rounds,
         "stop_reason": stored.get("stop_reason") or job.stop_reason,
-        "image": rounds[-1]["image"] if rounds and ended else None,
+        "image": rounds[_result(stored)]["image"] if rounds and ended else None,
     }
 
 
@@ -110,16 +111,56 @@ def _is_image(value: Json) -> bool:
 
 
 def _round(job: StoredJob, value: Json) -> Json:
-    image_id = value["image"]["id"]
-    record = job.images.get(image_id)
-    reflections = value["reflections"]
+    said = _said(job, value)
     return {
         "index": value["index"],
-        "image": None if record is None else picture(image_id, record),
+        "image": said["image"],
         "instruction": value["instruction"],
-        "reflection": reflections[-1] if reflections else None,
-        "reflections": reflections,
+        "reflection": said["reflection"],
+        "reflections": value["reflections"],
+        **(_judged(job, value) if _scorers(job.request["request"]) else {}),
     }
+
+
+def _judged(job: StoredJob, value: Json) -> Json:
+    """What only a judged job shows of a round."""
+    edit = value["instruction"]
+    candidates = [{**_said(job, one), "instruction": edit, "scores": one["scores"]} for one in value["candidates"]]
+    return {
+        "scores": value["scores"],
+        "candidates": candidates,
+        "chosen": value["chosen"],
+        "from_round": value["base"],
+    }
+
+
+def _said(job: StoredJob, picture_: Json) -> Json:
+    """A picture of a round, or of one of its candidates, and the last reflection on it."""
+    image_id, reflections = picture_["image"]["id"], picture_["reflections"]
+    record = job.images.get(image_id)
+    shown = None if record is None else picture(image_id, record)
+    return {"image": shown, "reflection": reflections[-1] if reflections else None}
+
+
+def _result(stored: Json) -> int:
+    """The round whose picture a stored trajectory comes to, as Trajectory.result says it."""
+    scorers = _scorers(stored["request"])
+    if not scorers or stored["request"]["choose"] == "last":
+        return -1
+    said = [{score["scorer"]: score["value"] for score in round_["scores"]} for round_ in stored["rounds"]]
+    return best_of([values.get(scorers[0]) for values in said])
+
+
+def _usage(job: StoredJob) -> Json:
+    if _scorers(job.request["request"]):
+        return job.usage
+    return {name: spent for name, spent in job.usage.items() if name not in JUDGED_USAGE}
+
+
+def _scorers(asked: Json) -> list[str]:
+    """A request's scorers; one that was stored before there were any has none."""
+    found: list[str] = asked.get("scorers") or []
+    return found
 
 
 def _time(at_ms: int | None) -> str | None:

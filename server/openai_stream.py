@@ -34,6 +34,9 @@ CLOSED: Final = {
 }
 
 
+_Place = tuple[int, int, int]  # trajectory, round, candidate
+
+
 class OpenAiWords:
     """The wording (wording.py) of one stream. `most` says how many partial images a trajectory sends, and how many of
     them are previews.
@@ -46,8 +49,11 @@ class OpenAiWords:
         self._kind = kind
         self._partial_images, self._previews = most
         self._first_round = 1 if job.request["request"]["given_image"] else 0  # that is drawn here
-        self._newest: dict[int, Json] = {}
-        self._rejected: set[tuple[int, int]] = set()
+        self._last_round = job.request["request"]["max_rounds"]  # whose picture is no step to another
+        self._drawn: dict[_Place, Json] = {}
+        self._chosen: dict[tuple[int, int], int] = {}
+        """By trajectory and round, where that has several pictures."""
+        self._rejected: set[_Place] = set()
         self._sent: Counter[int] = Counter()
         self._previewed: Counter[int] = Counter()
         self._completed: set[int] = set()
@@ -59,13 +65,13 @@ class OpenAiWords:
         data = event.data
         match event.name:
             case "image":
-                self._newest[data["trajectory"]] = data["image"]
-            case "reflect.done" if (
-                data["verdict"] == "edit" and (data["trajectory"], data["round"]) not in self._rejected
-            ):
-                self._rejected.add((data["trajectory"], data["round"]))
-                if data["trajectory"] in self._newest:
-                    return await self._partial(data, self._newest[data["trajectory"]])
+                self._drawn[_place(data)] = data["image"]
+            case "reflect.done" if data["verdict"] == "edit":
+                self._rejected.add(_place(data))
+                return await self._superseded(data)
+            case "chosen":
+                self._chosen[data["trajectory"], data["round"]] = data["candidate"]
+                return await self._superseded(data)
             case "trajectory.done":
                 return await self._final([data["trajectory"]])
             case "job.succeeded":
@@ -93,6 +99,14 @@ class OpenAiWords:
         """An error, which says that the job goes on."""
         code, why = CLOSED[reason]
         return self._error(ApiError(code, f"{why}; GET /jobs/{self._job.id} says what became of the job"))
+
+    async def _superseded(self, data: Json) -> bytes:
+        """A picture that stands for its round and was rejected, once."""
+        place = _place(data)
+        stands = "candidate" not in data or self._chosen.get(place[:2]) == place[2]
+        if stands and place in self._rejected and place in self._drawn and data["round"] < self._last_round:
+            return await self._partial(data, self._drawn.pop(place))
+        return self._nothing()
 
     async def _partial(self, data: Json, image: Json) -> bytes:
         index = self._sent[data["trajectory"]]
@@ -136,3 +150,7 @@ class OpenAiWords:
         """Nothing, but for the first byte, which leaves at once."""
         told, self._is_silent = HEARTBEAT if self._is_silent else b"", False
         return told
+
+
+def _place(data: Json) -> _Place:
+    return data["trajectory"], data["round"], data.get("candidate", 0)

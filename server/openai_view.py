@@ -51,9 +51,11 @@ def partial_event(kind: Kind, image: Json, where: Mapping[str, Any], index: int)
 
 def completed_event(kind: Kind, trajectory: Json, spent: Usage, job_id: str) -> Json:
     """The final picture of a trajectory."""
-    where = {"job_id": job_id, "trajectory": trajectory["index"], "round": trajectory["rounds"][-1]["index"]}
+    image = trajectory["image"]
+    made = next(r for r in reversed(trajectory["rounds"]) if r["image"] is not None and r["image"]["id"] == image["id"])
+    where = {"job_id": job_id, "trajectory": trajectory["index"], "round": made["index"]}
     return {
-        **_event(f"{kind}.completed", trajectory["image"], where),
+        **_event(f"{kind}.completed", image, where),
         "revised_prompt": trajectory["reasoning"],
         "usage": usage(spent.text_tokens),
     }

@@ -42,10 +42,13 @@ class Show:
 
 @dataclass(frozen=True)
 class Keep:
-    """Store a finished picture and the trajectory that it belongs to, and announce it."""
+    """Store a finished picture and the trajectory that it belongs to, and announce it.
+
+    `place` is its `round`, and its `candidate` where the round has several.
+    """
 
     lease: Lease
-    round: int
+    place: dict[str, int]
     image: Image
     instruction: str | None
     pixels: Pixels

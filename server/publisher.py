@@ -162,8 +162,8 @@ class Publisher:
     def _keep(self, item: Keep) -> Written:
         record = self._stored(item)
         shown = picture(item.image.id, record)
-        what = {"round": item.round, "image": shown, "instruction": item.instruction}
-        announced = event(item.lease, "image", item.trajectory.index, item.at_s, **what)
+        what = {"image": shown, "instruction": item.instruction}
+        announced = event(item.lease, "image", item.trajectory.index, item.at_s, **item.place, **what)
         # Its stop reason is stored when its end is announced: until then another worker would have to announce it.
         kept = replace(item.trajectory, stop_reason=None)
         self._of(item.lease).images[item.image.id] = record
@@ -176,7 +176,7 @@ class Publisher:
         """The picture's record, once its bytes are in the store."""
         lease, asked = item.lease, item.lease.job.request
         with self._timing("encode", item):
-            texts = encoding.PictureTexts(item.trajectory.request.prompt, item.trajectory.seed, item.round)
+            texts = encoding.PictureTexts(item.trajectory.request.prompt, item.trajectory.seed, **item.place)
             master = encoding.png(item.pixels, texts)
             name = asked.get("output_format") or "png"
             sent = master if name == "png" else encoding.lossy(item.pixels, name, asked.get("output_compression"))
@@ -187,7 +187,7 @@ class Publisher:
             "tenant": lease.job.tenant,
             "job": lease.id,
             "trajectory": item.trajectory.index,
-            "round": item.round,
+            **item.place,
             "preview": False,
             "width": item.image.width,
             "height": item.image.height,
@@ -199,8 +199,10 @@ class Publisher:
 
     @contextmanager
     def _timing(self, phase: Phase, item: Keep) -> Iterator[None]:
-        about = {"trajectory": item.trajectory.index, "round": item.round}
-        with self._metrics.timing(phase), self.traces.beside(item.lease, phase, **about):
+        with (
+            self._metrics.timing(phase),
+            self.traces.beside(item.lease, phase, trajectory=item.trajectory.index, **item.place),
+        ):
             yield
 
     def _put(self, lease: Lease, content: bytes) -> str:
@@ -262,7 +264,10 @@ class Publisher:
             self._metrics.latency_s.observe(since_submission_s(lease))
 
     def _done(self, item: End, ended: Trajectory, reason: StopReason) -> Event:
-        shown = None if ended.image is None else picture(ended.image.id, self._of(item.lease).images[ended.image.id])
+        shown = None
+        if ended.result is not None:
+            name = ended.result.image.id
+            shown = picture(name, self._of(item.lease).images[name])
         return event(item.lease, "trajectory.done", ended.index, item.at_s, stop_reason=reason, image=shown)
 
     def _checkpoint(self, lease: Lease, checkpoint: Checkpoint) -> Written:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, NamedTuple, Self, cast
 
-from r3core.types import Request
 from server.keys import NO_LIMITS, TenantLimits, tenant_name
 from server.rate_limits import Limit
 from server.settings import Settings
@@ -22,7 +21,8 @@ ROOT: Final = "{r3}:"  # one hash tag, so that a cluster keeps all keys together
 WEIGHT_OF: Final = {"high": 4.0, "normal": 1.0, "low": 0.25}
 TERMINAL_STATUSES: Final = frozenset({"succeeded", "failed", "cancelled"})
 TERMINAL_EVENTS: Final = frozenset({"job.succeeded", "job.failed", "job.cancelled"})
-USAGE_FIELDS: Final = ("text_tokens", "denoise_steps", "forwards", "compute_s")
+JUDGED_USAGE: Final = ("images", "discarded_images", "discarded_forwards")
+USAGE_FIELDS: Final = ("text_tokens", "denoise_steps", "forwards", "compute_s", *JUDGED_USAGE)
 
 Priority = Literal["high", "normal", "low"]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -98,7 +98,7 @@ class NewJob:
 
     `request` is what the worker needs: {"version": STORED_VERSION, "request": asdict(Request), "start_image": id or
     None, "output_format": …, "output_compression": …, "trace": see traces.py}; `params` is what the job shows; `cost`
-    see `job_cost`; `trajectories` is n; `quotas` are the tenant's.
+    see cost.py; `trajectories` is n; `quotas` are the tenant's.
     """
 
     id: str
@@ -148,7 +148,7 @@ class Ending:
 class Checkpoint:
     """What a worker stores, announces and perhaps ends in one script. `number` is the job's next, from 1 on.
 
-    `usage` is what was spent since the last one (names of `USAGE_FIELDS`, and `cost` in the units of `job_cost`).
+    `usage` is what was spent since the last one (names of `USAGE_FIELDS`, and `cost` in the units of cost.py).
     """
 
     number: int
@@ -268,18 +268,6 @@ def new_job_id() -> str:
 def rfc3339(at_ms: float) -> str:
     """A time in ms since 1970 as the API writes it."""
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def job_cost(request: Request) -> float:
-    """What a job may take at most, in units of one 512² picture of 49 denoising steps."""
-    first = 0 if request.given_image else request.generate.num_timesteps - 1
-    steps = first + request.max_rounds * (request.refine.num_timesteps - 1)
-    return max(request.n * steps * step_cost(request.width, request.height), 0.01)
-
-
-def step_cost(width: int, height: int) -> float:
-    """What one denoising step of one picture takes, in the same units."""
-    return width * height / (512 * 512 * 49)
 
 
 def picture(image_id: str, record: Mapping[str, Any]) -> Json:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from r3core.checkpoint import Description
 from r3core.model.image_processing import Size
-from r3core.types import EarlyStop, ImageSampling, Request, TextSampling
+from r3core.types import ImageSampling, Request, TextSampling
 from server.faults import Fault, faults_of_pydantic
 from server.hook_rules import NOTHING_ALLOWED, Allowed, Target
+from server.resolve_judge import early_stop_of, judge_faults, judged, shown_settings
 from server.schemas import GenerateSamplingCreate, GenerationCreate
 from server.sizes import is_legal, nearest_legal, parse_size
 
@@ -57,7 +58,7 @@ def faults_against(read: Read, description: Description, hooks: Allowed = NOTHIN
     """
     size = read.places.get("size", "/size")
     own = [_with_a_size(fault, read, description) if fault.pointer == size else fault for fault in read.faults]
-    found = (*_hook_faults(read.body, hooks), *_together(read.body, description))
+    found = (*_hook_faults(read.body, hooks), *_together(read.body, description), *judge_faults(read.body))
     return [*own, *(placed(fault, read.places) for fields, fault in found if not fields & read.wrong)]
 
 
@@ -78,7 +79,7 @@ def resolved(body: GenerationCreate, description: Description, seed: int, given:
         seed=seed,
         max_rounds=_max_rounds(body, description),
         min_rounds=body.min_rounds,
-        early_stop=EarlyStop(**body.early_stop.model_dump()),
+        early_stop=early_stop_of(body.early_stop),
         think=body.think and given is None,
         n=body.n,
         given_image=given is not None,
@@ -88,6 +89,7 @@ def resolved(body: GenerationCreate, description: Description, seed: int, given:
         generate=_merged(defaults.generate, body.generate),
         refine=_merged(defaults.refine, body.refine),
         previews=body.previews,
+        **judged(body),
     )
 
 
@@ -95,7 +97,7 @@ def shown_params(request: Request, body: GenerationCreate, start_image: str | No
     """What a job shows under `params`: every setting as it was resolved, so that posting them again with the prompt,
     which stands beside them, asks for the same. A given picture has its own size.
     """
-    settings = postable(asdict(request))
+    settings = postable(shown_settings(request))
     size = f"{settings.pop('width')}x{settings.pop('height')}"
     for name in ("prompt", "given_image"):
         del settings[name]

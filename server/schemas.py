@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from r3core.types import SEED_LIMIT, RenormType
+from r3core.judge import SCORERS, Scorer
+from r3core.types import SEED_LIMIT, Choose, OnRegression, RenormType
 from server.hook_rules import MAX_URL_CHARS, Target
 from server.keys import TENANT_PATTERN
 
 MAX_PROMPT_CHARS = 4000
+MAX_IMAGES = 4096  # more than can be asked for by any other way
 MAX_DEADLINE_S = 10 * 365 * 24 * 3600.0  # longer is the same as none
 Priority = Literal["high", "normal", "low"]
 OutputFormat = Literal["png", "webp", "jpeg"]
@@ -69,19 +71,53 @@ class RefineSamplingCreate(GenerateSamplingCreate):
     cfg_img_scale: Annotated[float, Field(ge=0, le=20)] | None = None
 
 
+class ScoreStopCreate(_Strict):
+    """Stop when the score is reached, or has not risen for so many rounds."""
+
+    scorer: Scorer = Field(description="One of judge.scorers.")
+    at_least: float | None = Field(None, description="Reached with this; not for gvu, whose level hangs on the prompt.")
+    min_gain: Annotated[float, Field(ge=0)] = Field(0.0, description="A rise is more than nothing, and at least this.")
+    patience: Annotated[int, Field(ge=1, le=8)] = Field(1, description="So many rounds running without a rise.")
+
+
 class EarlyStopCreate(_Strict):
-    """Stop when the model is satisfied, `confirmations` times running for the same picture."""
+    """Stop when the model is satisfied, `confirmations` times running for the same picture, or by its scores."""
 
     on_satisfied: bool = True
     confirmations: Annotated[int, Field(ge=1, le=5)] = 1
+    score: ScoreStopCreate | None = None
+    all: bool = Field(False, description="Stop when every rule that is on says so; else the first that does is enough.")
 
 
 def _from_bool(value: Any) -> Any:
     if isinstance(value, bool):
         return {"on_satisfied": value}
     if not isinstance(value, dict | EarlyStopCreate):
-        raise ValueError("must be true, false, or an object with on_satisfied and confirmations")
+        raise ValueError("must be true, false, or an object with on_satisfied, confirmations, score and all")
     return value
+
+
+def _each_once(scorers: list[Scorer]) -> list[Scorer]:
+    if twice := [name for name in SCORERS if scorers.count(name) > 1]:
+        raise ValueError(f"names {twice[0]} more than once; name each scorer once")
+    return scorers
+
+
+class JudgeCreate(_Strict):
+    """Score every picture. The first scorer decides wherever a picture is to be chosen."""
+
+    scorers: Annotated[
+        list[Scorer],
+        Field(min_length=1, max_length=len(SCORERS), json_schema_extra={"uniqueItems": True}),
+        AfterValidator(_each_once),
+    ]
+
+
+class CandidatesCreate(_Strict):
+    """How many pictures are drawn where one is needed; the best goes on, the others are kept."""
+
+    first: Annotated[int, Field(ge=1, le=8, description="First pictures; a given picture has no others.")] = 1
+    refine: Annotated[int, Field(ge=1, le=4, description="Refinements by one instruction.")] = 1
 
 
 SIZE = re.compile(r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")
@@ -149,7 +185,16 @@ class GenerationCreate(_Strict):
     )
     early_stop: Annotated[
         EarlyStopCreate, BeforeValidator(_from_bool, json_schema_input_type=bool | EarlyStopCreate)
-    ] = Field(EarlyStopCreate(), description="Whether a satisfied model ends the trajectory.")
+    ] = Field(EarlyStopCreate(), description="Whether a satisfied model, or its scores, end the trajectory.")
+    judge: JudgeCreate | None = Field(None, description="Have the model score every picture.")
+    choose: Choose = Field("last", description="Which round's picture is the result: the last, or the best scored.")
+    on_regression: OnRegression = Field(
+        "keep", description="After a round that scored lower: go on from it, or go back to the best picture so far."
+    )
+    candidates: CandidatesCreate = CandidatesCreate()
+    max_images: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = Field(
+        None, description="The most pictures that are drawn, shared evenly among the n; at least n."
+    )
     think: bool = Field(True, description="Write a reasoning text before the first picture.")
     size: Annotated[str, AfterValidator(size_text), Field(json_schema_extra={"pattern": SIZE.pattern})] | None = Field(
         None, description="WIDTHxHEIGHT in pixels; /info says the checkpoint's default."

@@ -6,9 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from r3core.events import Cancelled, Event, Failed, ImageReady, Reasoned, Reflected
+from r3core.events import Cancelled, Event, Failed, ImageReady, Reasoned, Reflected, Scored
+from r3core.judge import LOOKING
 from r3core.loop import next_step
-from r3core.types import Trajectory
+from r3core.types import Request, Trajectory
 from server.held import HeldJob
 from server.traces import StepSpan, Traces, Value
 
@@ -35,6 +36,8 @@ class StepSpans:
                 self._over(job, index, "reason", {})
             case Reflected(round_, what):
                 self._over(job, index, "reflect", {"round": round_, "verdict": what.verdict.value})
+            case Scored(round_) if is_first_score(job.newest[index].request, said):
+                self._over(job, index, "judge", {"round": round_})
             case ImageReady(trajectory=trajectory, round=0) if trajectory.request.given_image:  # nothing was drawn
                 self.added(job, index)
             case ImageReady(round=round_, image=image):
@@ -61,3 +64,9 @@ class StepSpans:
         if (step := next_step(trajectory)) is not None:
             fault = None if why in _WANTED else why
             self._over(job, trajectory.index, type(step).__name__.lower(), {"ended_by": why}, fault)
+
+
+def is_first_score(asked: Request, said: Scored) -> bool:
+    """Whether it is the first that a step says: one that looks at pictures says those of all, and at once."""
+    looking = [scorer for scorer in asked.scorers if scorer in LOOKING]
+    return said.candidate == 0 and looking[:1] == [said.score.scorer]

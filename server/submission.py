@@ -17,13 +17,14 @@ from fastapi import Request
 from r3core.checkpoint import Description
 from r3core.versions import STORED_VERSION
 from server.callers import Caller
+from server.cost import job_cost
 from server.errors import invalid_request
 from server.faults import ApiError, Fault
 from server.hook_rules import allowed
 from server.keys import TenantLimits
 from server.queue import NewJob, StoredJob, Submitted
 from server.queue_errors import REFUSALS
-from server.queue_records import job_cost, new_job_id
+from server.queue_records import new_job_id
 from server.rate_limits import note
 from server.resolve import SEEDS_DRAWN_BELOW, Read, faults_against, resolved, shown_params
 from server.schemas import MAX_DEADLINE_S, GenerationCreate

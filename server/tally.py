@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 
 from r3core.errors import R3Error
-from r3core.events import Event, ImageReady, Reasoned, Reflected, TextDelta
+from r3core.events import Event, ImageReady, Reasoned, Reflected, Scored, TextDelta
+from r3core.loop import wanted
 from r3core.types import Trajectory
 from server.held import HeldJob
 from server.queue_records import Json, Lease
-from server.step_spans import StepSpans
+from server.step_spans import StepSpans, is_first_score
 from server.traces import OFF, Traces
 from server.worker_metrics import Outcome, Phase, WorkerMetrics
 
@@ -57,11 +58,15 @@ class Tally:
                 self._ended(job.key(index), "reason")
             case Reflected():
                 self._ended(job.key(index), "reflect")
+            case Scored() if is_first_score(job.newest[index].request, said):
+                self._ended(job.key(index), "judge")
             case ImageReady(trajectory=trajectory, round=round_):
                 if trajectory.request.given_image and round_ == 0:  # the caller's own; nothing was drawn
                     self._phase_began_s[job.key(index)] = time.monotonic()
                 else:
                     self._drew(job, job.key(index), "refine" if round_ else "generate")
+                    if wanted(trajectory, round_) > 1:
+                        self._metrics.candidates.inc()
 
     def _drew(self, job: HeldJob, key: str, phase: Phase) -> None:
         self._ended(key, phase)
@@ -79,6 +84,7 @@ class Tally:
         """A trajectory is at its end."""
         self._metrics.stops.labels(trajectory.stop_reason).inc()
         self._metrics.rounds.observe(max(0, len(trajectory.rounds) - 1))
+        self._metrics.discarded.inc(trajectory.usage.discarded_images)
 
     def failed(self, error: R3Error) -> None:
         """A trajectory failed."""

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from dataclasses import asdict
+from typing import Any, Final
 
-from r3core.events import Event, ImageReady, Preview, Progress, Reasoned, Reflected, TextDelta
+from r3core.events import (
+    Chose,
+    Described,
+    Event,
+    ImageReady,
+    Preview,
+    Progress,
+    Reasoned,
+    Reflected,
+    Scored,
+    TextDelta,
+)
+from r3core.loop import wanted
+from r3core.types import Trajectory
 from server.held import HeldJob
 from server.pace import Pace
 from server.publications import Item, Keep, Say, Show, Tell, event
 from server.queue_records import Event as JobEvent
+
+Whole = Reasoned | Reflected | Described
+_STAGE_OF: Final[dict[type[Whole], str]] = {Reasoned: "reason", Reflected: "reflect", Described: "describe"}
 
 
 class Telling:
@@ -22,13 +39,17 @@ class Telling:
     def tell(self, job: HeldJob, index: int, said: Event) -> None:
         """Hand on one event of trajectory `index`; its end is not told here."""
         match said:
-            case TextDelta(stage, round_, text):
-                if ready := self._pace.text(job.key(index), text):
-                    self._put(Say(job.lease, (_delta(job, index, stage, round_, ready),)))
-            case Reasoned(text):
-                self._text_done(job, index, ("reason", 0), event(job.lease, "reason.done", index, text=text))
-            case Reflected():
-                self._text_done(job, index, ("reflect", said.round), _reflect_done(job, index, said))
+            case TextDelta(stage):
+                if ready := self._pace.text(job.key(index), said.text):
+                    self._put(Say(job.lease, (_of_text(job, index, f"{stage}.delta", said, text=ready),)))
+            case Reasoned() | Reflected() | Described():
+                self._text_done(job, index, said)
+            case Scored(round_, candidate, score):
+                what = {"round": round_, "candidate": candidate, **asdict(score)}
+                self._put(Say(job.lease, (event(job.lease, "score", index, **what),)))
+            case Chose(round_, candidate, value):
+                told = event(job.lease, "chosen", index, round=round_, candidate=candidate, score=value)
+                self._put(Say(job.lease, (told,)))
             case Progress(round_, step, steps):
                 if self._pace.may_tell_progress(job.key(index)):
                     told = event(job.lease, "image.progress", index, round=round_, step=step, steps=steps)
@@ -43,35 +64,30 @@ class Telling:
         """The trajectory has ended; what is unsaid of a text stays so."""
         self._pace.forget(job.key(index))
 
-    def _text_done(
-        self, job: HeldJob, index: int, stage: tuple[Literal["reason", "reflect"], int], done: JobEvent
-    ) -> None:
+    def _text_done(self, job: HeldJob, index: int, said: Whole) -> None:
         rest = self._pace.rest(job.key(index))
-        last = _delta(job, index, *stage, rest)
+        stage = _STAGE_OF[type(said)]
+        whole = asdict(said.reflection) if isinstance(said, Reflected) else {"text": said.text}
+        done = _of_text(job, index, f"{stage}.done", said, **whole)
+        last = _of_text(job, index, f"{stage}.delta", said, text=rest)
         last.data["at"] = done.data["at"]  # it is said before the whole, and was not made after it
         self._put(Say(job.lease, (last, done) if rest else (done,)))
 
 
-def _delta(job: HeldJob, index: int, stage: Literal["reason", "reflect"], round_: int, text: str) -> JobEvent:
-    if stage == "reason":
-        return event(job.lease, "reason.delta", index, text=text)
-    return event(job.lease, "reflect.delta", index, round=round_, text=text)
+def _of_text(job: HeldJob, index: int, name: str, said: TextDelta | Whole, **fields: Any) -> JobEvent:
+    """An event of a text; one of a reflection says of which picture."""
+    where: dict[str, int] = {}
+    if isinstance(said, Reflected) or (isinstance(said, TextDelta) and said.stage == "reflect"):
+        where = {"round": said.round, **_candidate(job.newest[index], said.round, said.candidate)}
+    return event(job.lease, name, index, **where, **fields)
 
 
-def _reflect_done(job: HeldJob, index: int, said: Reflected) -> JobEvent:
-    what = said.reflection
-    return event(
-        job.lease,
-        "reflect.done",
-        index,
-        round=said.round,
-        text=what.text,
-        thought=what.thought,
-        verdict=what.verdict.value,
-        instruction=what.instruction,
-    )
+def _candidate(trajectory: Trajectory, round_: int, candidate: int) -> dict[str, int]:
+    """Which of its round's pictures it is, where there are several."""
+    return {"candidate": candidate} if wanted(trajectory, round_) > 1 else {}
 
 
 def _keep(job: HeldJob, said: ImageReady) -> Keep:
     usage = job.spent_on(said.trajectory)
-    return Keep(job.lease, said.round, said.image, said.instruction, said.pixels, said.trajectory, usage)
+    where = {"round": said.round, **_candidate(said.trajectory, said.round, said.candidate)}
+    return Keep(job.lease, where, said.image, said.instruction, said.pixels, said.trajectory, usage)

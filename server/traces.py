@@ -1,10 +1,10 @@
 """Traces: one a job, across API, queue and worker. Off, and of no cost, unless OTEL_EXPORTER_OTLP_ENDPOINT is set.
 
-    submit                                    API      under the caller's span where a `traceparent` names one
-      queue                                   worker   from submission to the first time that a worker took the job
-      attempt                                 worker   one a lease, so that each worker that resumes the job has its own
-        reason, generate, reflect, refine     worker   a step of one trajectory (step_spans.py)
-        encode, store                         worker   what is done with a finished picture beside the engine
+    submit                                      API      under the caller's span where a `traceparent` names one
+      queue                                     worker   from submission to the first time that a worker took the job
+      attempt                                   worker   one a lease, so that each worker that resumes has its own
+        reason, generate, judge, reflect, refine   worker   a step of one trajectory (step_spans.py)
+        encode, store                           worker   what is done with a finished picture beside the engine
 
 A job carries its trace through Redis as `trace` in its request, in the words of W3C's Trace Context. No span holds a
 text of people's, a key or a picture. traces_otel.py is the one file that imports OpenTelemetry.

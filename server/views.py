@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from r3core.types import Verdict
+from r3core.judge import Scorer
+from r3core.types import StopReason, Verdict
 from server.errors import CODES
 from server.schemas import JobStatus
 
 Json = dict[str, Any]
-StopReason = Literal["satisfied", "max_rounds", "malformed", "deadline", "stopped"]
 JobId = Annotated[str, Field(pattern=r"^job_[0-9a-f]{32}$")]
 ImageId = Annotated[str, Field(pattern=r"^img_[0-9a-f]{32}$")]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="RFC 3339, UTC")]
@@ -83,6 +83,34 @@ class ReflectionView(View):
     instruction: str | None = Field(description="Null where the text is malformed.")
 
 
+class WordView(View):
+    """A word of the prompt."""
+
+    text: str
+    lift: float = Field(description="How much likelier the picture makes it, as a logarithm.")
+
+
+class ScoreView(View):
+    """What one scorer says of a picture."""
+
+    scorer: Scorer
+    value: float | None = Field(description="Null where it could not be read.")
+    lift: float | None = Field(description="By gvu and lift: the mean over the prompt's tokens.")
+    words: list[WordView] = Field(description="By gvu and lift: the lowest are what the picture fails to show.")
+
+
+class CandidateView(View):
+    """One of several pictures of a round."""
+
+    image: ImageView | None
+    instruction: str | None
+    scores: list[ScoreView]
+    reflection: ReflectionView | None
+
+
+_JUDGED = "Of a judged job."
+
+
 class RoundView(View):
     """A picture, the edit that made it, and what was then said of it."""
 
@@ -91,6 +119,12 @@ class RoundView(View):
     instruction: str | None = Field(description="Null for round 0.")
     reflection: ReflectionView | None = Field(description="The last one; null where the model was not asked.")
     reflections: list[ReflectionView]
+    scores: list[ScoreView] | SkipJsonSchema[None] = Field(None, description=_JUDGED)
+    candidates: list[CandidateView] | SkipJsonSchema[None] = Field(
+        None, description="Of a judged job: every picture of the round, where several were drawn; else none."
+    )
+    chosen: int | SkipJsonSchema[None] = Field(None, description="Which of the candidates stands as the round's.")
+    from_round: int | None = Field(None, description="Of a judged job: the round whose picture was edited.")
 
 
 class TrajectoryView(View):
@@ -101,7 +135,7 @@ class TrajectoryView(View):
     reasoning: str | None
     rounds: list[RoundView]
     stop_reason: StopReason | None
-    image: ImageView | None = Field(description="The final one.")
+    image: ImageView | None = Field(description="The final one: the last, or where it was asked for the best.")
 
 
 class JobError(View):
@@ -118,6 +152,11 @@ class Usage(View):
     denoise_steps: int
     forwards: int = Field(description="Guidance-branch passes over noisy latents.")
     compute_s: float
+    images: int | SkipJsonSchema[None] = Field(None, description="Of a judged job: the pictures that were drawn.")
+    discarded_images: int | SkipJsonSchema[None] = Field(
+        None, description="Of a judged job: those of them that no result was made from."
+    )
+    discarded_forwards: int | SkipJsonSchema[None] = Field(None, description="The forwards that these took.")
 
 
 class Parent(View):

@@ -16,7 +16,7 @@ from r3core.engine.batch import MemoryPlan, Took
 from r3core.types import StopReason
 from server.exposition import Exposition
 
-Phase = Literal["reason", "generate", "reflect", "refine", "decode", "encode", "store"]
+Phase = Literal["reason", "generate", "judge", "reflect", "refine", "decode", "encode", "store"]
 Outcome = Literal["succeeded", "failed", "cancelled", "given_back", "lost"]
 
 # A step of the small model on two cores takes 20 ms; of R3 on an H200, by the roofline, 30 ms alone and 300 in company.
@@ -50,6 +50,14 @@ class WorkerMetrics:
             "r3_rounds", "Refinements of an ended trajectory", buckets=tuple(range(9)), registry=registry
         )
         self.images = Counter("r3_images", "Pictures finished, by what drew them", ["phase"], registry=registry)
+        self.candidates = Counter(
+            "r3_candidates",
+            "Pictures finished of rounds that have several, of which the best goes on",
+            registry=registry,
+        )
+        self.discarded = Counter(
+            "r3_images_discarded", "Pictures drawn that the result was not made from, at the end", registry=registry
+        )
         self.live_dropped = Counter(
             "r3_live_events_dropped", "Progress and previews left out to keep up with the engine", registry=registry
         )
@@ -89,8 +97,8 @@ class WorkerMetrics:
         self.phase_s = Histogram(
             "r3_phase_seconds",
             "A phase of one trajectory from its beginning to its end, company's steps included (reason, generate, "
-            "reflect, refine; decode, the VAE's part, is within generate and refine), and what is done with a finished "
-            "picture beside the engine (encode, store)",
+            "judge, reflect, refine; decode, the VAE's part, is within generate and refine), and what is done with a "
+            "finished picture beside the engine (encode, store)",
             ["phase"],
             buckets=_PHASE_BUCKETS,
             registry=self.exposition.registry,

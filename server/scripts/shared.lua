@@ -292,6 +292,44 @@ end
 
 local OPEN = '"stop_reason":null' -- quotes inside a JSON string are escaped, so no text of the user's can look like this
 
+-- The round whose picture a trajectory comes to, as Trajectory.result says it; nil where it has none.
+local function result_of(trajectory)
+  local rounds, asked = trajectory.rounds, trajectory.request
+  local scorer = asked.scorers and asked.scorers[1]
+  if not scorer or asked.choose ~= 'best' then return rounds[#rounds] end
+  local best, most
+  for _, made in ipairs(rounds) do
+    local value = -math.huge
+    for _, score in ipairs(made.scores) do
+      if score.scorer == scorer and score.value ~= cjson.null then value = score.value end
+    end
+    if not best or value > most then best, most = made, value end
+  end
+  return best
+end
+
+-- Counts the pictures of a judged trajectory that its result was not made from, as far as they are not counted yet.
+local function count_discarded(id, trajectory)
+  local rounds, asked = trajectory.rounds, trajectory.request
+  if not asked.scorers or #asked.scorers == 0 then return end
+  local kept, made = {}, result_of(trajectory)
+  while made do
+    kept[made.image.id] = true
+    made = made.base ~= cjson.null and rounds[made.base + 1] or nil
+  end
+  local images, forwards = -trajectory.usage.discarded_images, -trajectory.usage.discarded_forwards
+  for _, drawn in ipairs(rounds) do
+    local pictures = #drawn.candidates > 0 and drawn.candidates or {drawn}
+    for _, picture in ipairs(asked.given_image and drawn.index == 0 and {} or pictures) do
+      if not kept[picture.image.id] then
+        images, forwards = images + 1, forwards + picture.forwards
+      end
+    end
+  end
+  call('HINCRBYFLOAT', job_key(id), 'u:discarded_images', exact(images))
+  call('HINCRBYFLOAT', job_key(id), 'u:discarded_forwards', exact(forwards))
+end
+
 -- Ends a job that no worker holds with what is finished of it: what a worker does for one in its hands.
 local function finish_with_pictures(id, job, reason)
   for i = 0, job.n - 1 do
@@ -301,8 +339,10 @@ local function finish_with_pictures(id, job, reason)
       if text then
         local ended = text:sub(1, first - 1) .. '"stop_reason":"' .. reason .. '"' .. text:sub(last + 1)
         call('HSET', job_key(id), 't:' .. i, ended)
-        local rounds = cjson.decode(text).rounds
-        if #rounds > 0 then image = public_form(id, rounds[#rounds].image.id) end
+        local trajectory = cjson.decode(text)
+        local result = result_of(trajectory)
+        if result then image = public_form(id, result.image.id) end
+        count_discarded(id, trajectory)
       end
       say(id, 'trajectory.done', whole(i), ',"stop_reason":"' .. reason .. '","image":' .. image)
     end

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from r3core.engine.batch import MemoryPlan, Took
 from r3core.errors import OutOfMemory
 from r3core.events import ImageReady, Progress, Reasoned, Reflected, TextDelta
+from r3core.loop import ended
 from r3core.types import Image, Reflection, Request, Round, Trajectory, Verdict
 from server.exposition import Exposition
 from server.held import HeldJob, Ready
@@ -37,7 +38,7 @@ def value(exposition: Exposition, name: str, **labels: str) -> float | None:
 
 
 def held(lease: Lease, request: Request = ASKED) -> HeldJob:
-    ready = Ready(lease, request, ((Trajectory(request, 0), None),))
+    ready = Ready(lease, request, ((Trajectory(request, 0), ()),))
     return HeldJob.begun(ready, time.monotonic())
 
 
@@ -68,7 +69,7 @@ def test_times_count_from_submission_and_each_is_told_once_a_job() -> None:
     tally.said(job, 0, picture(Trajectory(ASKED), 0))
     tally.said(job, 0, Reflected(0, Reflection("", "", Verdict.EDIT, "add")))
     tally.said(job, 0, picture(Trajectory(ASKED), 1))
-    tally.stopped(WITH_A_PICTURE.stopped("satisfied"))
+    tally.stopped(ended(WITH_A_PICTURE, "satisfied"))
     tally.left(job, "succeeded")
     told = metrics.exposition
     assert value(told, "r3_request_queue_time_seconds_sum") == pytest.approx(4)

@@ -351,5 +351,6 @@ async def test_usage_and_checkpoints_add_up_over_trajectories(queue: Queue, work
         done = Checkpoint(number, index, trajectory(1, index), usage={"forwards": 90, "compute_s": 0.5})
         assert worker.checkpoint(sent, lease.token, done) == "ok"
     found = await stored(queue, sent)
-    assert found.usage == {"text_tokens": 0, "denoise_steps": 0, "forwards": 180, "compute_s": 1.0}
+    spent = {"text_tokens": 0, "denoise_steps": 0, "forwards": 180, "compute_s": 1.0}
+    assert found.usage == {**spent, "images": 0, "discarded_images": 0, "discarded_forwards": 0}
     assert found.trajectories == [trajectory(1, 0), trajectory(1, 1)]

@@ -15,8 +15,13 @@ FIELDS = sorted(ranges())
 
 def asking(field: str, value: float) -> dict[str, Any]:
     """A request with that one number."""
-    part, _, name = field.rpartition(".")
-    body: dict[str, Any] = {"prompt": "a cat", **({part: {name: value}} if part else {name: value})}
+    first, *inner = field.split(".")
+    given: Any = value
+    for name in reversed(inner):
+        given = {name: given}
+    body: dict[str, Any] = {"prompt": "a cat", first: given}
+    if field == "early_stop.score.patience":
+        body["early_stop"]["score"]["scorer"] = "lift"
     if field == "min_rounds":
         body["max_rounds"] = max(0, value)
     if field == "output_compression":

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from r3core.types import Image, Request, Round, Trajectory, Usage
+from r3core.judge import Counts
+from r3core.types import Image, ImageSampling, Request, Round, Trajectory, Usage
 from server import encoding
+from server.cost import job_cost
 from server.held import DEADLINE_ERROR, HeldJob, Leases, Ready, Turn
 from server.inbox import Inbox, Order
 from server.pace import Pace
-from server.queue_records import Ending, Lease, StoredJob, job_cost
+from server.queue_records import Ending, Lease, StoredJob
 from server.worker_health import HealthPort, Vitals
 
 ASKED = Request("a cat", 64, 48, seed=1, n=2)
@@ -52,7 +54,7 @@ class Clock:
 
 def held(*trajectories: Trajectory) -> HeldJob:
     left = trajectories or (Trajectory(ASKED, 0), Trajectory(ASKED, 1))
-    return HeldJob.begun(Ready(LEASE, ASKED, tuple((one, None) for one in left)), now_s=0.0)
+    return HeldJob.begun(Ready(LEASE, ASKED, tuple((one, ()) for one in left)), now_s=0.0)
 
 
 def test_pieces_of_a_text_are_joined_to_five_a_second() -> None:
@@ -160,6 +162,21 @@ def test_the_cost_of_a_job_counts_pictures_of_512_pixels_and_49_steps() -> None:
     assert job_cost(asked) == pytest.approx(4.0)
     assert job_cost(replace(asked, n=2, width=256)) == pytest.approx(4.0)
     assert job_cost(replace(asked, given_image=True)) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "refine", "most", "pictures"),
+    [(4, 1, None, 4 + 3), (4, 2, None, 4 + 6), (4, 2, 6, 6), (4, 2, 1, 1), (1, 1, 100, 4)],
+)
+def test_a_jobs_cost_is_that_of_all_its_candidates_within_its_budget(
+    first: int, refine: int, most: int | None, pictures: int
+) -> None:
+    steps = ImageSampling(num_timesteps=50)
+    asked = replace(ASKED, n=1, width=512, height=512, max_rounds=3, generate=steps, refine=steps)
+    assert job_cost(replace(asked, candidates=Counts(first, refine), max_images=most)) == pytest.approx(pictures)
+    given = replace(asked, candidates=Counts(first, refine), max_images=most, given_image=True)
+    edits = 3 * refine
+    assert job_cost(given) == pytest.approx(edits if most is None else min(edits, most))
 
 
 @pytest.mark.timeout(30)

@@ -14,12 +14,13 @@ import numpy as np
 from r3core.engine.engine import Engine, new_image_id
 from r3core.fake import FakeRunner
 from r3core.types import ImageSampling, Request
+from server.cost import job_cost
 from server.encoding import PictureTexts, png
 from server.engines import FAKE
 from server.images import ImageStore
 from server.inbox import Inbox
 from server.queue import Event, NewJob, Queue, QueueUnavailable, StoredJob
-from server.queue_records import TERMINAL_EVENTS, QueuePolicy, job_cost, new_job_id
+from server.queue_records import TERMINAL_EVENTS, QueuePolicy, new_job_id
 from server.queue_worker import WorkerQueue
 from server.settings import Settings
 from server.traces import OFF, Traces

@@ -111,7 +111,7 @@ class Hand:
     def ends(self, reason: StopReason = "satisfied", index: int = 0, *, job: bool = True) -> None:
         """End a trajectory, and with it the job unless told otherwise."""
         self.trajectories[index] = ended(self.trajectories[index], reason)
-        image = self.trajectories[index].image
+        image = self.trajectories[index].newest
         shown = None if image is None else picture(image.id, self.records[image.id])
         event = self._event("trajectory.done", index, stop_reason=reason, image=shown)
         self._checkpoint(index, events=[event], ending=Ending("succeeded") if job else None)
