@@ -11,6 +11,7 @@ const SEEDS = 2 ** 32;
 /** The request that goes on from a picture: the job's own settings, and one picture in place of the first. */
 function onwards(job, model, round, changes) {
   const { size, think, n, instruction, image, ...same } = repeatOf(job, model);
+  if (same.max_images) same.max_images = Math.max(same.max_images, same.candidates?.refine ?? 1);
   return { ...same, image: round.image.id, ...changes };
 }
 

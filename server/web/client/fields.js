@@ -122,7 +122,7 @@ export function MoreSettings({ form, model, set, info }) {
           </div>`;
         })}
       </div>
-      ${info.ranges["candidates.first"] && html`<${JudgeFields} form=${form} set=${set} ranges=${info.ranges} />`}
+      <${JudgeFields} form=${form} set=${set} ranges=${info.ranges} />
       <p class="hint">An empty field is as the model does by default, which it shows in grey.</p>
     </details>`;
 }

@@ -32,9 +32,14 @@ export const stopScorerOf = ({ scorers, stopScorer }) => (scorers.includes(stopS
 /** Whether a threshold means something: GvU's level depends on the prompt, and the server refuses one. */
 export const mayHaveThreshold = (scorer) => scorer !== "gvu";
 
+/** The least budget that is worth something: each trajectory gets the pictures that it begins with. */
+export function leastImages({ n, scorers, image, firstCandidates, editCandidates }) {
+  return n * (scorers.length ? (image === null ? firstCandidates : editCandidates) : 1);
+}
+
 /** The fields of a request; `score` is what early_stop gains, where it does. */
 export function judgedOf(form) {
-  const budget = form.maxImages === "" ? {} : { max_images: Math.max(form.n, Math.round(Number(form.maxImages))) };
+  const budget = form.maxImages === "" ? {} : { max_images: Math.max(leastImages(form), Math.round(Number(form.maxImages))) };
   if (!form.scorers.length) return budget;
   const candidates = {};
   if (form.firstCandidates > 1 && form.image === null) candidates.first = form.firstCandidates;

@@ -2,7 +2,7 @@
 
 import { html } from "./dom.js";
 import { SCORERS } from "./judge.js";
-import { decidedBy, mayHaveThreshold, stopScorerOf, withScorer } from "./judging.js";
+import { decidedBy, leastImages, mayHaveThreshold, stopScorerOf, withScorer } from "./judging.js";
 
 /** All of them: those that need a score are there once there is a scorer. */
 export function JudgeFields({ form, set, ranges }) {
@@ -19,11 +19,16 @@ export function JudgeFields({ form, set, ranges }) {
       <div class="grid">
         <div class="field">
           <label for="maxImages">Pictures at most</label>
-          <input id="maxImages" type="number" min=${form.n} step="1" placeholder="no limit" value=${form.maxImages}
-            onInput=${(e) => set({ maxImages: e.target.value })} />
+          <input id="maxImages" type="number" min=${leastImages(form)} max=${ranges.max_images.maximum} step="1"
+            placeholder="no limit" value=${form.maxImages} onChange=${(e) => set({ maxImages: bounded(e.target.value, form, ranges) })} />
         </div>
       </div>
     </fieldset>`;
+}
+
+/** A budget between its ends, or none. */
+function bounded(text, form, { max_images: { maximum } }) {
+  return text === "" ? "" : String(Math.round(Math.min(maximum, Math.max(leastImages(form), Number(text)))));
 }
 
 function Scored({ form, set, ranges }) {

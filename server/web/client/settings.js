@@ -119,7 +119,7 @@ const PLAIN = {
   previews: 0,
   output_format: "png",
   priority: "normal",
-  early_stop: { on_satisfied: true, confirmations: 1, all: false },
+  early_stop: { on_satisfied: true, confirmations: 1 },
   choose: "last",
   on_regression: "keep",
   candidates: { first: 1, refine: 1 },
