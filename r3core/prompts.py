@@ -27,6 +27,12 @@ _REFLECT_QUESTION: Final = (
     "Please provide concrete editing instructions in a single sentence. "
     "If no editing operation is needed, answer: no further edit needed."
 )
+DESCRIBE_QUESTION: Final = "Describe the image in detail."
+_YES_NO_QUESTION: Final = 'Does this figure show "{prompt}"? Please answer yes or no.'
+YES: Final = "yes"
+NO: Final = "no"
+# What a satisfied reflection says after its thought, with the space that parts the two.
+SATISFIED_ANSWER: Final = " No further edit needed."
 THINK_OPEN: Final = "<think>"
 THINK_CLOSE: Final = "</think>"
 SATISFIED_MARK: Final = "no further edit"
@@ -41,10 +47,16 @@ class PromptStrings:
     generate_system: str = GENERATE_SYSTEM
     reflect_system: str = REFLECT_SYSTEM
     reflect_template: str = _REFLECT_QUESTION
+    describe_question: str = DESCRIBE_QUESTION
+    yes_no_template: str = _YES_NO_QUESTION
 
     def reflect_question(self, prompt: str) -> str:
         """The question that is put after the picture; the user's prompt stands in it as it is, braces and all."""
         return self.reflect_template.replace("{prompt}", prompt, 1)
+
+    def yes_no_question(self, prompt: str) -> str:
+        """The question whether a picture shows the prompt, which stands in it as it is."""
+        return self.yes_no_template.replace("{prompt}", prompt, 1)
 
 
 def reflect_question(prompt: str) -> str:

@@ -7,20 +7,26 @@ from typing import Final
 
 from r3core.checkpoint import Description
 from r3core.engine.batch import Need
+from r3core.engine.looking import Prompt
 from r3core.errors import InvalidRequest, OutOfCapacity, PromptTooLong
-from r3core.loop import Generate, Reason, Refine, Reflect, Step
+from r3core.judge import LOOKING, Scorer
+from r3core.loop import looks_at
 from r3core.model.bagel import ModelConfig
 from r3core.model.image_processing import resize_to
 from r3core.model.tokenizer import Tokenizer
 from r3core.prompts import PromptStrings
 from r3core.schedule import branches_per_step
+from r3core.steps import Compare, Describe, Generate, Judge, Reason, Reconstruct, Refine, Reflect, Step
 from r3core.types import ImageSampling, Request, TextSampling, Trajectory
 
 _MARKERS: Final = 2  # <|vision_start|> and <|vision_end|> around every picture
+_Size = tuple[int, int]
 
 
 class RowCounter:
-    """Counts in tokens of this checkpoint; `cache_rows` is all that the scheduler may lend."""
+    """Counts in tokens of this checkpoint; `cache_rows` is all that the scheduler may lend, and a forward should have
+    `max_batch_rows`.
+    """
 
     def __init__(
         self,
@@ -28,10 +34,12 @@ class RowCounter:
         description: Description,
         model: ModelConfig,
         cache_rows: int,
+        max_batch_rows: int,
         strings: PromptStrings,
     ) -> None:
         self._tokenizer, self._description, self._model, self._strings = tokenizer, description, model, strings
         self.cache_rows = cache_rows
+        self.max_batch_rows = max_batch_rows
         self._generate_system = len(tokenizer.segment(strings.generate_system))
         self._reflect_system = len(tokenizer.segment(strings.reflect_system))
 
@@ -40,16 +48,18 @@ class RowCounter:
         of this trajectory could never get its rows.
         """
         request = trajectory.request
-        self._check_grids(request)
+        self._check_scorers(request)
+        for size in _sizes(trajectory):
+            self._check_grids(request, size)
         most = min(self._description.max_context_tokens, self.cache_rows)
-        for what, rows in self._contexts(request):
+        for what, rows in self._contexts(trajectory):
             if rows > most:
                 raise PromptTooLong(
                     f"{what} would take {rows} tokens and {most} fit; shorten the prompt or lower max_tokens"
                 )
         size = (request.width, request.height)
         edits = 2 * request.reflect.max_tokens + sum(self._refine_rows("", size))
-        if _reflects(request) and edits > self.cache_rows:
+        if _edits(request) and edits > self.cache_rows:
             raise OutOfCapacity(
                 f"refining a picture of {size[0]}x{size[1]} takes {edits} cache rows and {self.cache_rows} were "
                 "planned; ask for a smaller size, or give the worker a larger K/V cache"
@@ -64,37 +74,72 @@ class RowCounter:
                 prompt = len(self._tokenizer.segment(request.prompt))
                 return Need((self._generate_system + prompt + request.reason.max_tokens + 1,), prompt + 1)
             case Reflect():
+                size = self._looked_at(step, trajectory)[0]
                 rows = self._reflect_rows(request.prompt, size, request.reflect)
                 return Need((rows,), 1 if keeps else rows - request.reflect.max_tokens)
-            case Generate():
+            case Describe():
+                rows = self._describe_rows(request, self._looked_at(step, trajectory)[0])
+                return Need((rows,), rows - request.describe.max_tokens)
+            case Judge(scorers=scorers):
+                return self._judge_need(request.prompt, scorers, self._looked_at(step, trajectory))
+            case Generate(candidates=candidates):
                 prompt = 1 if keeps else len(self._tokenizer.segment(request.prompt))
+                return Need((prompt,), prompt, len(candidates) * self._draw_rows(size, request.generate, edit=False))
+            case Reconstruct():
+                prompt = len(self._tokenizer.segment(trajectory.description or ""))
                 return Need((prompt,), prompt, self._draw_rows(size, request.generate, edit=False))
-            case Refine(instruction=instruction):
+            case Refine(instruction=instruction, candidates=candidates):
                 rows_of = self._refine_rows(instruction, size)
                 wants_image = max(branches_per_step(request.refine, edit=True)) == 3
                 spans = rows_of if wants_image else rows_of[:1]
-                return Need(spans, sum(spans), self._draw_rows(size, request.refine, edit=True))
+                draws = len(candidates) * self._draw_rows(size, request.refine, edit=True)
+                return Need(spans, sum(spans), draws)
+            case Compare():
+                return Need((), 0)
 
-    def _contexts(self, request: Request) -> Iterator[tuple[str, int]]:
-        """The contexts that this request is sure to need, and the most rows that each may take."""
-        size = (request.width, request.height)
+    def _judge_need(self, prompt: str, scorers: tuple[Scorer, ...], sizes: list[_Size]) -> Need:
+        """A span for each picture of a turn: as many as a forward holds with what is asked of them."""
+        said = Prompt.of(prompt, self._tokenizer, self._strings)
+        largest = max(self._seen_rows(size) for size in sizes)
+        fit = (self.max_batch_rows - said.prior_rows(scorers)) // (largest + said.rows(scorers))
+        count = max(1, min(len(sizes), fit, self.cache_rows // largest))
+        return Need((largest,) * count, count * (largest + said.rows(scorers)) + said.prior_rows(scorers))
+
+    def _contexts(self, trajectory: Trajectory) -> Iterator[tuple[str, int]]:
+        """The contexts that this trajectory is sure to need, and the most rows that each may take."""
+        request, size = trajectory.request, _sizes(trajectory)[0]
         prompt = len(self._tokenizer.segment(request.prompt))
-        if request.think and not request.given_image:
+        draws = request.kind in ("generate", "roundtrip") and not request.given_image
+        if request.think and draws:
             yield "the prompt with its plan", self._generate_system + prompt + request.reason.max_tokens + 1
-        elif not request.given_image:
+        elif draws:
             yield "the prompt", prompt
-        if _reflects(request):
-            yield "the reflection on a picture", self._reflect_rows(request.prompt, size, request.reflect)
+        for size in _sizes(trajectory):
+            if _reflects(request):
+                yield "the reflection on a picture", self._reflect_rows(request.prompt, size, request.reflect)
+            if scorers := _looking(request):
+                said = Prompt.of(request.prompt, self._tokenizer, self._strings)
+                yield "the judging of a picture", self._seen_rows(size) + said.rows(scorers)
+        if request.kind in ("describe", "roundtrip"):
+            yield "the description of a picture", self._describe_rows(request, size)
         if request.instruction is not None:
             yield "the instruction", sum(self._refine_rows(request.instruction, size))
 
-    def _check_grids(self, request: Request) -> None:
+    def _check_scorers(self, request: Request) -> None:
+        """A mean over no tokens is no number."""
+        if _looking(request) and not self._tokenizer.encode(request.prompt):
+            raise InvalidRequest("an empty prompt cannot be judged against a picture; say what it should show")
+
+    def _check_grids(self, request: Request, size: _Size) -> None:
         """Beyond its table a position would silently be another's, and then none at all."""
-        size, model = (request.width, request.height), self._model
+        model = self._model
         stride, side = model.latent_stride, model.latent_side
-        grids = [("latent tokens to draw", (size[0] // stride, size[1] // stride), side)]
-        if request.max_rounds:
+        grids = []
+        if request.kind in ("generate", "roundtrip"):
+            grids.append(("latent tokens to draw", (size[0] // stride, size[1] // stride), side))
+        if request.kind == "generate" and request.max_rounds:
             grids.append(("latent tokens to look at", self._grid(size, "vae", stride), side))
+        if request.kind != "generate" or request.max_rounds or request.scorers:
             grids.append(("patches", self._grid(size, "vit", model.vit.patch), min(model.vit.side, model.vit_side)))
         for what, (columns, rows), most in grids:
             if not 1 <= min(columns, rows) <= max(columns, rows) <= most:
@@ -103,32 +148,61 @@ class RowCounter:
                     f"1 x 1 to {most} x {most}; ask for another size"
                 )
 
-    def _grid(self, size: tuple[int, int], which: str, cell: int) -> tuple[int, int]:
+    def _grid(self, size: _Size, which: str, cell: int) -> tuple[int, int]:
         """(columns, rows) of a picture once it went through a transform."""
         width, height = resize_to(size, self._description.transforms[which])
         return width // cell, height // cell
 
-    def _grid_rows(self, size: tuple[int, int], which: str, cell: int) -> int:
+    def _grid_rows(self, size: _Size, which: str, cell: int) -> int:
         columns, rows = self._grid(size, which, cell)
         return columns * rows + _MARKERS
 
-    def _reflect_rows(self, prompt: str, size: tuple[int, int], sampling: TextSampling) -> int:
-        question = len(self._tokenizer.segment(self._strings.reflect_question(prompt)))
-        seen = self._grid_rows(size, "vit", self._model.vit.patch)
-        return self._reflect_system + seen + question + sampling.max_tokens + 1
+    def _looked_at(self, step: Step, trajectory: Trajectory) -> list[_Size]:
+        """The sizes of a step's pictures, which where they are only judged are their own."""
+        sizes = [(image.width, image.height) for image in looks_at(trajectory, step)]
+        for size in sizes:
+            self._check_grids(trajectory.request, size)
+        return sizes
 
-    def _refine_rows(self, instruction: str, size: tuple[int, int]) -> tuple[int, int]:
+    def _seen_rows(self, size: _Size) -> int:
+        return self._grid_rows(size, "vit", self._model.vit.patch)
+
+    def _describe_rows(self, request: Request, size: _Size) -> int:
+        question = len(self._tokenizer.segment(request.question or self._strings.describe_question))
+        return self._seen_rows(size) + question + request.describe.max_tokens + 1
+
+    def _reflect_rows(self, prompt: str, size: _Size, sampling: TextSampling) -> int:
+        question = len(self._tokenizer.segment(self._strings.reflect_question(prompt)))
+        return self._reflect_system + self._seen_rows(size) + question + sampling.max_tokens + 1
+
+    def _refine_rows(self, instruction: str, size: _Size) -> tuple[int, int]:
         """Rows of the context with the picture, and of the one without."""
         text = len(self._tokenizer.segment(instruction))
-        seen = self._grid_rows(size, "vit", self._model.vit.patch)
-        return self._grid_rows(size, "vae", self._model.latent_stride) + seen + text, text
+        return self._grid_rows(size, "vae", self._model.latent_stride) + self._seen_rows(size) + text, text
 
-    def _draw_rows(self, size: tuple[int, int], settings: ImageSampling, *, edit: bool) -> int:
+    def _draw_rows(self, size: _Size, settings: ImageSampling, *, edit: bool) -> int:
         stride = self._model.latent_stride
         tokens = (size[0] // stride) * (size[1] // stride) + _MARKERS
         return tokens * max(branches_per_step(settings, edit=edit))
 
 
+def _sizes(trajectory: Trajectory) -> list[_Size]:
+    """Of the pictures that a task is given, as far as they are known; of all others the request's."""
+    request = trajectory.request
+    if request.kind == "score" and trajectory.rounds:
+        return [(p.image.width, p.image.height) for p in trajectory.rounds[0].pictures]
+    return [(request.width, request.height)]
+
+
+def _looking(request: Request) -> tuple[Scorer, ...]:
+    return tuple(scorer for scorer in request.scorers if scorer in LOOKING)
+
+
 def _reflects(request: Request) -> bool:
-    """Whether any picture is looked at: an instruction of the caller's is carried out without a look."""
-    return request.max_rounds > (request.instruction is not None)
+    """Whether any picture is looked at for what to say of it: an instruction of the caller's is carried out without."""
+    return request.kind == "reflect" or "verdict" in request.scorers or _edits(request)
+
+
+def _edits(request: Request) -> bool:
+    """Whether what is said of a picture may be carried out."""
+    return request.kind == "generate" and request.max_rounds > (request.instruction is not None)

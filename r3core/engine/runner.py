@@ -1,15 +1,17 @@
-"""ModelRunner: computes the scheduler's batches with the model. The only file that puts tensors on the device.
+"""ModelRunner: computes the scheduler's batches with the model.
 
-What a trajectory holds here: its contexts (spans of the K/V cache, lent by the scheduler), the text it writes or the
-picture it draws, and the ViT rows of its newest picture, which serve both the reflection on it and its refinement.
-One turn runs at most two forwards: one over all texts and new contexts, one over all noisy latents.
+What a trajectory holds here: its contexts (spans of the K/V cache, lent by the scheduler), the text it writes, the
+pictures that it judges or draws, and the ViT rows of those that it may look at again, which serve the scores of a
+picture, the reflection on it and its refinement.
+One turn runs two forwards: one over all texts and new contexts, one over all noisy latents. Only where the pictures
+that one step judges or draws are more than a forward should hold does it run further ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -20,6 +22,8 @@ from r3core.engine.batch import (
     Batch,
     Begin,
     Drawn,
+    Likened,
+    Looked,
     MemoryPlan,
     Need,
     Output,
@@ -28,27 +32,37 @@ from r3core.engine.batch import (
     Stepped,
     Text,
     Took,
+    Working,
 )
 from r3core.engine.device_stopwatch import DeviceStopwatch
+from r3core.engine.drawing import Drawing, Moved, forwards_of
+from r3core.engine.feeds import Feeder
 from r3core.engine.isolation import Isolation, Outputs
+from r3core.engine.likeness import Likeness
+from r3core.engine.looking import Asked, Looking, Prompt
 from r3core.engine.packing import Cursor, Feed, Packed, pack
 from r3core.engine.rows import RowCounter
 from r3core.engine.stopwatch import Stopwatch
-from r3core.loop import Generate, Reason, Refine, Reflect, Step
+from r3core.engine.verdict import asked_after, verdict_of
+from r3core.judge import Score
+from r3core.loop import needed
 from r3core.model import flow, vae
 from r3core.model.attention import Attention, LayerCache
 from r3core.model.bagel import Model
-from r3core.model.image_processing import preprocess
 from r3core.model.placing import to_device
 from r3core.model.sampling import generator, noise, sample
 from r3core.model.tokenizer import TextStream, Tokenizer
-from r3core.model.vit import grid_ids, patchify
+from r3core.model.vit import grid_ids
 from r3core.prompts import PromptStrings
-from r3core.schedule import branches, preview_steps, timesteps
+from r3core.schedule import preview_steps, timesteps
+from r3core.steps import FIRST, Compare, Describe, Generate, Judge, Reason, Reconstruct, Refine, Reflect, Step
 from r3core.types import ImageSampling, TextSampling, Trajectory
 
 if TYPE_CHECKING:
     from r3core.events import Pixels
+    from r3core.similarity import Similarity
+
+_MARKERS: Final = 2  # around a picture
 
 
 @dataclass
@@ -61,32 +75,9 @@ class _Writing:
     stream: TextStream
     prompt: Cursor
     tokens: int = 0
-    last: int | None = None  # the id to feed next
-
-
-@dataclass
-class _Drawing:
-    """A picture that is being drawn: latent tokens x [n, d] at times[step], and what each branch sees."""
-
-    x: Tensor
-    grid: tuple[int, int]
-    ids: Tensor
-    times: list[float]
-    device_times: Tensor  # the same, where the model is
-    settings: ImageSampling
-    edit: bool
-    views: tuple[Cursor, ...]  # conditional, without text, without picture (an edit's only)
-    previews: frozenset[int]
-    step: int = 0
-    forwards: int = 0
-
-    @property
-    def steps(self) -> int:
-        return len(self.times) - 1
-
-    def views_now(self) -> tuple[Cursor, ...]:
-        """The branches of this step, only those that count."""
-        return self.views[: branches(self.times[self.step], self.settings, edit=self.edit)]
+    ids: list[int] = field(default_factory=list)  # what was chosen, the end left out; the last is the one to feed next
+    verdict: bool = False  # whether its own score is wanted
+    ended: tuple[Text, Asked] | None = None  # the whole text, and what is still to be asked for its score
 
 
 @dataclass
@@ -95,8 +86,31 @@ class _State:
 
     prefill: list[Feed] = field(default_factory=list)
     writing: _Writing | None = None
-    drawing: _Drawing | None = None
-    vit_rows: tuple[str, Tensor] | None = None  # (image id, rows [n, H])
+    looking: Looking | None = None
+    drawings: list[Drawing] = field(default_factory=list)
+    vit_rows: dict[str, Tensor] = field(default_factory=dict)  # by image id, [n, H]
+    prior: list[float] | None = None  # the prompt's likelihoods without a picture
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What a trajectory puts into the text forward: `stored` rows, and what is read off rows that leave no trace.
+
+    Of a text that is being written the next token comes from the last row of `stored`.
+    """
+
+    stored: list[Feed]
+    asked: list[Asked] = field(default_factory=list)
+
+    @property
+    def feeds(self) -> list[Feed]:
+        """All that goes in, in its order."""
+        return [*self.stored, *(one.feed for one in self.asked)]
+
+    @property
+    def rows(self) -> int:
+        """Rows in the forward."""
+        return sum(feed.rows for feed in self.feeds)
 
 
 class ModelRunner:
@@ -115,6 +129,7 @@ class ModelRunner:
         attention: Attention,
         plan: MemoryPlan,
         max_batch_rows: int,
+        similarities: Sequence[Similarity] = (),
     ) -> None:
         self._bagel, self._vae, self._config = model.bagel, model.vae, model.config
         self._tokenizer, self._description, self._attention = tokenizer, description, attention
@@ -129,12 +144,13 @@ class ModelRunner:
         # The two system prompts never change: their K/V stand in the cache's last rows for good.
         self._reserved = sum(len(ids) for ids in systems)
         self.cache_rows = plan.kv_cache_rows
-        self._counter = RowCounter(tokenizer, description, model.config, plan.kv_cache_rows, strings)
+        self._counter = RowCounter(tokenizer, description, model.config, plan.kv_cache_rows, max_batch_rows, strings)
         self._cache: list[LayerCache] = model.bagel.new_cache(self.cache_rows + self._reserved)
         with torch.inference_mode():
-            self._markers = self._bagel.embed_text(self._ids([tokenizer.vision_start, tokenizer.vision_end]))
+            self._feeder = Feeder(model, tokenizer, description.transforms)
             self._generate_system = self._store_prefix(systems[0], self.cache_rows)
             self._reflect_system = self._store_prefix(systems[1], self.cache_rows + len(systems[0]))
+        self._likeness = Likeness(self._feeder, similarities)
 
     def plan(self) -> MemoryPlan:
         """What the device holds."""
@@ -189,155 +205,215 @@ class ModelRunner:
     # --- steps begin
 
     def _begun(self, begin: Begin) -> Outputs:
-        """Be ready for a step, of which there is nothing to show yet."""
+        """Be ready for a step, of which there is nothing to show yet; a comparison is done at once."""
+        if isinstance(begin.step, Compare):
+            return {begin.key: Likened(self._likeness.of(*(picture.pixels for picture in begin.pictures)))}
         self._begin(begin)
         return {}
 
     def _begin(self, begin: Begin) -> None:
         # May be called again where memory ran out, so what it goes on from is not forgotten before the end.
         state = self._states.setdefault(begin.key, _State())
-        request = begin.trajectory.request
-        state.prefill = []
+        state.prefill, state.looking = [], None
+        at_hand = {p.image.id for p in begin.pictures} | {image.id for image in needed(begin.trajectory)}
+        state.vit_rows = {id_: rows for id_, rows in state.vit_rows.items() if id_ in at_hand}
         match begin.step:
             case Reason():
-                start = self._copy_prefix(self._generate_system, begin.spans[0].start)
-                ids = [*self._tokenizer.segment(request.prompt), self._tokenizer.im_start]
-                self._ask(state, begin, start, request.reason, "reason", ids)
-            case Reflect(attempt=attempt):
-                self._begin_reflect(state, begin, attempt)
-            case Generate():
+                self._begin_reason(state, begin)
+            case Reflect():
+                self._begin_reflect(state, begin)
+            case Describe():
+                self._begin_describe(state, begin)
+            case Judge():
+                prompt = Prompt.of(begin.trajectory.request.prompt, self._tokenizer, self.prompt_strings)
+                state.looking, state.writing = Looking(begin, prompt, state.prior), None
+            case Generate() | Reconstruct():
                 self._begin_generate(state, begin)
             case Refine(instruction=instruction):
                 self._begin_refine(state, begin, instruction)
 
-    def _begin_reflect(self, state: _State, begin: Begin, attempt: int) -> None:
+    def _begin_reason(self, state: _State, begin: Begin) -> None:
+        request = begin.trajectory.request
+        start = self._copy_prefix(self._generate_system, begin.spans[0].start)
+        ids = [*self._tokenizer.segment(request.prompt), self._tokenizer.im_start]
+        self._ask(state, begin, start, request.reason, ids)
+
+    def _begin_reflect(self, state: _State, begin: Begin) -> None:
         request = begin.trajectory.request
         before = state.writing
-        if attempt and before is not None:  # the same question once more: only its first token goes in again
-            self._ask(state, begin, before.prompt, request.reflect, "reflect", [self._tokenizer.im_start], attempt)
+        if begin.keeps and before is not None:  # the same question once more: only its first token goes in again
+            self._ask(state, begin, before.prompt, request.reflect, [self._tokenizer.im_start])
             return
         start = self._copy_prefix(self._reflect_system, begin.spans[0].start)
-        eye = self._vit_feed(start, self._vit_rows(state, begin.picture))
+        eye = self._feeder.vit(start, self._vit_rows(state, begin.picture))
         state.prefill.append(eye)
         question = self._tokenizer.segment(self.prompt_strings.reflect_question(request.prompt))
         ids = [*question, self._tokenizer.im_start]
-        self._ask(state, begin, start.after(eye), request.reflect, "reflect", ids, attempt)
+        self._ask(state, begin, start.after(eye), request.reflect, ids)
 
-    def _ask(
-        self,
-        state: _State,
-        begin: Begin,
-        at: Cursor,
-        sampling: TextSampling,
-        stage: str,
-        ids: list[int],
-        attempt: int = 0,
-    ) -> None:
+    def _begin_describe(self, state: _State, begin: Begin) -> None:
+        request = begin.trajectory.request
+        eye = self._feeder.vit(Cursor(begin.spans[0].start), self._vit_rows(state, begin.picture))
+        state.prefill.append(eye)
+        question = self._tokenizer.segment(request.question or self.prompt_strings.describe_question)
+        self._ask(state, begin, eye.at.after(eye), request.describe, [*question, self._tokenizer.im_start])
+
+    def _ask(self, state: _State, begin: Begin, at: Cursor, sampling: TextSampling, ids: list[int]) -> None:
         """Feed ids, whose last is the start of the answer, and be ready to decode it."""
-        feed = self._text_feed(at, ids)
+        trajectory, step = begin.trajectory, begin.step
+        feed = self._feeder.text(at, ids)
         state.prefill.append(feed)
-        round_ = begin.step.round if isinstance(begin.step, Reflect) else 0
+        round_, attempt, candidate, verdict = 0, 0, 0, False
+        if isinstance(step, Reflect):
+            round_, attempt, candidate = step.round, step.attempt, step.candidate
+            verdict = not attempt and "verdict" in trajectory.request.scorers
         state.writing = _Writing(
             cursor=at.after(feed),
             sampling=sampling,
-            draws=generator(begin.trajectory.seed, round_, stage, attempt),
+            draws=generator(trajectory.seed, round_, type(step).__name__.lower(), attempt, candidate),
             stream=TextStream(self._tokenizer),
             prompt=Cursor(at.start, at.length + len(ids) - 1, at.position + len(ids) - 1),
+            verdict=verdict,
         )
 
     def _begin_generate(self, state: _State, begin: Begin) -> None:
-        request = begin.trajectory.request
-        start = begin.spans[0].start
-        if state.writing is not None:  # the plan's K/V, as it was generated; its end goes in now
-            feed = self._text_feed(state.writing.cursor, [self._tokenizer.im_end])
+        trajectory, start = begin.trajectory, begin.spans[0].start
+        round_, prompt = 0, trajectory.request.prompt
+        if isinstance(begin.step, Reconstruct):
+            round_, prompt = 1, trajectory.description or ""
+        if begin.keeps and state.writing is not None:  # the plan's K/V, as it was generated; its end goes in now
+            feed = self._feeder.text(state.writing.cursor, [self._tokenizer.im_end])
             without_text = Cursor(start, self._generate_system.length, self._generate_system.position)
         else:
-            feed = self._text_feed(Cursor(start), self._tokenizer.segment(request.prompt))
+            feed = self._feeder.text(Cursor(start), self._tokenizer.segment(prompt))
             without_text = Cursor(start)
         state.prefill.append(feed)
         views = (feed.at.after(feed), without_text)
-        state.drawing = self._drawing(begin, request.generate, views, "generate", 0)
+        state.drawings = self._drawings(begin, trajectory.request.generate, views, round_)
         state.writing = None  # last, for where it stands was read above
 
     def _begin_refine(self, state: _State, begin: Begin, instruction: str) -> None:
         request, step, picture = begin.trajectory.request, begin.step, begin.picture
         assert isinstance(step, Refine)
-        assert picture is not None
         ids = self._tokenizer.segment(instruction)
         start = Cursor(begin.spans[0].start)
-        drawn = self._vae_feed(start, picture.pixels)
-        eye = self._vit_feed(start.after(drawn), self._vit_rows(state, picture))
+        drawn = self._feeder.vae(start, picture.pixels)
+        eye = self._feeder.vit(start.after(drawn), self._vit_rows(state, picture))
         shared = eye.at.after(eye)  # both branches that see the picture begin with these rows
-        text = self._text_feed(shared, ids)
+        text = self._feeder.text(shared, ids)
         state.prefill = [drawn, eye, text]
         views = [shared.after(text), shared]
         if len(begin.spans) > 1:
-            alone = self._text_feed(Cursor(begin.spans[1].start), ids)
+            alone = self._feeder.text(Cursor(begin.spans[1].start), ids)
             state.prefill.append(alone)
             views.append(alone.at.after(alone))
         state.writing = None
-        state.drawing = self._drawing(begin, request.refine, tuple(views), "refine", step.round)
+        state.drawings = self._drawings(begin, request.refine, tuple(views), step.round)
 
-    def _drawing(
-        self, begin: Begin, settings: ImageSampling, views: tuple[Cursor, ...], stage: str, round_: int
-    ) -> _Drawing:
+    def _drawings(self, begin: Begin, settings: ImageSampling, views: tuple[Cursor, ...], round_: int) -> list[Drawing]:
+        """A drawing for each candidate: they see the same, and begin from noise of their own."""
         trajectory, stride = begin.trajectory, self._config.latent_stride
+        edit = isinstance(begin.step, Refine)
         width, height = trajectory.request.width, trajectory.request.height
-        if begin.picture is not None:
+        if edit:
             width, height = begin.picture.image.width, begin.picture.image.height
         grid = height // stride, width // stride
         times = timesteps(settings.num_timesteps, settings.timestep_shift)
-        return _Drawing(
-            x=self._noise(begin, stage, round_, grid[0] * grid[1]).to(self._device),
-            grid=grid,
-            ids=grid_ids(*grid, self._config.latent_side, self._device),
-            times=times,
-            device_times=to_device(np.array(times, dtype=np.float32), self._device),
-            settings=settings,
-            edit=stage == "refine",
-            views=views,
-            previews=preview_steps(settings.num_timesteps - 1, trajectory.request.previews),
-        )
+        ids = grid_ids(*grid, self._config.latent_side, self._device)
+        device_times = to_device(np.array(times, dtype=np.float32), self._device)
+        previews = preview_steps(settings.num_timesteps - 1, trajectory.request.previews)
+        stage, candidates = "refine" if edit else "generate", _candidates(begin.step)
+        return [
+            Drawing(
+                x=self._noise(begin, stage, round_, grid[0] * grid[1], candidate).to(self._device),
+                grid=grid,
+                ids=ids,
+                times=times,
+                device_times=device_times,
+                settings=settings,
+                edit=edit,
+                views=views,
+                previews=previews if candidate == candidates[0] else frozenset(),
+            )
+            for candidate in candidates
+        ]
 
-    def _noise(self, begin: Begin, stage: str, round_: int, tokens: int) -> Tensor:
+    def _noise(self, begin: Begin, stage: str, round_: int, tokens: int, candidate: int) -> Tensor:
         """Where a picture starts from, [tokens, d]."""
-        return noise(generator(begin.trajectory.seed, round_, stage), tokens, self._config.token_channels)
+        draws = generator(begin.trajectory.seed, round_, stage, candidate=candidate)
+        return noise(draws, tokens, self._config.token_channels)
 
-    # --- the text forward: new contexts and one token for each that writes
+    # --- the text forward: new contexts, one token for each that writes, and what is asked of pictures and texts
 
     def _write(self, keys: list[str]) -> Outputs:
-        feeds: list[Feed] = []
-        last_feed: dict[str, int] = {}
-        for key in keys:
-            feeds += self._feeds(self._states[key])
-            last_feed[key] = len(feeds) - 1
-        writers = [k for k in keys if self._states[k].writing is not None]
-        logits: list[Tensor] = []
-        with self._stopwatch.timing("text", len(writers)):
-            packed = pack(feeds)
-            hidden = self._forward(packed)
-            if writers:
-                last = [packed.firsts[last_feed[k]] + feeds[last_feed[k]].und.shape[0] - 1 for k in writers]
-                # One copy to the host a turn: the stop must be known.
-                logits = list(self._bagel.logits(hidden[self._ids(last)]).cpu())
-        outputs: Outputs = {}
-        for key in keys:
+        turns = {key: self._turn(self._states[key]) for key in keys}
+        logits: dict[str, Tensor] = {}
+        likelihoods: dict[str, list[list[float]]] = {}
+        for forward in self._text_forwards(turns):
+            written, read = self._text_forward(forward)
+            logits |= written
+            likelihoods |= read
+        for key, turn in turns.items():
             state = self._states[key]
-            if state.writing is not None and not state.prefill:
-                state.writing.cursor = state.writing.cursor.after(feeds[last_feed[key]])
+            if key in logits and state.writing is not None and not state.prefill:
+                state.writing.cursor = state.writing.cursor.after(turn.stored[-1])
             state.prefill = []
-        for key, row in zip(writers, logits, strict=True):
-            # Once: a second try would take another of its random numbers.
+        outputs: Outputs = {}
+        # Once: a second try would take another of its random numbers.
+        for key, row in logits.items():
             outputs |= self._isolation.once(key, lambda k=key, r=row: {k: self._wrote(k, self._choose(k, r))})  # type: ignore[misc]
+        for key, own in likelihoods.items():
+            outputs |= self._isolation.once(key, lambda k=key, o=own: {k: self._read(self._states[k], o)})  # type: ignore[misc]
         return outputs
 
-    def _feeds(self, state: _State) -> list[Feed]:
+    def _turn(self, state: _State) -> _Turn:
+        if state.looking is not None:
+            return _Turn(*state.looking.turn(self._feeder, lambda picture: self._vit_rows(state, picture)))
         if state.prefill:
-            return state.prefill
+            return _Turn(state.prefill)
         writing = state.writing
         assert writing is not None
-        assert writing.last is not None
-        return [self._text_feed(writing.cursor, [writing.last])]
+        if writing.ended is not None:
+            return _Turn([], [writing.ended[1]])
+        return _Turn([self._feeder.text(writing.cursor, writing.ids[-1:])])
+
+    def _text_forwards(self, turns: dict[str, _Turn]) -> Iterator[dict[str, _Turn]]:
+        """One forward; those that judge join it as far as it holds them, and others after it hold the rest."""
+        forward = {key: turn for key, turn in turns.items() if self._states[key].looking is None}
+        rows = sum(turn.rows for turn in forward.values())
+        for key in (key for key in turns if key not in forward):
+            if forward and rows + turns[key].rows > self.max_batch_rows:
+                yield forward
+                forward, rows = {}, 0
+            forward[key] = turns[key]
+            rows += turns[key].rows
+        yield forward
+
+    def _text_forward(self, turns: dict[str, _Turn]) -> tuple[dict[str, Tensor], dict[str, list[list[float]]]]:
+        """The logits of each that writes, and the likelihoods that each asked for."""
+        writers = [key for key, turn in turns.items() if self._states[key].writing is not None and not turn.asked]
+        with self._stopwatch.timing("text", len(writers)):
+            packed = pack([feed for turn in turns.values() for feed in turn.feeds])
+            hidden = self._forward(packed)
+            places = _places(turns, packed.firsts)
+            logits: list[Tensor] = []
+            if writers:
+                # One copy to the host a turn: the stop must be known.
+                logits = list(self._bagel.logits(hidden[self._feeder.ids([places[k][0] for k in writers])]).cpu())
+            read = self._likelihoods(hidden, turns, places)
+        return dict(zip(writers, logits, strict=True)), read
+
+    def _likelihoods(
+        self, hidden: Tensor, turns: dict[str, _Turn], places: dict[str, list[int]]
+    ) -> dict[str, list[list[float]]]:
+        asked = {key: turn.asked for key, turn in turns.items() if turn.asked}
+        if not asked:
+            return {}
+        each = [(one, place) for key, own in asked.items() for one, place in zip(own, places[key][1:], strict=True)]
+        rows = [place + i for one, place in each for i in range(len(one.ids))]
+        ids = [id_ for one, _ in each for id_ in one.ids]
+        numbers = iter(self._bagel.likelihoods(hidden[self._feeder.ids(rows)], self._feeder.ids(ids)).tolist())
+        return {key: [[next(numbers) for _ in one.ids] for one in own] for key, own in asked.items()}
 
     def _choose(self, key: str, logits: Tensor) -> int:
         writing = self._states[key].writing
@@ -351,53 +427,86 @@ class ModelRunner:
         writing = self._states[key].writing
         assert writing is not None
         writing.tokens += 1
-        writing.last = id_
         if id_ != self._tokenizer.im_end:
+            writing.ids.append(id_)
             return Piece(writing.stream.push(id_))
         rest = writing.stream.finish()
-        return Text(writing.stream.whole, rest, writing.tokens)
+        text = Text(writing.stream.whole, rest, writing.tokens)
+        if not writing.verdict:
+            return text
+        at = Cursor(writing.prompt.start, writing.prompt.length + 1, writing.prompt.position + 1)
+        asked = asked_after(writing.ids, at, self._tokenizer, self._feeder)
+        if asked is None:
+            return replace(text, verdict=Score("verdict", None))
+        writing.ended = text, asked
+        return Working()
+
+    def _read(self, state: _State, likelihoods: list[list[float]]) -> Output:
+        """What a picture's or a text's likelihoods come to."""
+        if state.looking is None:
+            assert state.writing is not None
+            assert state.writing.ended is not None
+            return replace(state.writing.ended[0], verdict=verdict_of(likelihoods[0]))
+        state.looking.read(likelihoods)
+        state.prior = state.looking.prior
+        return Looked(tuple(state.looking.done)) if state.looking.is_done else Working()
 
     # --- the denoising forward: every branch of every picture
 
     def _draw(self, keys: list[str]) -> Outputs:
         outputs: Outputs = {}
-        for key, (drawing, own) in self._velocities(keys).items():
-            outputs |= self._isolation.alone(key, lambda k=key, d=drawing, v=own: {k: self._euler(d, v)})  # type: ignore[misc]
+        for key, drawn in self._velocities(keys).items():
+            outputs |= self._isolation.alone(key, lambda k=key, d=drawn: {k: self._stepped(d)})  # type: ignore[misc]
         return outputs
 
-    def _velocities(self, keys: list[str]) -> dict[str, tuple[_Drawing, tuple[Tensor, ...]]]:
-        """Each picture with the velocity of each of its branches; all else of the forward is let go."""
-        drawings = {k: d for k in keys if (d := self._states[k].drawing) is not None}
+    def _velocities(self, keys: list[str]) -> dict[str, list[tuple[Drawing, tuple[Tensor, ...]]]]:
+        """Each picture with the velocity of each of its branches; all else of the forwards is let go."""
+        found: dict[str, list[tuple[Drawing, tuple[Tensor, ...]]]] = {key: [] for key in keys}
+        drawings = [(key, drawing) for key in keys for drawing in self._states[key].drawings]
+        for forward in forwards_of(drawings, self.max_batch_rows, _MARKERS):
+            for (key, drawing), own in zip(forward, self._denoise([d for _, d in forward]), strict=True):
+                found[key].append((drawing, own))
+        return found
+
+    def _denoise(self, drawings: Sequence[Drawing]) -> list[tuple[Tensor, ...]]:
+        """One forward: the velocities of each drawing's branches."""
         feeds: list[Feed] = []
-        with self._stopwatch.timing("denoise", len(drawings), sum(len(d.views_now()) for d in drawings.values())):
-            for drawing in drawings.values():
+        with self._stopwatch.timing("denoise", len(drawings), sum(len(d.views_now()) for d in drawings)):
+            for drawing in drawings:
                 time = drawing.device_times[drawing.step : drawing.step + 1]
                 rows = self._bagel.embed_latents(drawing.x, time, drawing.ids)
-                feeds += [Feed(view, self._markers, rows, stored=False) for view in drawing.views_now()]
+                feeds += [Feed(view, self._feeder.markers, rows, stored=False) for view in drawing.views_now()]
             packed = pack(feeds)
             velocities = self._bagel.velocity(self._forward(packed)[packed.rows.und :])
-        found = {}
+        found = []
         first = 0
-        for key, drawing in drawings.items():
+        for drawing in drawings:
             size, count = drawing.x.shape[0], len(drawing.views_now())
-            found[key] = drawing, torch.split(velocities[first : first + count * size], size)
+            found.append(torch.split(velocities[first : first + count * size], size))
             first += count * size
         return found
 
-    def _euler(self, drawing: _Drawing, own: tuple[Tensor, ...]) -> Output:
+    def _stepped(self, drawn: Sequence[tuple[Drawing, tuple[Tensor, ...]]]) -> Output:
+        """All candidates of a step after one more step; nothing of them changes before all have come so far."""
+        moved = [(drawing, self._euler(drawing, own)) for drawing, own in drawn]
+        for drawing, after in moved:
+            drawing.x, drawing.step, drawing.forwards = after.x, drawing.step + 1, drawing.forwards + after.forwards
+        first, shown = moved[0]
+        if first.step < first.steps:
+            return Stepped(first.step, first.steps, shown.preview)
+        pixels = tuple(after.pixels for _, after in moved if after.pixels is not None)
+        return Drawn(pixels, first.steps, first.forwards)
+
+    def _euler(self, drawing: Drawing, own: tuple[Tensor, ...]) -> Moved:
         v = flow.guide(drawing.settings, own[0], *_optional(own[1:]))
         t, t_next = drawing.times[drawing.step], drawing.times[drawing.step + 1]
         done = drawing.step + 1
         x = flow.euler(drawing.x, v, t, t_next)
-        preview = pixels = None
         if done == drawing.steps:
-            pixels = self._decode(x, drawing.grid)
-        elif done in drawing.previews:
-            preview = self._decode(flow.clean(drawing.x, v, t), drawing.grid)
-        drawing.x, drawing.step, drawing.forwards = x, done, drawing.forwards + len(own)
-        if pixels is not None:
-            return Drawn(pixels, drawing.steps, drawing.forwards)
-        return Stepped(done, drawing.steps, preview)
+            return Moved(x, len(own), pixels=self._decode(x, drawing.grid))
+        if done in drawing.previews:
+            return Moved(x, len(own), preview=self._decode(flow.clean(drawing.x, v, t), drawing.grid))
+        return Moved(x, len(own))
 
     # --- pieces
 
@@ -413,42 +522,15 @@ class ModelRunner:
             latent = vae.unpack(tokens, grid, self._config.latent_patch)[None]
             return vae.to_uint8(self._vae.decode(latent))[0].cpu().numpy()
 
-    def _vit_rows(self, state: _State, picture: Picture | None) -> Tensor:
-        """The decoder's rows of a picture, computed once and kept until there is a newer one."""
-        assert picture is not None
-        if state.vit_rows is None or state.vit_rows[0] != picture.image.id:
-            state.vit_rows = (picture.image.id, self._look(picture.pixels))
-        return state.vit_rows[1]
-
-    def _look(self, pixels: Pixels) -> Tensor:
-        image = torch.from_numpy(preprocess(pixels, self._description.transforms["vit"])).to(self._device)
-        patch = self._config.vit.patch
-        rows, columns = image.shape[1] // patch, image.shape[2] // patch
-        learned = grid_ids(rows, columns, self._config.vit.side, self._device)
-        fixed = grid_ids(rows, columns, self._config.vit_side, self._device)
-        return self._bagel.embed_vit(self._bagel.vit_model(patchify(image, patch), learned), fixed)
-
-    def _vae_feed(self, at: Cursor, pixels: Pixels) -> Feed:
-        image = torch.from_numpy(preprocess(pixels, self._description.transforms["vae"])).to(self._device)
-        latent = self._vae.encode(image[None])[0]
-        tokens = vae.pack(latent, self._config.latent_patch)
-        grid = latent.shape[1] // self._config.latent_patch, latent.shape[2] // self._config.latent_patch
-        clean = torch.zeros(1, device=self._device)
-        ids = grid_ids(*grid, self._config.latent_side, self._device)
-        return Feed(at, self._markers, self._bagel.embed_latents(tokens, clean, ids))
-
-    def _vit_feed(self, at: Cursor, rows: Tensor) -> Feed:
-        return Feed(at, torch.cat((self._markers[:1], rows, self._markers[1:])))
-
-    def _text_feed(self, at: Cursor, ids: Sequence[int]) -> Feed:
-        return Feed(at, self._bagel.embed_text(self._ids(ids)), causal=True)
-
-    def _ids(self, ids: Iterable[int]) -> Tensor:
-        return to_device(np.array(list(ids), dtype=np.int64), self._device)
+    def _vit_rows(self, state: _State, picture: Picture) -> Tensor:
+        """The decoder's rows of a picture, computed once and kept as long as it may be looked at again."""
+        if picture.image.id not in state.vit_rows:
+            state.vit_rows[picture.image.id] = self._feeder.look(picture.pixels)
+        return state.vit_rows[picture.image.id]
 
     def _store_prefix(self, ids: list[int], row: int) -> Cursor:
         """Compute a constant prefix into the cache for good."""
-        feed = self._text_feed(Cursor(row), ids)
+        feed = self._feeder.text(Cursor(row), ids)
         self._forward(pack([feed]))
         return feed.at.after(feed)
 
@@ -465,3 +547,19 @@ def _optional(branches_: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | No
     without_text = branches_[0] if branches_ else None
     without_image = branches_[1] if len(branches_) > 1 else None
     return without_text, without_image
+
+
+def _candidates(step: Step) -> tuple[int, ...]:
+    return step.candidates if isinstance(step, Generate | Refine) else FIRST
+
+
+def _places(turns: dict[str, _Turn], firsts: Sequence[int]) -> dict[str, list[int]]:
+    """For each trajectory the packed row of the last that it stores, and those from which what it asked is read."""
+    places = {}
+    left = iter(firsts)
+    for key, turn in turns.items():
+        stored = [next(left) + feed.und.shape[0] - 1 for feed in turn.stored]
+        places[key] = [*stored[-1:], *(next(left) + one.first for one in turn.asked)]
+        if not stored:
+            places[key].insert(0, -1)
+    return places

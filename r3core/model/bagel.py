@@ -3,6 +3,7 @@
 embed_*      tokens, patches and latents to rows of the decoder's space
 forward      one packed forward of many pieces over the K/V cache
 logits       the next token's, from rows of the understanding expert
+likelihoods  of given next tokens, from the same rows
 velocity     the flow's, from rows of the drawing expert
 """
 
@@ -21,6 +22,7 @@ from r3core.model.vae import VAE, VAEConfig
 from r3core.model.vit import Connector, ViT, ViTConfig, sincos_table
 
 _SINUSOIDS: Final = 256
+_LIKELIHOODS_AT_ONCE: Final = 64  # rows of the whole vocabulary, some 0.1 GB, where a forward had its activations
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,14 @@ class Bagel(nn.Module):
         """Rows of the understanding expert [n, H] -> float32 [n, V]."""
         out: Tensor = self.language_model.lm_head(self.language_model.model.norm(hidden))
         return out.float()
+
+    def likelihoods(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Rows of the understanding expert [n, H], the id after each [n] -> its log-probability [n], float32."""
+        found = [
+            self.logits(rows).log_softmax(-1).gather(-1, of[:, None])[:, 0]
+            for rows, of in zip(hidden.split(_LIKELIHOODS_AT_ONCE), ids.split(_LIKELIHOODS_AT_ONCE), strict=True)
+        ]
+        return torch.cat(found)
 
     def velocity(self, hidden: Tensor) -> Tensor:
         """Latent rows [n, H] -> [n, d], float32 (computed in the model's dtype)."""

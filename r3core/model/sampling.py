@@ -1,7 +1,7 @@
 """From logits to the next token, and every random draw of a trajectory (r3-model: section 7; api.md, Seeds).
 
 A draw comes from a key: SHA-256 of "seed|round|stage|try" seeds a Philox generator on the CPU, so nothing depends on
-who shares the batch.
+who shares the batch. Of several pictures of one step the first has that key, and each other its number after it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from r3core.types import TextSampling
 _MAX_CANDIDATES: Final = 1000
 
 
-def generator(seed: int, round_: int, stage: str, attempt: int = 0) -> np.random.Generator:
+def generator(seed: int, round_: int, stage: str, attempt: int = 0, candidate: int = 0) -> np.random.Generator:
     """The generator of one stage's draws."""
-    digest = hashlib.sha256(f"{seed}|{round_}|{stage}|{attempt}".encode()).digest()
+    key = f"{seed}|{round_}|{stage}|{attempt}" + (f"|{candidate}" if candidate else "")
+    digest = hashlib.sha256(key.encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
 
 

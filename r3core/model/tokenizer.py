@@ -5,7 +5,9 @@ User text never becomes a special token; ids past the tokenizer decode to nothin
 
 from __future__ import annotations
 
+import bisect
 import codecs
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -48,6 +50,18 @@ class Tokenizer:
     def segment(self, text: str) -> list[int]:
         """A text segment as the model sees it: start, ids, end."""
         return [self.im_start, *self.encode(text), self.im_end]
+
+    def words(self, text: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """A text's words, parted by white space, and for each token of `encode` the number of its word.
+
+        A token is of the word that holds its last character; one of white space alone is of the word that follows.
+        """
+        found = list(re.finditer(r"\S+", text))
+        ends = [word.end() for word in found]
+        offsets: list[tuple[int, int]] = self._plain.encode(text, add_special_tokens=False).offsets
+        lasts = (start + max(len(text[start:end].rstrip()) - 1, 0) for start, end in offsets)
+        owners = (bisect.bisect_right(ends, last) for last in lasts)
+        return tuple(word[0] for word in found), tuple(min(owner, len(found) - 1) for owner in owners)
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids, special tokens kept, invalid UTF-8 as U+FFFD, nothing cleaned up."""

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from r3core.checkpoint import describe
 from r3core.config import EngineConfig
-from r3core.engine.batch import Begin, MemoryPlan, Output
+from r3core.engine.batch import Begin, MemoryPlan
+from r3core.engine.drawing import Drawing, Moved
 from r3core.engine.engine import Engine
-from r3core.engine.runner import ModelRunner, _Drawing
+from r3core.engine.runner import ModelRunner
 from r3core.errors import R3Error, StepFailed
 from r3core.events import Event, Failed
-from r3core.loop import Generate, Reason, Refine, Reflect
 from r3core.model import flow
 from r3core.model.attention import Packing, choose
 from r3core.model.bagel import Model
@@ -29,6 +29,7 @@ from r3core.model.tokenizer import Tokenizer
 from r3core.model.weights import Loaded, load
 from r3core.prompts import PromptStrings
 from r3core.runtime import pick_device, pick_dtype, plan_memory, set_up_torch
+from r3core.steps import Reason, Reflect
 from r3core.verify.golden import GoldenSet
 from r3core.verify.traces import Drawn, Job, Pass, Seen, Trace, Written
 
@@ -60,7 +61,7 @@ class ReplayRunner(ModelRunner):
                 self._write_down(begin.key, "reason")
             case Reflect(round=round_):
                 self._write_down(begin.key, f"reflect {round_}")
-            case Generate() | Refine():
+            case _:
                 pass
         super()._begin(begin)
 
@@ -68,10 +69,10 @@ class ReplayRunner(ModelRunner):
         self._steps[key] = stage
         self.traces[key].texts[stage] = Written([self._tokenizer.im_start])
 
-    def _noise(self, begin: Begin, stage: str, round_: int, tokens: int) -> Tensor:
+    def _noise(self, begin: Begin, stage: str, round_: int, tokens: int, candidate: int) -> Tensor:
         noise = self.traces[begin.key].job.noise.get(round_)
         if noise is None:
-            noise = super()._noise(begin, stage, round_, tokens)
+            noise = super()._noise(begin, stage, round_, tokens, candidate)
         elif noise.shape != (tokens, self._config.token_channels):
             wanted = [tokens, self._config.token_channels]
             raise StepFailed(f"the recorded noise is {list(noise.shape)} and the picture takes {wanted}")
@@ -90,7 +91,7 @@ class ReplayRunner(ModelRunner):
         written.logits.append(logits)
         return chosen
 
-    def _euler(self, drawing: _Drawing, own: tuple[Tensor, ...]) -> Output:
+    def _euler(self, drawing: Drawing, own: tuple[Tensor, ...]) -> Moved:
         trace = self._trace_of(drawing)
         seen = trace.drawn[max(trace.drawn)]
         if trace.job.keep and not trace.context:
@@ -101,12 +102,12 @@ class ReplayRunner(ModelRunner):
         without = (*own[1:], None, None)
         seen.velocities.append(flow.guide(drawing.settings, own[0], without[0], without[1]).float().cpu())
         seen.branches.append(tuple(v.cpu() for v in own))
-        output = super()._euler(drawing, own)
-        seen.x.append(drawing.x.float().cpu())
-        return output
+        moved = super()._euler(drawing, own)
+        seen.x.append(moved.x.float().cpu())
+        return moved
 
-    def _trace_of(self, drawing: _Drawing) -> Trace:
-        return next(self.traces[key] for key, state in self._states.items() if state.drawing is drawing)
+    def _trace_of(self, drawing: Drawing) -> Trace:
+        return next(self.traces[k] for k, state in self._states.items() if any(d is drawing for d in state.drawings))
 
     def _saw_picture(self, _module: nn.Module, given: tuple[Any, ...], features: Tensor) -> None:
         patches, ids = given
@@ -182,7 +183,7 @@ class Replay:
 
     def _add(self, engine: Engine, trace: Trace) -> None:
         try:
-            engine.add(trace.job.key, trace.job.trajectory, trace.job.picture)
+            engine.add(trace.job.key, trace.job.trajectory, () if trace.job.picture is None else (trace.job.picture,))
         except R3Error as error:
             trace.error = error
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from r3core.engine.batch import Batch, Begin, Picture
+from r3core.engine.feeds import Feeder
 from r3core.engine.runner import ModelRunner
 from r3core.errors import DeviceError, InvalidRequest, OutOfCapacity, OutOfMemory, PromptTooLong, R3Error, StepFailed
 from r3core.events import Cancelled, Event, Failed, Finished, ImageReady, Preview, Progress
@@ -77,8 +78,8 @@ MIX = {
 }
 
 
-def given_picture(request: Request) -> Picture | None:
-    return plain_picture(request.width, request.height) if request.given_image else None
+def given_picture(request: Request) -> tuple[Picture, ...]:
+    return (plain_picture(request.width, request.height),) if request.given_image else ()
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +236,7 @@ def test_a_context_begins_once_and_its_branches_share_it(make_runtime: MakeRunti
     """An edit's picture is read once: both branches that see it begin at the same cache rows."""
     engine = make_runtime().engine
     forwards.packings.clear()
-    alone(engine, MIX["given, told what to do"], plain_picture())
+    alone(engine, MIX["given, told what to do"], (plain_picture(),))
     guided = next(p for p in forwards.denoising if len(p.pieces) == 3)
     with_text, without_text, without_picture = guided.pieces
     assert with_text.start == without_text.start
@@ -247,13 +248,13 @@ def test_a_context_begins_once_and_its_branches_share_it(make_runtime: MakeRunti
 
 def test_the_eye_looks_once_at_each_picture(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[tuple[int, ...]] = []
-    look = ModelRunner._look
+    look = Feeder.look
 
-    def watched(self: ModelRunner, pixels: Any) -> Any:
+    def watched(self: Feeder, pixels: Any) -> Any:
         looked.append(pixels.shape)
         return look(self, pixels)
 
-    monkeypatch.setattr(ModelRunner, "_look", watched)
+    monkeypatch.setattr(Feeder, "look", watched)
     ran = alone(make_runtime().engine, ask(early_stop=EarlyStop(on_satisfied=False))).trajectory
     assert len(ran.rounds) == 3
     assert len(looked) == 2  # nothing follows the last picture
@@ -355,8 +356,8 @@ def break_when(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, harm: Callable
 
 def break_picture(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     def harm(state: Any) -> None:
-        if state.drawing is not None and state.drawing.step == 2:
-            state.drawing.x = torch.zeros(3, 3)
+        if state.drawings and state.drawings[0].step == 2:
+            state.drawings[0].x = torch.zeros(3, 3)
 
     break_when(runtime, monkeypatch, harm)
 
@@ -364,7 +365,7 @@ def break_picture(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
 def break_text(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     def harm(state: Any) -> None:
         if state.writing is not None and state.writing.tokens == 3:
-            state.writing.last = 10**9
+            state.writing.ids[-1] = 10**9
 
     break_when(runtime, monkeypatch, harm)
 
@@ -379,8 +380,8 @@ def break_sampling(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def break_decoding(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     def harm(state: Any) -> None:
-        if state.drawing is not None:
-            state.drawing.grid = (5, 7)
+        for drawing in state.drawings:
+            drawing.grid = (5, 7)
 
     break_when(runtime, monkeypatch, harm)
 

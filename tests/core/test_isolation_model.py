@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from r3core.engine.feeds import Feeder
 from r3core.engine.runner import ModelRunner
 from r3core.events import Event, Failed, Finished
 from r3core.model.attention import Packing
@@ -43,7 +44,7 @@ def full_begin(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def full_eye(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ModelRunner, "_look", first_call(ModelRunner._look))
+    monkeypatch.setattr(Feeder, "look", first_call(Feeder.look))
 
 
 def full_text(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

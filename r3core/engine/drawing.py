@@ -1,0 +1,75 @@
+"""A picture that is being drawn. The candidates of a step are drawings with the same views and noise of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from r3core.engine.packing import Cursor
+from r3core.schedule import branches
+from r3core.types import ImageSampling
+
+if TYPE_CHECKING:
+    from r3core.events import Pixels
+
+
+@dataclass
+class Drawing:
+    """Latent tokens x [n, d] at times[step], and what each branch sees."""
+
+    x: Tensor
+    grid: tuple[int, int]
+    ids: Tensor
+    times: list[float]
+    device_times: Tensor  # the same, where the model is
+    settings: ImageSampling
+    edit: bool
+    views: tuple[Cursor, ...]  # conditional, without text, without picture (an edit's only)
+    previews: frozenset[int]
+    step: int = 0
+    forwards: int = 0
+
+    @property
+    def steps(self) -> int:
+        """How many Euler steps there are."""
+        return len(self.times) - 1
+
+    def views_now(self) -> tuple[Cursor, ...]:
+        """The branches of this step, only those that count."""
+        return self.views[: branches(self.times[self.step], self.settings, edit=self.edit)]
+
+    def rows_now(self, markers: int) -> int:
+        """Rows of this step in a forward, with so many markers around the latents of each branch."""
+        return len(self.views_now()) * (self.x.shape[0] + markers)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A drawing after one more step: x, and what is to be shown of it."""
+
+    x: Tensor
+    forwards: int
+    preview: Pixels | None = None
+    pixels: Pixels | None = None  # of the last step
+
+
+Own = tuple[str, Drawing]
+"""A drawing and the key of its trajectory."""
+
+
+def forwards_of(drawings: Sequence[Own], most_rows: int, markers: int) -> Iterator[list[Own]]:
+    """The drawings of a turn in as few forwards as hold them; one drawing alone may be larger."""
+    forward: list[Own] = []
+    rows = 0
+    for own in drawings:
+        more = own[1].rows_now(markers)
+        if forward and rows + more > most_rows:
+            yield forward
+            forward, rows = [], 0
+        forward.append(own)
+        rows += more
+    if forward:
+        yield forward
