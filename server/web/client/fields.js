@@ -3,6 +3,7 @@
 import { html, Icon } from "./dom.js";
 import { JudgeFields } from "./scorers.js";
 import { defaultOf, fieldOf, roundsOf, sizesOf, sizeWords } from "./settings.js";
+import { Whole } from "./whole.js";
 
 /** Rounds, early stop, size, seed, trajectories. */
 export function Settings({ form, model, set, ranges }) {
@@ -125,13 +126,4 @@ export function MoreSettings({ form, model, set, info }) {
       <${JudgeFields} form=${form} set=${set} ranges=${info.ranges} />
       <p class="hint">An empty field is as the model does by default, which it shows in grey.</p>
     </details>`;
-}
-
-function Whole({ id, label, form, set, range }) {
-  const { minimum: min, maximum: max } = range;
-  return html`<div class="field">
-    <label for=${id}>${label}</label>
-    <input id=${id} type="number" min=${min} max=${max} step="1" value=${form[id]}
-      onChange=${(e) => set({ [id]: Math.round(Math.min(max, Math.max(min, Number(e.target.value) || 0))) })} />
-  </div>`;
 }

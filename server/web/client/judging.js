@@ -39,7 +39,7 @@ export function leastImages({ n, scorers, image, firstCandidates, editCandidates
 
 /** The fields of a request; `score` is what early_stop gains, where it does. */
 export function judgedOf(form) {
-  const budget = form.maxImages === "" ? {} : { max_images: Math.max(leastImages(form), Math.round(Number(form.maxImages))) };
+  const budget = form.maxImages === "" ? {} : { max_images: Math.max(leastImages(form), form.maxImages) };
   if (!form.scorers.length) return budget;
   const candidates = {};
   if (form.firstCandidates > 1 && form.image === null) candidates.first = form.firstCandidates;
@@ -72,7 +72,7 @@ export function judgedFormOf(params) {
     editCandidates: params.candidates?.refine ?? 1,
     choose: params.choose ?? "last",
     onRegression: params.on_regression ?? "keep",
-    maxImages: told(params.max_images),
+    maxImages: params.max_images ?? "",
     stopsByScore: rule !== null,
     stopScorer: rule?.scorer ?? "",
     atLeast: told(rule?.at_least),

@@ -3,6 +3,7 @@
 import { html } from "./dom.js";
 import { SCORERS } from "./judge.js";
 import { decidedBy, leastImages, mayHaveThreshold, stopScorerOf, withScorer } from "./judging.js";
+import { Whole } from "./whole.js";
 
 /** All of them: those that need a score are there once there is a scorer. */
 export function JudgeFields({ form, set, ranges }) {
@@ -17,18 +18,10 @@ export function JudgeFields({ form, set, ranges }) {
         </label>`)}
       ${form.scorers.length > 0 && html`<${Scored} form=${form} set=${set} ranges=${ranges} />`}
       <div class="grid">
-        <div class="field">
-          <label for="maxImages">Pictures at most</label>
-          <input id="maxImages" type="number" min=${leastImages(form)} max=${ranges.max_images.maximum} step="1"
-            placeholder="no limit" value=${form.maxImages} onChange=${(e) => set({ maxImages: bounded(e.target.value, form, ranges) })} />
-        </div>
+        <${Whole} id="maxImages" label="Pictures at most" form=${form} set=${set} empty="no limit"
+          range=${{ ...ranges.max_images, minimum: leastImages(form) }} />
       </div>
     </fieldset>`;
-}
-
-/** A budget between its ends, or none. */
-function bounded(text, form, { max_images: { maximum } }) {
-  return text === "" ? "" : String(Math.round(Math.min(maximum, Math.max(leastImages(form), Number(text)))));
 }
 
 function Scored({ form, set, ranges }) {
@@ -36,9 +29,9 @@ function Scored({ form, set, ranges }) {
     ${form.scorers.length > 1 && html`<${Choice} id="decides" label="Which score decides" value=${form.scorers[0]}
       options=${form.scorers.map((name) => [name, SCORERS[name].name])} onChoose=${(name) => set({ scorers: decidedBy(form.scorers, name) })} />`}
     <div class="grid">
-      <${Count} id="firstCandidates" label="Candidates, first" form=${form} set=${set}
+      <${Whole} id="firstCandidates" label="Candidates, first" form=${form} set=${set}
         range=${ranges["candidates.first"]} isOff=${form.image !== null} />
-      <${Count} id="editCandidates" label="Candidates, edits" form=${form} set=${set} range=${ranges["candidates.refine"]} />
+      <${Whole} id="editCandidates" label="Candidates, edits" form=${form} set=${set} range=${ranges["candidates.refine"]} />
     </div>
     <${Choice} id="choose" label="The result is" value=${form.choose} onChoose=${(choose) => set({ choose })}
       options=${[["last", "the last picture"], ["best", "the best picture"]]} />
@@ -68,7 +61,7 @@ function ScoreStop({ form, set, ranges }) {
         <input id="minGain" type="number" min="0" step="any" placeholder="0" value=${form.minGain}
           onInput=${(e) => set({ minGain: e.target.value })} />
       </div>
-      <${Count} id="patience" label="Patience, rounds" form=${form} set=${set} range=${ranges["early_stop.score.patience"]} />
+      <${Whole} id="patience" label="Patience, rounds" form=${form} set=${set} range=${ranges["early_stop.score.patience"]} />
     </div>
     ${form.earlyStop && html`<label class="switch">
       <input type="checkbox" checked=${form.stopsOnAll} onChange=${(e) => set({ stopsOnAll: e.target.checked })} />
@@ -82,14 +75,5 @@ function Choice({ id, label, value, options, onChoose }) {
     <select id=${id} onChange=${(e) => onChoose(e.target.value)}>
       ${options.map(([name, words]) => html`<option key=${name} value=${name} selected=${name === value}>${words}</option>`)}
     </select>
-  </div>`;
-}
-
-function Count({ id, label, form, set, range, isOff = false }) {
-  const { minimum: min, maximum: max } = range;
-  return html`<div class="field">
-    <label for=${id}>${label}</label>
-    <input id=${id} type="number" min=${min} max=${max} step="1" value=${isOff ? "" : form[id]} disabled=${isOff}
-      onChange=${(e) => set({ [id]: Math.round(Math.min(max, Math.max(min, Number(e.target.value) || min))) })} />
   </div>`;
 }
