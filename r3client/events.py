@@ -97,6 +97,20 @@ class ReflectDone(_Event, Reflection):
     round: int
 
 
+class DescribeDelta(_Event):
+    """A piece of a description, or of the answer to a question about a picture."""
+
+    name = "describe.delta"
+    text: str
+
+
+class DescribeDone(_Event):
+    """The whole description or answer."""
+
+    name = "describe.done"
+    text: str
+
+
 class TrajectoryDone(_Event):
     """A trajectory is at its end."""
 
@@ -175,6 +189,8 @@ Event = (
     | ImageDone
     | ReflectDelta
     | ReflectDone
+    | DescribeDelta
+    | DescribeDone
     | TrajectoryDone
     | LastEvent
     | StreamReset
@@ -187,7 +203,16 @@ EVENTS: Final[dict[str, Any]] = {
     kind.name: kind
     for kind in (
         *(JobQueued, JobStarted, ReasonDelta, ReasonDone, ImageProgress, ImagePreview, ImageDone),
-        *(ReflectDelta, ReflectDone, TrajectoryDone, JobSucceeded, JobFailed, JobCancelled),
+        *(
+            ReflectDelta,
+            ReflectDone,
+            DescribeDelta,
+            DescribeDone,
+            TrajectoryDone,
+            JobSucceeded,
+            JobFailed,
+            JobCancelled,
+        ),
         *(StreamReset, StreamClosing),
     )
 }

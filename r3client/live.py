@@ -9,7 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from r3client import events as ev
-from r3client.models import Image, Job, JobStatus, Reflection, StopReason, Trajectory
+from r3client.models import (
+    DescribeResult,
+    Image,
+    Job,
+    JobStatus,
+    Reflection,
+    RoundtripResult,
+    StopReason,
+    Trajectory,
+)
 
 
 @dataclass
@@ -53,6 +62,7 @@ class LiveTrajectory:
 
     index: int
     reasoning: LiveText = field(default_factory=LiveText)
+    description: LiveText = field(default_factory=LiveText)
     rounds: dict[int, LiveRound] = field(default_factory=dict)
     stop_reason: StopReason | None = None
     image: Image | None = None
@@ -107,6 +117,7 @@ class Live:
         self.status, self.attempt, self.position, self.eta_s = "running", event.attempt, None, None
         for trajectory in self.trajectories.values():
             trajectory.reasoning.drop_if_partial()
+            trajectory.description.drop_if_partial()
             for round_ in trajectory.rounds.values():
                 round_.reflection.drop_if_partial()
                 if round_.image is None:
@@ -116,6 +127,8 @@ class Live:
         self.status, self.attempt = job.status, job.attempt
         self.position, self.eta_s = job.queue_position, job.eta_s
         self.trajectories = {trajectory.index: _as_live(trajectory) for trajectory in job.trajectories}
+        if (text := _described(job)) is not None:
+            self.trajectory(0).description.finish(text)
 
 
 def _add(to: LiveTrajectory, event: ev.Event) -> None:
@@ -136,10 +149,27 @@ def _add(to: LiveTrajectory, event: ev.Event) -> None:
         case ev.ReflectDone():
             to.round(event.round).reflection.finish(event.text)
             to.round(event.round).reflected = event
+        case ev.DescribeDelta() | ev.DescribeDone():
+            _add_description(to.description, event)
         case ev.TrajectoryDone():
             to.stop_reason, to.image = event.stop_reason, event.image
         case _:
             pass
+
+
+def _add_description(to: LiveText, event: ev.DescribeDelta | ev.DescribeDone) -> None:
+    if isinstance(event, ev.DescribeDone):
+        to.finish(event.text)
+    else:
+        to.add(event.text)
+
+
+def _described(job: Job) -> str | None:
+    match job.result:
+        case DescribeResult(text=text) | RoundtripResult(description=text):
+            return text
+        case _:
+            return None
 
 
 def _as_live(trajectory: Trajectory) -> LiveTrajectory:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Verdict = Literal["edit", "satisfied", "malformed"]
-StopReason = Literal["satisfied", "max_rounds", "malformed", "deadline", "stopped"]
+StopReason = Literal["satisfied", "max_rounds", "malformed", "score", "budget", "deadline", "stopped", "done"]
+Scorer = Literal["gvu", "lift", "vqa", "verdict"]
+Kind = Literal["generate", "score", "reflect", "describe", "roundtrip"]
 
 
 class Shape(BaseModel):
@@ -85,6 +87,22 @@ class Reflection(Shape):
     instruction: str | None
 
 
+class WordLift(Shape):
+    """A word of the prompt, and how much likelier the picture makes it; the lowest are what it fails to show."""
+
+    text: str
+    lift: float
+
+
+class Score(Shape):
+    """What a scorer says of a picture; None where it could not tell. `gvu` and `lift` say it of every word too."""
+
+    scorer: Scorer
+    value: float | None
+    lift: float | None = None
+    words: list[WordLift] = []
+
+
 class Round(Shape):
     """A picture, the edit that made it, and what was then said of it."""
 
@@ -104,6 +122,52 @@ class Trajectory(Shape):
     rounds: list[Round]
     stop_reason: StopReason | None
     image: Image | None
+
+
+class ScoredImage(Shape):
+    """One of the pictures that were to be scored."""
+
+    image: Image | None
+    scores: list[Score]
+
+    def value(self, scorer: Scorer) -> float | None:
+        """What that scorer gave it; None where it could not tell, or was not asked."""
+        return next((score.value for score in self.scores if score.scorer == scorer), None)
+
+
+class ScoreResult(Shape):
+    """What came of a score: the pictures in the order in which they were given."""
+
+    images: list[ScoredImage]
+
+
+class ReflectResult(Shape):
+    """What came of a reflection; None while it is not there."""
+
+    reflection: Reflection | None
+
+
+class DescribeResult(Shape):
+    """What came of a description; None while it is not there."""
+
+    text: str | None
+
+
+class RoundtripResult(Shape):
+    """What came of a round trip, as far as it is there. `self`, `latent` and `psnr` are proxies."""
+
+    source: Image | None
+    description: str | None
+    reconstruction: Image | None
+    similarities: dict[str, float] | None
+
+    def with_contents(self, contents: dict[str, bytes]) -> RoundtripResult:
+        """The same with these bytes, by their images' ids."""
+        seen = {"source": self.source, "reconstruction": self.reconstruction}
+        return self.model_copy(update={name: _image_with(image, contents) for name, image in seen.items()})
+
+
+Result = ScoreResult | ReflectResult | DescribeResult | RoundtripResult
 
 
 class JobError(Shape):
@@ -140,9 +204,11 @@ class Links(Shape):
 
 
 class Job(Shape):
-    """A job as it stands."""
+    """A job as it stands; one that is no generation has a `kind` and a `result`, as far as it has come."""
 
     id: str
+    kind: Kind = "generate"
+    result: Result | None = None
     status: JobStatus
     created_at: datetime
     started_at: datetime | None

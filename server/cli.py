@@ -15,6 +15,7 @@ import typer
 from r3core.errors import CheckpointError, DeviceError, InvalidRequest
 from server import cli_keys, cli_webhooks
 from server.cli_generate import generate
+from server.cli_judge import roundtrip, score
 from server.cli_operate import jobs_app, queue_app
 from server.cli_options import (
     AllowUnexpected,
@@ -121,6 +122,8 @@ def worker(
 
 app.command()(generate)
 app.command()(submit)
+app.command()(score)
+app.command()(roundtrip)
 app.add_typer(cli_keys.app)
 app.add_typer(cli_webhooks.app)
 app.add_typer(jobs_app)

@@ -9,6 +9,7 @@ from r3core.judge import best_of
 from r3core.types import SEED_LIMIT
 from server.queue import StoredJob
 from server.queue_records import JUDGED_USAGE, picture, rfc3339
+from server.task_view import task_json
 
 Json = dict[str, Any]
 _READING: Final = ("self", "events")  # those of a job's links that a token is good for
@@ -21,6 +22,7 @@ def job_json(job: StoredJob, position: tuple[int | None, float | None] = (None, 
     link = f"/jobs/{job.id}"
     return {
         "id": job.id,
+        **task_json(job),
         "status": job.status,
         "created_at": rfc3339(job.created_ms),
         "started_at": _time(job.started_ms),
