@@ -13,8 +13,7 @@
 //             the chosen one, and of the first while `chosen` is null
 // from        the round whose picture was edited, null for the first
 //
-// A job of another kind than "generate" is one trajectory that has moreover `description`, `isDescribed`, and, once it
-// has ended, `similarities` by name.
+// What only a job of another kind than "generate" has: `description`, `isDescribed`, and at the end `similarities`.
 
 /** From the server's answer. `isFollowed`: events will tell what was made, from the first on. */
 export function fromJson(json, isFollowed = false) {
@@ -33,7 +32,7 @@ export function fromJson(json, isFollowed = false) {
     createdAt: json.created_at,
     usage: json.usage,
     metadata: json.metadata,
-    trajectories: json.kind ? [taskOf(json, isFollowed)] : json.trajectories.map((t) => trajectoryOf(t, isFollowed)),
+    trajectories: json.trajectories.map((t) => ({ ...trajectoryOf(t, isFollowed), ...toldOf(isFollowed ? {} : (json.result ?? {})) })),
   };
 }
 
@@ -57,29 +56,8 @@ function roundOf(json) {
 /** A picture and what was said of it. */
 export const pictureOf = ({ image, reflection = null, scores = [] }) => ({ image, preview: null, said: reflection, scores });
 
-/** A job of another kind, as one trajectory. */
-function taskOf({ kind, result, status, params }, isFollowed) {
-  const plain = { index: 0, seed: params.seed, drawing: null, reasoning: "", isReasoned: true, stopReason: null };
-  const told = isFollowed || !result ? null : result;
-  return {
-    ...plain,
-    result: null,
-    isDone: status === "succeeded",
-    rounds: told ? roundsOf(kind, told) : [],
-    description: told?.description ?? told?.text ?? "",
-    isDescribed: told !== null,
-    similarities: told?.similarities ?? null,
-  };
-}
-
-function roundsOf(kind, { images, source, reconstruction, reflection, image = null }) {
-  const round = (index, picture, candidates = []) => ({ index, instruction: null, candidates, chosen: null, from: null, ...picture });
-  if (kind === "roundtrip") {
-    return [source, reconstruction].filter(Boolean).map((made, index) => round(index, pictureOf({ image: made })));
-  }
-  if (kind === "score") {
-    const pictures = images.map(pictureOf);
-    return [round(0, pictures[0], pictures.length > 1 ? pictures : [])];
-  }
-  return [round(0, pictureOf({ image, reflection }))];
+/** What a picture was said to show, in answer to /describe or on its way through words and back. */
+function toldOf({ description, text, similarities = null }) {
+  const said = description ?? text ?? null;
+  return { description: said ?? "", isDescribed: said !== null, similarities };
 }

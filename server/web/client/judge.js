@@ -10,7 +10,7 @@ export const SCORERS = {
 };
 
 /** The scorers of a job; the first one decides. */
-export const scorersOf = ({ params }) => params.judge?.scorers ?? [];
+export const scorersOf = ({ params }) => params.judge?.scorers ?? params.scorers ?? [];
 
 /** What a scorer gave a picture; null where it gave nothing, or has not been heard yet. */
 export const valueOf = (picture, scorer) => scoreOf(picture, scorer)?.value ?? null;

@@ -11,7 +11,7 @@ export const kindName = ({ kind }) => NAMES[kind] ?? "";
 /** What a job is headed with: its prompt, or where it has none its question, or what it is. */
 export const titleOf = (job) => job.prompt || job.params?.question || kindName(job) || "A job";
 
-/** What such a job is at while it runs: waiting, looking, drawing, comparing, scoring or done. */
+/** What such a job is at while it runs: waiting, thinking, drawing, looking, comparing, scoring or done. */
 export function taskPhase(job) {
   const [task] = job.trajectories;
   if (hasEnded(job)) return "done";
@@ -19,7 +19,7 @@ export function taskPhase(job) {
   if (task.drawing) return "drawing";
   if (job.kind === "score") return "scoring";
   if (job.kind !== "roundtrip") return "looking";
-  if (!task.rounds.length) return "drawing";
+  if (!task.rounds.length && !job.params.image) return task.isReasoned || !job.params.think ? "drawing" : "thinking";
   if (!task.isDescribed) return "looking";
   return task.rounds.length > 1 ? "comparing" : "drawing";
 }
@@ -29,6 +29,7 @@ export function taskWords(job) {
   const [task] = job.trajectories;
   const step = task.drawing ? `, step ${task.drawing.step} of ${task.drawing.steps}` : "";
   return {
+    thinking: "Reasoning about the prompt",
     drawing: `${task.rounds.length ? "Drawing from the words" : "Drawing the picture"}${step}`,
     looking: "Looking at the picture",
     comparing: "Comparing the two",

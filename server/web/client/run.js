@@ -99,7 +99,7 @@ export function Run({ id, models, server, isOnline, header, tools }) {
           ${!isWhole && endings}
           ${linkToken() && html`<p class="hint">Shared with you, to look at</p>`}
           ${hasEnded(job) && scorersOf(job).length > 0 && html`<p class="hint spent">${spentOf(job)}</p>`}</div>
-        ${job.parent?.round !== undefined && html`<${Parent} parent=${job.parent} />`}
+        ${job.parent?.round !== undefined && html`<${Parent} parent=${job.parent} isWhole=${isWhole} />`}
         ${header?.(job, model)}
       </header>
       ${isWhole && html`<div class="bar"><${Timeline} job=${job} />${endings}</div>`}
@@ -133,8 +133,9 @@ function Status({ job }) {
   </p>`;
 }
 
-function Parent({ parent }) {
-  const from = parent.round === null ? "Another try of" : `Goes on from ${parent.round === 0 ? "the first picture" : `edit ${parent.round}`} of`;
+function Parent({ parent, isWhole }) {
+  const picture = parent.round === 0 ? "the first picture" : `edit ${parent.round}`;
+  const from = parent.round === null ? "Another try of" : `${isWhole ? "Goes on from" : "Looks at"} ${picture} of`;
   return linkToken() ? null : html`<p class="parent hint">${from} <a href=${`/j/${parent.job}`}>an earlier job</a></p>`;
 }
 

@@ -132,7 +132,7 @@ export function repeatOf(job, model) {
   const told = Object.entries(params)
     .map(([name, value]) => [name, without(value, defaults[name])])
     .filter(([name, value]) => value !== null && value !== undefined && (name !== "think" || !job.params.image));
-  return { model: job.model, prompt: job.prompt, ...Object.fromEntries(told) };
+  return { model: job.model, ...(job.prompt ? { prompt: job.prompt } : {}), ...Object.fromEntries(told) };
 }
 
 /** Null where the value is the default's; of an object, the part that is not. */

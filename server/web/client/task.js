@@ -101,16 +101,10 @@ function Described(place) {
 
 /** One picture, and beside it a text. */
 function Beside({ job, task, size, tools, width, children }) {
-  const image = task.rounds[0]?.image ?? givenTo(job);
-  const round = task.rounds[0] && { ...task.rounds[0], image };
+  const [round] = task.rounds;
   return html`
     <div class="round-card">
-      ${image && html`<${Frame} size=${image.width ? image : size} available=${width >= WIDE ? width * 0.5 : width} image=${image} alt="The picture" />`}
-      <div class="round-text">${children}${round && image && tools?.({ trajectory: task, round })}</div>
+      <${Frame} size=${size} available=${width >= WIDE ? width * 0.5 : width} image=${round?.image} isWaiting=${true} alt=${job.prompt || "The picture"} />
+      <div class="round-text">${children}${round && hasEnded(job) && tools?.({ trajectory: task, round })}</div>
     </div>`;
-}
-
-/** The picture that a job was given, where it is one of this server's own. */
-function givenTo({ params }) {
-  return params.image ? { id: params.image, url: `/images/${params.image}` } : null;
 }

@@ -69,8 +69,4 @@ function Recent() {
 }
 
 /** The picture that stands for a job: what it came to, else the newest there is. */
-export function newest({ trajectories, result }) {
-  const made = result?.reconstruction ?? result?.images?.at(-1).image;
-  const images = (trajectories ?? []).flatMap((t) => [...t.rounds.map((r) => r.image), t.image]);
-  return made ?? images.filter(Boolean).at(-1);
-}
+export const newest = (job) => job.trajectories.flatMap((t) => [...t.rounds.map((r) => r.image), t.image]).filter(Boolean).at(-1);
