@@ -95,8 +95,8 @@ function enoughOf({ params }, scorer) {
 const endsIn = (points) => (points.length ? [Math.min(...points.map((p) => p.value)), Math.max(...points.map((p) => p.value))] : []);
 
 function endsOf(scorer, points, enough) {
-  if (scorer === "vqa") return [0, 1];
   const values = [...points.map((p) => p.value), ...(enough === null ? [] : [enough])];
+  if (scorer === "vqa") return [Math.min(0, ...values), Math.max(1, ...values)];
   if (!values.length) return [0, 1];
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const air = high - low < EQUAL ? Math.max(Math.abs(high), 1) / 2 : (high - low) / 10;
