@@ -14,6 +14,8 @@ import typer
 
 from r3core.errors import CheckpointError, DeviceError, InvalidRequest
 from server import cli_keys, cli_webhooks
+from server.cli_batch import batch
+from server.cli_compare import compare
 from server.cli_generate import generate
 from server.cli_judge import roundtrip, score
 from server.cli_operate import jobs_app, queue_app
@@ -124,6 +126,8 @@ app.command()(generate)
 app.command()(submit)
 app.command()(score)
 app.command()(roundtrip)
+app.command()(batch)
+app.command()(compare)
 app.add_typer(cli_keys.app)
 app.add_typer(cli_webhooks.app)
 app.add_typer(jobs_app)

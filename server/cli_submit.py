@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from server.cli_settings import CLIENTS_OWN, Set, add_settings
 from server.misconfigured import Misconfigured
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def submit(
     n: Annotated[int | None, typer.Option("--n", metavar="N", help="Independent tries, 1-4 [1]")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Width and height [the checkpoint's]")] = None,
     model: Annotated[str | None, typer.Option(help="Where the server has several")] = None,
+    more: Set = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Show nothing, and print the finished job, for machines")
     ] = False,
@@ -62,6 +64,7 @@ def submit(
         "model": model,
     }
     settings = {name: value for name, value in fields.items() if value is not None}
+    add_settings(settings, more or [], CLIENTS_OWN)
     try:
         import PIL  # noqa: F401 -- what is drawn needs it
         import rich.console
