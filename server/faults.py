@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -31,6 +31,10 @@ class Fault(NamedTuple):
 
     pointer: str
     detail: str
+
+
+Found = Iterator[tuple[frozenset[str], Fault]]
+"""Faults, each with the fields it comes from: where one of those is wrong in itself, it is not held against them."""
 
 
 @dataclass

@@ -10,7 +10,8 @@ from r3core.checkpoint import Description
 from r3core.model.image_processing import Size
 from r3core.types import Kind, Request
 from server import resolve, resolve_tasks
-from server.resolve import Body, Read, Together
+from server.faults import Found
+from server.resolve import Body, Read
 from server.schemas import GenerationCreate
 from server.task_schemas import DescribeCreate, ReflectCreate, RoundtripCreate, ScoreCreate
 
@@ -27,7 +28,7 @@ class Ask(Generic[Body]):
 
     kind: Kind
     body: type[Body]
-    faults: Callable[[Body, Description], Together]
+    faults: Callable[[Body, Description], Found]
     pictures: Callable[[Body], Sequence[tuple[str, str]]]
     resolved: Callable[[Body, Description, int, Sequence[Size]], Request]
     params: Callable[[Request, Body, Sequence[str]], Json]

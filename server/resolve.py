@@ -7,7 +7,7 @@ together.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from r3core.checkpoint import Description
 from r3core.model.image_processing import Size
 from r3core.types import ImageSampling, Request, TextSampling
-from server.faults import Fault, faults_of_pydantic
+from server.faults import Fault, Found, faults_of_pydantic
 from server.hook_rules import NOTHING_ALLOWED, Allowed, Target
 from server.resolve_judge import early_stop_of, judge_faults, judged, shown_settings
 from server.schemas import GenerateSamplingCreate, GenerationCreate, JobCreate
@@ -25,8 +25,6 @@ from server.sizes import is_legal, nearest_legal, parse_size
 SEEDS_DRAWN_BELOW = 2**32
 Sampling = TypeVar("Sampling", TextSampling, ImageSampling)
 Body = TypeVar("Body", bound=JobCreate)
-Together = Iterator[tuple[frozenset[str], Fault]]
-"""Faults, each with the fields it comes from: where one of those is wrong in itself, it is not held against them."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def faults_against(
 
 
 def every_fault(
-    read: Read[Body], description: Description, together: Callable[[Body, Description], Together], hooks: Allowed
+    read: Read[Body], description: Description, together: Callable[[Body, Description], Found], hooks: Allowed
 ) -> list[Fault]:
     """Every fault of a body: those of single fields, those that only show beside other fields or the model, which
     `together` finds, and those of where webhooks may go.
@@ -132,7 +130,7 @@ def postable(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, "generate": taken}
 
 
-def _hook_faults(body: JobCreate, hooks: Allowed) -> Together:
+def _hook_faults(body: JobCreate, hooks: Allowed) -> Found:
     if body.webhook is None:
         return
     if not hooks:
@@ -142,13 +140,13 @@ def _hook_faults(body: JobCreate, hooks: Allowed) -> Together:
         yield fields("webhook"), Fault("/webhook/url", f"{refusal}; use one that is, or follow /jobs/{{id}}/events")
 
 
-def faults_together(body: GenerationCreate, description: Description) -> Together:
+def faults_together(body: GenerationCreate, description: Description) -> Found:
     """What only shows beside other fields or the model."""
     yield from _loop_faults(body, description)
     yield from judge_faults(body)
 
 
-def _loop_faults(body: GenerationCreate, description: Description) -> Together:
+def _loop_faults(body: GenerationCreate, description: Description) -> Found:
     rounds = _max_rounds(body, description)
     if body.image is None:
         if body.instruction is not None:
@@ -180,7 +178,7 @@ def _loop_faults(body: GenerationCreate, description: Description) -> Together:
     yield from compression_faults(body.output_format, body.output_compression)
 
 
-def compression_faults(output_format: str, compression: int | None) -> Together:
+def compression_faults(output_format: str, compression: int | None) -> Found:
     """PNG cannot be compressed more or less."""
     if compression is not None and output_format == "png":
         detail = f"is {compression}, but PNG is lossless; remove it or ask for webp or jpeg"
@@ -197,7 +195,7 @@ def _with_a_size(fault: Fault, read: Read[Body], description: Description) -> Fa
     return Fault(fault.pointer, f"{fault.detail}; the default is {width}x{height}")
 
 
-def size_faults(asked: str | None, description: Description) -> Together:
+def size_faults(asked: str | None, description: Description) -> Found:
     """A size that the model cannot draw."""
     if asked is None or is_legal(size := parse_size(asked), description):
         return

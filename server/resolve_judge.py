@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from r3core.judge import Counts, ScoreStop
 from r3core.types import EarlyStop, Request
-from server.faults import Fault
+from server.faults import Fault, Found
 from server.schemas import EarlyStopCreate, GenerationCreate
 
 Json = dict[str, Any]
-Found = Iterator[tuple[frozenset[str], Fault]]
 # What only a judged job shows beside the scorers, and what no generation is asked with.
 _JUDGED = ("choose", "on_regression", "candidates")
 _NOT_SHOWN = ("scorers", "kind", "question", "describe")

@@ -12,8 +12,8 @@ from typing import Any
 from r3core.checkpoint import Description
 from r3core.model.image_processing import Size
 from r3core.types import DESCRIBE_DEFAULTS, Request
-from server.faults import Fault
-from server.resolve import Together, compression_faults, fields, merged, postable, size_faults
+from server.faults import Fault, Found
+from server.resolve import compression_faults, fields, merged, postable, size_faults
 from server.schemas import JobCreate, TextSamplingCreate
 from server.sizes import parse_size
 from server.task_schemas import DescribeCreate, ReflectCreate, RoundtripCreate, ScoreCreate
@@ -22,7 +22,7 @@ Json = dict[str, Any]
 _SHOWN = {"response_format", "output_format", "output_compression", "priority", "deadline_s", "cancel_on_disconnect"}
 
 
-def score_faults(body: ScoreCreate, _description: Description) -> Together:
+def score_faults(body: ScoreCreate, _description: Description) -> Found:
     """One picture or several."""
     if body.image is None and body.images is None:
         yield fields("image", "images"), Fault("/image", "is missing; give it, or images where there are several")
@@ -30,7 +30,7 @@ def score_faults(body: ScoreCreate, _description: Description) -> Together:
         yield fields("image", "images"), Fault("/images", "is given beside image; give one of them")
 
 
-def roundtrip_faults(body: RoundtripCreate, description: Description) -> Together:
+def roundtrip_faults(body: RoundtripCreate, description: Description) -> Found:
     """A picture, or what to draw one from."""
     if body.image is None and body.prompt is None:
         yield fields("image", "prompt"), Fault("/image", "is missing; give it, or a prompt to draw it from")
@@ -44,7 +44,7 @@ def roundtrip_faults(body: RoundtripCreate, description: Description) -> Togethe
     yield from compression_faults(body.output_format, body.output_compression)
 
 
-def no_faults(_body: JobCreate, _description: Description) -> Together:
+def no_faults(_body: JobCreate, _description: Description) -> Found:
     """A body whose fields are judged each by itself."""
     return iter(())
 

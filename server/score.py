@@ -77,12 +77,19 @@ def _batches(files: Sequence[Path], scores: Scores) -> Iterator[dict[Path, bytes
 def _score(
     client: Client, prompt: str, some: Mapping[Path, bytes], settings: Mapping[str, Any], scores: Scores
 ) -> None:
-    """Score these; those that the server cannot take are left out, and the others are sent again."""
+    """Score these; those that the server cannot take are left out, and the others are sent again, in two parts where
+    it is too much at once.
+    """
     left = dict(some)
     while left:
         try:
             result = client.score(prompt, list(left.values()), **settings)
         except Refused as error:
+            if error.status == 413 and len(left) > 1:
+                pairs = list(left.items())
+                for half in (pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]):
+                    _score(client, prompt, dict(half), settings, scores)
+                return
             wrong = _pictures_of(error, list(left))
             if not wrong:
                 raise

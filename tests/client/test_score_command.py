@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -12,14 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image as PILImage
 from typer.testing import CliRunner, Result
 
 from r3client import Client
 from server.cli import app
+from server.embedded import EmbeddedServer
 from server.misconfigured import Misconfigured
 from server.roundtrip_folder import RoundtripFolder
 from server.similarity_table import shown, summary
-from tests.client.service import Service
+from tests.client.service import FAST, Service, running_service
 from tests.client.test_terminal_pictures import picture
 from tests.server.waiting import until
 
@@ -87,6 +90,18 @@ def test_a_broken_picture_is_named_and_the_others_scored(r3: Run, tmp_path: Path
     assert [Path(one["file"]).name for one in told["pictures"]] == ["a.PNG", "b.png", "c.webp"]
     assert [Path(one["file"]).name for one in told["failed"]] == ["aa.png", "d.png"]
     assert "r3: pictures/aa.png was left out: is no" in done.stderr
+
+
+def test_what_is_too_much_for_one_request_is_sent_in_parts(valkey: EmbeddedServer, r3: Run, tmp_path: Path) -> None:
+    noise = secrets.token_bytes(3 * 256 * 256)
+    PILImage.frombytes("RGB", (256, 256), noise).save(tmp_path / "pictures" / "large.png")
+    own = tmp_path / "own"
+    own.mkdir()
+    with running_service(f"{valkey.url}?db=3", own, worker=FAST, max_body_bytes=100_000) as service:
+        done = r3("score", "a cat", "pictures", "--json", "--url", service.url)
+    told = json.loads(done.stdout)
+    assert [Path(one["file"]).name for one in told["pictures"]] == ["a.PNG", "b.png", "c.webp"]
+    assert [Path(one["file"]).name for one in told["failed"]] == ["large.png"]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,12 +96,16 @@ def test_a_wrong_body_is_refused_by_name(api: RunningApi, kind: str, body: dict[
 
 
 def test_a_broken_picture_is_named_by_its_place_and_nothing_is_kept(api: RunningApi) -> None:
-    broken = base64.b64encode(png()[:200]).decode()
+    def kept() -> set[Path]:
+        return {path for path in api.settings.data_dir.rglob("*") if path.is_file()}
+
+    broken, before = base64.b64encode(png()[:200]).decode(), kept()
     images = [PICTURE, broken, OTHER, "img_" + "0" * 32, "no base64!"]
     answer = problem(api.client.post("/score", json={"prompt": "a cat", "images": images}), 422, "invalid_image")
     assert [fault["pointer"] for fault in answer["errors"]] == ["/images/1", "/images/3", "/images/4"]
     assert "images/1: the image" in answer["detail"]
     assert api.client.get("/jobs").json()["jobs"] == []
+    assert kept() == before
     one = problem(api.client.post("/describe", json={"image": broken}), 422, "invalid_image")
     assert [fault["pointer"] for fault in one["errors"]] == ["/image"]
 
