@@ -86,18 +86,52 @@ class _Cell:
     lines: tuple[_Line, ...]
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Pictures of one prompt, each with a word on it and whether that is good news."""
+
+    title: str
+    pictures: Sequence[tuple[PILImage.Image, str, bool]]
+
+
 def contact_sheet(trajectories: Sequence[Trajectory], pictures: Pictures, about: str) -> PILImage.Image:
     """The sheet of a request's trajectories; `about` is a line on how they were made."""
     shown = [_cells(trajectory, pictures) for trajectory in trajectories]
-    columns = max((len(cells) for cells in shown), default=1) or 1
-    column = max([_COLUMN, *(cell.picture.width for cells in shown for cell in cells)])
-    width = 2 * _MARGIN + max(columns * column + (columns - 1) * _GAP, 2 * _COLUMN + _GAP)
-    inner = width - 2 * _MARGIN
-    head = [
-        *_wrapped(trajectories[0].request.prompt, inner, _TITLE, _INK, most=4),
-        *_wrapped(about, inner, _SMALL, _GREY, most=2),
-    ]
+    inner = _inner_width(shown)
     captions = [_caption(trajectory, inner, alone=len(trajectories) == 1) for trajectory in trajectories]
+    return _drawn(trajectories[0].request.prompt, about, captions, shown)
+
+
+def side_by_side(rows: Sequence[Compared], heading: str, about: str) -> PILImage.Image:
+    """A sheet of prompts, their pictures beside each other."""
+    shown = [[_compared(*picture) for picture in row.pictures] for row in rows]
+    inner = _inner_width(shown)
+    captions = [_wrapped(row.title, inner, _TEXT, _INK, most=2) for row in rows]
+    return _drawn(heading, about, captions, shown)
+
+
+def _compared(picture: PILImage.Image, said: str, is_good: bool) -> _Cell:
+    enlarged = _shown(picture)
+    colour = _COLOUR_OF[Verdict.SATISFIED if is_good else Verdict.MALFORMED]
+    return _Cell(enlarged, tuple(_wrapped(said, max(enlarged.width, _COLUMN), _SMALL, colour, most=4)))
+
+
+def _column(shown: Sequence[Sequence[_Cell]]) -> int:
+    return max([_COLUMN, *(cell.picture.width for cells in shown for cell in cells)])
+
+
+def _inner_width(shown: Sequence[Sequence[_Cell]]) -> int:
+    columns = max((len(cells) for cells in shown), default=1) or 1
+    return max(columns * _column(shown) + (columns - 1) * _GAP, 2 * _COLUMN + _GAP)
+
+
+def _drawn(
+    heading: str, about: str, captions: Sequence[Sequence[_Line]], shown: Sequence[Sequence[_Cell]]
+) -> PILImage.Image:
+    """Heading, then a row each: its caption, and its pictures with their lines under them."""
+    inner, column = _inner_width(shown), _column(shown)
+    width = inner + 2 * _MARGIN
+    head = [*_wrapped(heading, inner, _TITLE, _INK, most=4), *_wrapped(about, inner, _SMALL, _GREY, most=2)]
     height = 2 * _MARGIN + _height(head)
     height += sum(_row_height(caption, cells) for caption, cells in zip(captions, shown, strict=True))
     sheet = PILImage.new("RGB", (width, height), _PAPER)
