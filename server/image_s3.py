@@ -48,7 +48,7 @@ class S3Objects(UrlObjects):
     def __init__(self, url: str, endpoint: str | None, region: str | None) -> None:
         """As its base does."""
         bucket, _, folder = url.partition("://")[2].strip("/").partition("/")
-        if "@" in bucket:
+        if "@" in bucket or ":" in bucket:  # a secret may hold the slash that we took for the bucket's end
             raise ValueError("credentials do not belong into it; S3's come from the environment, as AWS_ACCESS_KEY_ID")
         if not bucket:
             raise ValueError("it names no bucket; write s3://BUCKET or s3://BUCKET/FOLDER")

@@ -10,6 +10,8 @@ from typing import Annotated, Final
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.misconfigured import shown_url
+
 ADDRESS: Final = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?(/[\w./~-]*)?", re.IGNORECASE)
 
 PROTOCOL: Final = "http/protobuf"
@@ -66,7 +68,7 @@ class Telemetry(BaseSettings):
     @property
     def shown_endpoint(self) -> str:
         """The same without a password."""
-        return re.sub(r"(?<=://)[^/@]*@", "***@", self.endpoint or "")
+        return shown_url(self.endpoint or "")
 
     @property
     def protocol(self) -> str:
