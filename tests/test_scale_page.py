@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scale import PAGE, RESULTS, read
+from PIL import Image as PILImage
+
+from benchmarks.scale import IMAGES, PAGE, RESULTS, read
 from benchmarks.scaling import figures, plots
 from benchmarks.scaling.page import BEGIN, END, paper, tables, with_tables
 from benchmarks.scaling.plan import (
@@ -128,6 +130,14 @@ def test_a_trial_is_marked_and_nothing_is_computed_from_it() -> None:
     assert "| workers-4 (a trial) |" in tables(results)["times"]
     assert tables(results)["plots"] == "Nothing was drawn yet.\n"
     assert paper(results) == "Nothing good for conclusions was measured yet.\n"
+
+
+def test_the_plots_are_those_that_the_results_make() -> None:
+    made = plots.drawn(read(RESULTS))
+    assert set(made) == set(plots.TITLES)
+    for name, picture in made.items():
+        with PILImage.open(IMAGES / name) as shown:
+            assert shown.tobytes() == picture.tobytes(), name
 
 
 def test_plots_are_drawn_where_there_is_something_to_draw(tmp_path: Path) -> None:
