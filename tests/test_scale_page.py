@@ -115,6 +115,15 @@ def test_tables_and_plots_tell_what_was_measured() -> None:
     assert plots.jobs(plots.steady(results))["in proportion"][-1] == (16, 2.0)
 
 
+def test_each_figure_is_told_with_the_machine_it_was_measured_on() -> None:
+    """A run that is gone on with may be on another than the points that are there."""
+    small, large = ({"cores": cores, "system": "Linux", "python": "3.11", "version": "0"} for cores in (2, 16))
+    points = {"workers-1": one_point(1), "workers-4": one_point(4, machine=large)}
+    made = tables({"machine": small, "points": points})["machine"]
+    assert "Measured on 2026-01-01: 2 cores, Linux, Python 3.11, r3 0, Valkey or Redis 9.1.2: workers-1.\n" in made
+    assert "Measured on 2026-01-01: 16 cores, Linux, Python 3.11, r3 0, Valkey or Redis 9.1.2: workers-4.\n" in made
+
+
 def test_a_fleet_is_computed_from_workers_alone_and_in_company() -> None:
     crowded = one_point(4, done_per_s=0.8, asked=Point(4, places=8).to_json())
     points = {"workers-4x8": crowded, "workers-1": one_point(1), "workers-16": one_point(16)}
