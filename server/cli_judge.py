@@ -11,6 +11,7 @@ from server.cli_submit import server_of
 from server.misconfigured import Misconfigured
 
 _PATIENCE_S: Final = 60.0
+_FIRST_PATIENCE_S: Final = 2.0  # a server that is not there keeps nobody waiting
 Url = Annotated[str | None, typer.Option(metavar="URL", help="The server [R3_URL; the one on this machine]")]
 Key = Annotated[str | None, typer.Option(metavar="KEY", help="Your key, where keys are asked for [R3_API_KEY; R3_KEY]")]
 Seed = Annotated[int, typer.Option(metavar="N", help="Of every picture")]
@@ -39,7 +40,7 @@ def score(
     from server.picture_files import picture_files
 
     files = picture_files(pictures)
-    address, shown_key = server_of(url, key)
+    address, shown_key = _reached(*server_of(url, key))
     from r3client import Client
     from server.score import run_score
 
@@ -73,7 +74,7 @@ def roundtrip(
     from server.picture_files import in_folder
 
     files = in_folder(pictures)
-    address, shown_key = server_of(url, key)
+    address, shown_key = _reached(*server_of(url, key))
     try:
         import rich.console  # noqa: F401 -- what is shown needs it
     except ImportError as error:
@@ -93,3 +94,20 @@ def roundtrip(
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
+
+
+def _reached(address: str, key: str | None) -> tuple[str, str | None]:
+    """The same, once it has answered; where it refuses the key the command ends with 1. Raises Misconfigured."""
+    from r3client import Client, NoAnswer, Refused, UnexpectedAnswer
+    from server.tables import plain
+
+    try:
+        with Client(address, key, patience_s=_FIRST_PATIENCE_S) as client:
+            client.jobs(limit=1)
+    except (NoAnswer, UnexpectedAnswer) as error:
+        raise Misconfigured(f"{error}; name the server with --url/R3_URL") from error
+    except Refused as error:
+        remedy = "; give a key with --key/R3_API_KEY" if error.status in (401, 403) else ""
+        typer.echo(f"r3: {plain(error.detail or str(error))}{remedy}", err=True)
+        raise typer.Exit(1) from error
+    return address, key

@@ -45,7 +45,6 @@ class Roundtrips:
         """Do all that is missing. Raises Misconfigured where none of it can be had."""
         try:
             async with self.client:
-                await self.client.jobs(limit=1)  # one that is away is found out at once
                 line, task = iter(self.files), self.bar.add_task("", total=len(self.files))
                 async with asyncio.TaskGroup() as group:
                     for _ in range(min(self.at_once, len(self.files))):
@@ -118,7 +117,8 @@ def run_roundtrips(
         typer.echo(f"r3: {plain(str(error))}", err=True)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        on.print(f"left with {len(run.done)} of {len(files)} pictures in {folder.path}; {AGAIN}", markup=False)
+        left = f"left with {folder.kept(files)} of {len(files)} pictures in {folder.path}; {AGAIN}"
+        on.print(left, markup=False, soft_wrap=True)
         return EXIT_LEFT
     except OSError as error:
         told = f"{error.filename or folder.path} cannot be written ({error.strerror})"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,10 @@ class RoundtripFolder:
         self._write(f"{picture.name}.json", told)
         (self.path / f"{picture.name}.failed.json").unlink(missing_ok=True)
         return told
+
+    def kept(self, pictures: Sequence[Path]) -> int:
+        """How many of these have come round."""
+        return sum((self.path / f"{picture.name}.json").exists() for picture in pictures)
 
     def keep_failure(self, picture: Path, why: str) -> None:
         """Write that nothing came of it."""

@@ -39,7 +39,6 @@ def run_score(client: Client, prompt: str, files: Sequence[Path], settings: Mapp
     scores = Scores(files)
     with client:
         try:
-            client.jobs(limit=1)  # one that is away is found out before pictures are read
             for some in _batches(files, scores):
                 _score(client, prompt, some, settings, scores)
         except (NoAnswer, UnexpectedAnswer) as error:

@@ -195,6 +195,18 @@ def test_what_the_client_extra_asks_for_is_enough_for_r3_submit(wheel: Path) -> 
     assert "r3: no answer" in done.stderr
 
 
+def test_what_the_client_extra_asks_for_is_enough_for_r3_score_and_r3_roundtrip(wheel: Path) -> None:
+    (wheel.parent / "pictures").mkdir()
+    (wheel.parent / "pictures" / "a.png").touch()
+    for given in (["score", "a cat", "pictures"], ["roundtrip", "pictures"]):
+        command = ["r3", *given, "--url", "http://127.0.0.1:9"]
+        done = run_with_only(wheel, "client", f"sys.argv = {command}; from server.cli import main; main()")
+        assert done.returncode == 2, done.stderr
+        assert "r3: no answer" in done.stderr
+    done = run_with_only(wheel, "client", "import server.score, server.roundtrip; print('all there')")
+    assert "all there" in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize(
     "document", ["README.md", "CONTRIBUTING.md", "docs/checkpoints.md", "docs/api.md", "docs/deploy.md"]
 )

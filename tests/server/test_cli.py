@@ -64,7 +64,21 @@ def test_a_process_loads_nothing_heavy_that_it_does_not_use(module: str, heavy: 
 
 @pytest.mark.parametrize(
     "command",
-    ["serve", "api", "worker", "generate", "submit", "verify", "openapi", "doctor", "keys", "jobs", "queue"],
+    [
+        "serve",
+        "api",
+        "worker",
+        "generate",
+        "submit",
+        "score",
+        "roundtrip",
+        "verify",
+        "openapi",
+        "doctor",
+        "keys",
+        "jobs",
+        "queue",
+    ],
 )
 def test_every_command_has_help(command: str, environment: Environment) -> None:
     ended = r3(command, "--help", environment=environment)
