@@ -172,13 +172,39 @@ def _shown(job: Json) -> str:
         "finished": job["finished_at"],
         "attempt": job["attempt"],
         "parent": (job.get("parent") or {}).get("job"),
-        "prompt": job["prompt"],
+        "prompt": job["prompt"] or None,
+        "result": _result(job),
         **{f"trajectory {t['index']}": _trajectory(t) for t in job["trajectories"]},
         **{f"metadata {name}": value for name, value in job["metadata"].items()},
         "cost": f"at most {job['cost']:.2f} pictures of 512 px",
         "used": f"{job['usage']['denoise_steps']} steps, {job['usage']['compute_s']:.1f} s",
     }
     return lines_of({name: str(value) for name, value in facts.items() if value is not None})
+
+
+def _result(job: Json) -> str | None:
+    """What a job that is no generation came to, in a line; None where there is nothing yet."""
+    result = job.get("result", {})
+    match job.get("kind"):
+        case "score":
+            scored = [image for image in result["images"] if image["scores"]]
+            values = ("/".join(_value(score["value"]) for score in image["scores"]) for image in scored)
+            names = "/".join(score["scorer"] for score in scored[0]["scores"]) if scored else ""
+            return f"{names} {', '.join(values)}" if scored else None
+        case "reflect" if result["reflection"]:
+            said = result["reflection"]
+            return f"{said['verdict']}: {said['instruction'] or said['text']}"
+        case "describe" if result["text"]:
+            return str(result["text"])
+        case "roundtrip" if result["similarities"]:
+            alike = ", ".join(f"{name} {_value(value)}" for name, value in result["similarities"].items())
+            return f"{result['description']} ({alike})"
+        case _:
+            return None
+
+
+def _value(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
 
 
 def _trajectory(trajectory: Json) -> str:

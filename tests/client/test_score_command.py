@@ -17,7 +17,7 @@ import pytest
 from PIL import Image as PILImage
 from typer.testing import CliRunner, Result
 
-from r3client import Client
+from r3client import Client, DescribeResult
 from server.cli import app
 from server.embedded import EmbeddedServer
 from server.misconfigured import Misconfigured
@@ -233,6 +233,34 @@ def test_a_run_that_is_left_goes_on_with_the_jobs_that_it_had(own: Service, tmp_
     assert done.returncode == 0, done.stderr
     assert "of 4 pictures" in done.stdout
     assert len(jobs_of(own, "roundtrip")) == 4
+
+
+# r3 jobs
+
+
+def test_operators_see_what_a_job_is_and_what_it_came_to(r3: Run, service: Service) -> None:
+    image = picture((256, 256))
+    with Client(service.url) as client:
+        jobs = {
+            "score": client.ask("score", prompt="a cat", images=[image, image], scorers=["vqa", "lift"]),
+            "reflect": client.ask("reflect", prompt="a cat edits=1", image=image),
+            "describe": client.ask("describe", image=image),
+            "roundtrip": client.ask("roundtrip", image=image, generate={"num_timesteps": 5}),
+        }
+        done = {kind: (list(client.follow(job)), client.job(job))[1] for kind, job in jobs.items()}
+    listed = [line.split() for line in r3("jobs", "list").stdout.splitlines()]
+    assert {tuple(line[2:4]) for line in listed[1:]} >= {(kind, "succeeded") for kind in jobs}
+    told = {kind: r3("jobs", "show", job.id).stdout for kind, job in jobs.items()}
+    shown = {kind: re.sub(r"^(\w+) +", r"\1: ", text, flags=re.MULTILINE) for kind, text in told.items()}
+    assert all(f"kind: {kind}\n" in text for kind, text in shown.items())
+    assert re.search(r"^result: vqa/lift 0\.\d{3}/0\.\d{3}, 0\.\d{3}/0\.\d{3}$", shown["score"], re.MULTILINE)
+    assert "result: edit: Add thing number 1.\n" in shown["reflect"]
+    described = done["describe"].result
+    assert isinstance(described, DescribeResult)
+    assert f"result: {described.text}\n" in shown["describe"]
+    alike = r"^result: .+ \(self \d\.\d{3}, latent \d\.\d{3}, psnr \d+\.\d{3}\)$"
+    assert re.search(alike, shown["roundtrip"], re.MULTILINE)
+    assert "prompt" not in shown["describe"]
 
 
 # the table
