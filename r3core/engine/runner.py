@@ -93,7 +93,7 @@ class _State:
 
 
 @dataclass(frozen=True)
-class _Turn:
+class Turn:
     """What a trajectory puts into the text forward: `stored` rows, and what is read off rows that leave no trace.
 
     Of a text that is being written the next token comes from the last row of `stored`.
@@ -366,18 +366,18 @@ class ModelRunner:
             outputs |= self._isolation.once(key, lambda k=key, o=own: {k: self._read(self._states[k], o)})  # type: ignore[misc]
         return outputs
 
-    def _turn(self, state: _State) -> _Turn:
+    def _turn(self, state: _State) -> Turn:
         if state.looking is not None:
-            return _Turn(*state.looking.turn(self._feeder, lambda picture: self._vit_rows(state, picture)))
+            return Turn(*state.looking.turn(self._feeder, lambda picture: self._vit_rows(state, picture)))
         if state.prefill:
-            return _Turn(state.prefill)
+            return Turn(state.prefill)
         writing = state.writing
         assert writing is not None
         if writing.ended is not None:
-            return _Turn([], [writing.ended[1]])
-        return _Turn([self._feeder.text(writing.cursor, writing.ids[-1:])])
+            return Turn([], [writing.ended[1]])
+        return Turn([self._feeder.text(writing.cursor, writing.ids[-1:])])
 
-    def _text_forwards(self, turns: dict[str, _Turn]) -> Iterator[dict[str, _Turn]]:
+    def _text_forwards(self, turns: dict[str, Turn]) -> Iterator[dict[str, Turn]]:
         """One forward; those that judge join it as far as it holds them, and others after it hold the rest."""
         forward = {key: turn for key, turn in turns.items() if self._states[key].looking is None}
         rows = sum(turn.rows for turn in forward.values())
@@ -389,7 +389,7 @@ class ModelRunner:
             rows += turns[key].rows
         yield forward
 
-    def _text_forward(self, turns: dict[str, _Turn]) -> tuple[dict[str, Tensor], dict[str, list[list[float]]]]:
+    def _text_forward(self, turns: dict[str, Turn]) -> tuple[dict[str, Tensor], dict[str, list[list[float]]]]:
         """The logits of each that writes, and the likelihoods that each asked for."""
         writers = [key for key, turn in turns.items() if self._states[key].writing is not None and not turn.asked]
         with self._stopwatch.timing("text", len(writers)):
@@ -404,7 +404,7 @@ class ModelRunner:
         return dict(zip(writers, logits, strict=True)), read
 
     def _likelihoods(
-        self, hidden: Tensor, turns: dict[str, _Turn], places: dict[str, list[int]]
+        self, hidden: Tensor, turns: dict[str, Turn], places: dict[str, list[int]]
     ) -> dict[str, list[list[float]]]:
         asked = {key: turn.asked for key, turn in turns.items() if turn.asked}
         if not asked:
@@ -553,7 +553,7 @@ def _candidates(step: Step) -> tuple[int, ...]:
     return step.candidates if isinstance(step, Generate | Refine) else FIRST
 
 
-def _places(turns: dict[str, _Turn], firsts: Sequence[int]) -> dict[str, list[int]]:
+def _places(turns: dict[str, Turn], firsts: Sequence[int]) -> dict[str, list[int]]:
     """For each trajectory the packed row of the last that it stores, and those from which what it asked is read."""
     places = {}
     left = iter(firsts)
