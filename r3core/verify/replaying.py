@@ -18,7 +18,8 @@ from r3core.config import EngineConfig
 from r3core.engine.batch import Begin, MemoryPlan
 from r3core.engine.drawing import Drawing, Moved
 from r3core.engine.engine import Engine
-from r3core.engine.runner import ModelRunner, Turn
+from r3core.engine.runner import ModelRunner
+from r3core.engine.state import Places, Turn
 from r3core.errors import R3Error, StepFailed
 from r3core.events import Event, Failed
 from r3core.model import flow
@@ -92,7 +93,7 @@ class ReplayRunner(ModelRunner):
         return chosen
 
     def _likelihoods(
-        self, hidden: Tensor, turns: dict[str, Turn], places: dict[str, list[int]]
+        self, hidden: Tensor, turns: dict[str, Turn], places: dict[str, Places]
     ) -> dict[str, list[list[float]]]:
         found = super()._likelihoods(hidden, turns, places)
         for key, own in found.items():
