@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 
 from pydantic import Field
 
-from r3client.models import Image, Job, JobError, Reflection, Shape, StopReason
+from r3client.models import Image, Job, JobError, Reflection, Score, Shape, StopReason
 
 
 class _Event(Shape):
@@ -74,10 +74,11 @@ class ImagePreview(_Event):
 
 
 class ImageDone(_Event):
-    """A picture is finished."""
+    """A picture is finished; `candidate` says which, where its round has several."""
 
     name = "image"
     round: int
+    candidate: int | None = None
     image: Image
     instruction: str | None
 
@@ -87,6 +88,7 @@ class ReflectDelta(_Event):
 
     name = "reflect.delta"
     round: int
+    candidate: int | None = None
     text: str
 
 
@@ -95,6 +97,38 @@ class ReflectDone(_Event, Reflection):
 
     name = "reflect.done"
     round: int
+    candidate: int | None = None
+
+
+class Scored(_Event, Score):
+    """What one scorer says of a picture. After a lost worker it may be said again: the later word counts."""
+
+    name = "score"
+    round: int
+    candidate: int
+
+
+class Chosen(_Event):
+    """Which of a round's pictures goes on, and what the first scorer gave it."""
+
+    name = "chosen"
+    round: int
+    candidate: int
+    score: float | None
+
+
+class DescribeDelta(_Event):
+    """A piece of a description, or of the answer to a question about a picture."""
+
+    name = "describe.delta"
+    text: str
+
+
+class DescribeDone(_Event):
+    """The whole description or answer."""
+
+    name = "describe.done"
+    text: str
 
 
 class TrajectoryDone(_Event):
@@ -175,6 +209,10 @@ Event = (
     | ImageDone
     | ReflectDelta
     | ReflectDone
+    | Scored
+    | Chosen
+    | DescribeDelta
+    | DescribeDone
     | TrajectoryDone
     | LastEvent
     | StreamReset
@@ -187,7 +225,8 @@ EVENTS: Final[dict[str, Any]] = {
     kind.name: kind
     for kind in (
         *(JobQueued, JobStarted, ReasonDelta, ReasonDone, ImageProgress, ImagePreview, ImageDone),
-        *(ReflectDelta, ReflectDone, TrajectoryDone, JobSucceeded, JobFailed, JobCancelled),
+        *(ReflectDelta, ReflectDone, Scored, Chosen, DescribeDelta, DescribeDone),
+        *(TrajectoryDone, JobSucceeded, JobFailed, JobCancelled),
         *(StreamReset, StreamClosing),
     )
 }

@@ -9,7 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from r3client import events as ev
-from r3client.models import Image, Job, JobStatus, Reflection, StopReason, Trajectory
+from r3client.models import (
+    Candidate,
+    DescribeResult,
+    Image,
+    Job,
+    JobStatus,
+    Reflection,
+    Round,
+    RoundtripResult,
+    Score,
+    Scorer,
+    StopReason,
+    Trajectory,
+)
 
 
 @dataclass
@@ -34,17 +47,54 @@ class LiveText:
 
 
 @dataclass
+class LivePicture:
+    """A picture of a round, and what has been said of it."""
+
+    image: Image | None = None
+    scores: dict[Scorer, Score] = field(default_factory=dict)
+    reflection: LiveText = field(default_factory=LiveText)
+    reflected: Reflection | None = None
+
+
+@dataclass
 class LiveRound:
-    """A round as far as it has come."""
+    """A round as far as it has come: its pictures by their number, and the one that is chosen, so far or for good."""
 
     index: int
-    image: Image | None = None
     preview: Image | None = None
     instruction: str | None = None
     step: int = 0
     steps: int = 0
-    reflection: LiveText = field(default_factory=LiveText)
-    reflected: Reflection | None = None
+    pictures: dict[int, LivePicture] = field(default_factory=dict)
+    chosen: int = 0
+
+    def picture(self, candidate: int | None) -> LivePicture:
+        """That picture, which begins where it is not there yet; None is the only one."""
+        return self.pictures.setdefault(candidate or 0, LivePicture())
+
+    @property
+    def _shown(self) -> LivePicture:
+        return self.pictures.get(self.chosen, LivePicture())
+
+    @property
+    def image(self) -> Image | None:
+        """The chosen picture."""
+        return self._shown.image
+
+    @property
+    def scores(self) -> dict[Scorer, Score]:
+        """What the scorers say of it."""
+        return self._shown.scores
+
+    @property
+    def reflection(self) -> LiveText:
+        """What the model says of it, as far as that is written."""
+        return self._shown.reflection
+
+    @property
+    def reflected(self) -> Reflection | None:
+        """What it said, once that is whole."""
+        return self._shown.reflected
 
 
 @dataclass
@@ -53,6 +103,7 @@ class LiveTrajectory:
 
     index: int
     reasoning: LiveText = field(default_factory=LiveText)
+    description: LiveText = field(default_factory=LiveText)
     rounds: dict[int, LiveRound] = field(default_factory=dict)
     stop_reason: StopReason | None = None
     image: Image | None = None
@@ -107,8 +158,10 @@ class Live:
         self.status, self.attempt, self.position, self.eta_s = "running", event.attempt, None, None
         for trajectory in self.trajectories.values():
             trajectory.reasoning.drop_if_partial()
+            trajectory.description.drop_if_partial()
             for round_ in trajectory.rounds.values():
-                round_.reflection.drop_if_partial()
+                for picture in round_.pictures.values():
+                    picture.reflection.drop_if_partial()
                 if round_.image is None:
                     round_.step, round_.preview = 0, None
 
@@ -116,6 +169,8 @@ class Live:
         self.status, self.attempt = job.status, job.attempt
         self.position, self.eta_s = job.queue_position, job.eta_s
         self.trajectories = {trajectory.index: _as_live(trajectory) for trajectory in job.trajectories}
+        if (text := _described(job)) is not None:
+            self.trajectory(0).description.finish(text)
 
 
 def _add(to: LiveTrajectory, event: ev.Event) -> None:
@@ -128,18 +183,46 @@ def _add(to: LiveTrajectory, event: ev.Event) -> None:
             to.round(event.round).step, to.round(event.round).steps = event.step, event.steps
         case ev.ImagePreview():
             to.round(event.round).preview = event.image
-        case ev.ImageDone():
-            round_ = to.round(event.round)
-            round_.image, round_.instruction, round_.preview = event.image, event.instruction, None
-        case ev.ReflectDelta():
-            to.round(event.round).reflection.add(event.text)
-        case ev.ReflectDone():
-            to.round(event.round).reflection.finish(event.text)
-            to.round(event.round).reflected = event
+        case ev.ImageDone() | ev.ReflectDelta() | ev.ReflectDone() | ev.Scored():
+            _add_to_picture(to.round(event.round), event)
+        case ev.Chosen():
+            to.round(event.round).chosen = event.candidate
+        case ev.DescribeDelta() | ev.DescribeDone():
+            _add_description(to.description, event)
         case ev.TrajectoryDone():
             to.stop_reason, to.image = event.stop_reason, event.image
         case _:
             pass
+
+
+def _add_description(to: LiveText, event: ev.DescribeDelta | ev.DescribeDone) -> None:
+    if isinstance(event, ev.DescribeDone):
+        to.finish(event.text)
+    else:
+        to.add(event.text)
+
+
+def _described(job: Job) -> str | None:
+    match job.result:
+        case DescribeResult(text=text) | RoundtripResult(description=text):
+            return text
+        case _:
+            return None
+
+
+def _add_to_picture(round_: LiveRound, event: ev.ImageDone | ev.ReflectDelta | ev.ReflectDone | ev.Scored) -> None:
+    picture = round_.picture(event.candidate)
+    match event:
+        case ev.ImageDone():
+            picture.image = event.image
+            round_.instruction, round_.preview = event.instruction, None
+        case ev.ReflectDelta():
+            picture.reflection.add(event.text)
+        case ev.ReflectDone():
+            picture.reflection.finish(event.text)
+            picture.reflected = event
+        case ev.Scored():
+            picture.scores[event.scorer] = event
 
 
 def _as_live(trajectory: Trajectory) -> LiveTrajectory:
@@ -148,7 +231,15 @@ def _as_live(trajectory: Trajectory) -> LiveTrajectory:
         live.reasoning.finish(trajectory.reasoning)
     for stored in trajectory.rounds:
         round_ = live.round(stored.index)
-        round_.image, round_.instruction, round_.reflected = stored.image, stored.instruction, stored.reflection
-        if stored.reflection is not None:
-            round_.reflection.finish(stored.reflection.text)
+        round_.instruction, round_.chosen = stored.instruction, stored.chosen
+        pictures: dict[int, Round | Candidate] = {**dict(enumerate(stored.candidates))} or {stored.chosen: stored}
+        round_.pictures = {number: _as_picture(picture) for number, picture in pictures.items()}
     return live
+
+
+def _as_picture(stored: Round | Candidate) -> LivePicture:
+    scores = {score.scorer: score for score in stored.scores}
+    picture = LivePicture(stored.image, scores, reflected=stored.reflection)
+    if stored.reflection is not None:
+        picture.reflection.finish(stored.reflection.text)
+    return picture

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Verdict = Literal["edit", "satisfied", "malformed"]
-StopReason = Literal["satisfied", "max_rounds", "malformed", "deadline", "stopped"]
+StopReason = Literal["satisfied", "max_rounds", "malformed", "score", "budget", "deadline", "stopped", "done"]
+Scorer = Literal["gvu", "lift", "vqa", "verdict"]
+Kind = Literal["generate", "score", "reflect", "describe", "roundtrip"]
 
 
 class Shape(BaseModel):
@@ -85,14 +87,57 @@ class Reflection(Shape):
     instruction: str | None
 
 
+class WordLift(Shape):
+    """A word of the prompt, and how much likelier the picture makes it; the lowest are what it fails to show."""
+
+    text: str
+    lift: float
+
+
+class Score(Shape):
+    """What a scorer says of a picture; None where it could not tell. `gvu` and `lift` say it of every word too."""
+
+    scorer: Scorer
+    value: float | None
+    lift: float | None = None
+    words: list[WordLift] = []
+
+
+class Candidate(Shape):
+    """One of several pictures of a round."""
+
+    image: Image | None
+    instruction: str | None
+    scores: list[Score]
+    reflection: Reflection | None
+
+
 class Round(Shape):
-    """A picture, the edit that made it, and what was then said of it."""
+    """A picture, the edit that made it, and what was then said of it.
+
+    Jobs that ask for scores have them here. Where several pictures were drawn, `candidates` has all of them, and the
+    round is that of the `chosen` one. `from_round` is the round whose picture was edited.
+    """
 
     index: int
     image: Image | None
     instruction: str | None
     reflection: Reflection | None
     reflections: list[Reflection]
+    scores: list[Score] = []
+    candidates: list[Candidate] = []
+    chosen: int = 0
+    from_round: int | None = None
+
+    @property
+    def every_image(self) -> list[Image]:
+        """All pictures that were drawn for it."""
+        drawn = [candidate.image for candidate in self.candidates] or [self.image]
+        return [image for image in drawn if image is not None]
+
+    def score(self, scorer: Scorer) -> float | None:
+        """What that scorer gave its picture; None where it gave nothing."""
+        return next((score.value for score in self.scores if score.scorer == scorer), None)
 
 
 class Trajectory(Shape):
@@ -106,6 +151,52 @@ class Trajectory(Shape):
     image: Image | None
 
 
+class ScoredImage(Shape):
+    """One of the pictures that were to be scored."""
+
+    image: Image | None
+    scores: list[Score]
+
+    def value(self, scorer: Scorer) -> float | None:
+        """What that scorer gave it; None where it could not tell, or was not asked."""
+        return next((score.value for score in self.scores if score.scorer == scorer), None)
+
+
+class ScoreResult(Shape):
+    """What came of a score: the pictures in the order in which they were given."""
+
+    images: list[ScoredImage]
+
+
+class ReflectResult(Shape):
+    """What came of a reflection; None while it is not there."""
+
+    reflection: Reflection | None
+
+
+class DescribeResult(Shape):
+    """What came of a description; None while it is not there."""
+
+    text: str | None
+
+
+class RoundtripResult(Shape):
+    """What came of a round trip, as far as it is there. `self`, `latent` and `psnr` are proxies."""
+
+    source: Image | None
+    description: str | None
+    reconstruction: Image | None
+    similarities: dict[str, float] | None
+
+    def with_contents(self, contents: dict[str, bytes]) -> RoundtripResult:
+        """The same with these bytes, by their images' ids."""
+        seen = {"source": self.source, "reconstruction": self.reconstruction}
+        return self.model_copy(update={name: _image_with(image, contents) for name, image in seen.items()})
+
+
+Result = ScoreResult | ReflectResult | DescribeResult | RoundtripResult
+
+
 class JobError(Shape):
     """Why a job failed."""
 
@@ -114,12 +205,15 @@ class JobError(Shape):
 
 
 class Usage(Shape):
-    """What was spent."""
+    """What was spent; jobs that ask for scores tell how many pictures, and what of it the result was not made from."""
 
     text_tokens: int
     denoise_steps: int
     forwards: int
     compute_s: float
+    images: int | None = None
+    discarded_images: int | None = None
+    discarded_forwards: int | None = None
 
 
 class Parent(Shape):
@@ -140,9 +234,11 @@ class Links(Shape):
 
 
 class Job(Shape):
-    """A job as it stands."""
+    """A job as it stands; one that is no generation has a `kind` and a `result`, as far as it has come."""
 
     id: str
+    kind: Kind = "generate"
+    result: Result | None = None
     status: JobStatus
     created_at: datetime
     started_at: datetime | None
@@ -176,8 +272,8 @@ class Job(Shape):
         return [t.image for t in self.trajectories if t.image is not None]
 
     def every_image(self) -> Iterator[Image]:
-        """The pictures of all rounds."""
-        return (r.image for t in self.trajectories for r in t.rounds if r.image is not None)
+        """The pictures of all rounds, those that were not chosen among them."""
+        return (image for t in self.trajectories for r in t.rounds for image in r.every_image)
 
     def with_contents(self, contents: dict[str, bytes]) -> Job:
         """The same with these bytes, by their images' ids."""
@@ -200,8 +296,14 @@ class Share(Shape):
 
 
 def _trajectory_with(trajectory: Trajectory, contents: dict[str, bytes]) -> Trajectory:
-    rounds = [r.model_copy(update={"image": _image_with(r.image, contents)}) for r in trajectory.rounds]
+    rounds = [_round_with(round_, contents) for round_ in trajectory.rounds]
     return trajectory.model_copy(update={"rounds": rounds, "image": _image_with(trajectory.image, contents)})
+
+
+def _round_with(round_: Round, contents: dict[str, bytes]) -> Round:
+    candidates = [c.model_copy(update={"image": _image_with(c.image, contents)}) for c in round_.candidates]
+    update = {"image": _image_with(round_.image, contents), **({"candidates": candidates} if candidates else {})}
+    return round_.model_copy(update=update)
 
 
 def _image_with(image: Image | None, contents: dict[str, bytes]) -> Image | None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
-from r3client.models import Image
+from r3client.models import Image, Scorer
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -37,11 +37,35 @@ class ImageSampling(TypedDict, total=False):
     timestep_shift: float
 
 
+class ScoreStop(TypedDict, total=False):
+    """Which score ends the trajectory: one that is reached, or one that has not risen for `patience` rounds."""
+
+    scorer: Scorer
+    at_least: float
+    min_gain: float
+    patience: int
+
+
 class EarlyStop(TypedDict, total=False):
-    """When a satisfied model ends the trajectory."""
+    """When a satisfied model, or the scores, end the trajectory; with `all` only where all of them say so."""
 
     on_satisfied: bool
     confirmations: int
+    score: ScoreStop
+    all: bool
+
+
+class Judge(TypedDict, total=False):
+    """Which scores every picture is given; the first decides where one is to be chosen."""
+
+    scorers: list[Scorer]
+
+
+class Candidates(TypedDict, total=False):
+    """How many pictures are drawn, of which the best goes on: of the first, and of each edit."""
+
+    first: int
+    refine: int
 
 
 class Webhook(TypedDict, total=False):
@@ -60,6 +84,11 @@ class Generation(TypedDict, total=False):
     max_rounds: int
     min_rounds: int
     early_stop: bool | EarlyStop
+    judge: Judge
+    choose: Literal["last", "best"]
+    on_regression: Literal["keep", "backtrack"]
+    candidates: Candidates
+    max_images: int
     think: bool
     size: str
     n: int
@@ -86,13 +115,18 @@ _OURS: Final = {
 
 def body_of(prompt: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The body of POST /generate. Raises TypeError for fields that the client decides itself."""
-    for name in settings:
-        if name in _OURS:
-            raise TypeError(f"{name} cannot be set: {_OURS[name]}")
+    refuse_ours(settings)
     body = {"prompt": prompt, **settings}
     if "image" in body:
         body["image"] = sendable(body["image"])
     return body
+
+
+def refuse_ours(settings: Mapping[str, Any]) -> None:
+    """Raises TypeError for fields that the client decides itself."""
+    for name in settings:
+        if name in _OURS:
+            raise TypeError(f"{name} cannot be set: {_OURS[name]}")
 
 
 def sendable(image: Any) -> Any:

@@ -56,6 +56,9 @@ _ENDED: Final = {
     "satisfied": "satisfied",
     "max_rounds": "round limit reached",
     "malformed": "malformed reflection",
+    "score": "ended by its scores",
+    "budget": "budget spent",
+    "done": "done",
     "deadline": "deadline passed",
     "stopped": "stopped",
     None: "not finished",
@@ -83,18 +86,52 @@ class _Cell:
     lines: tuple[_Line, ...]
 
 
+@dataclass(frozen=True)
+class Compared:
+    """Pictures of one prompt, each with a word on it and whether that is good news."""
+
+    title: str
+    pictures: Sequence[tuple[PILImage.Image, str, bool]]
+
+
 def contact_sheet(trajectories: Sequence[Trajectory], pictures: Pictures, about: str) -> PILImage.Image:
     """The sheet of a request's trajectories; `about` is a line on how they were made."""
     shown = [_cells(trajectory, pictures) for trajectory in trajectories]
-    columns = max((len(cells) for cells in shown), default=1) or 1
-    column = max([_COLUMN, *(cell.picture.width for cells in shown for cell in cells)])
-    width = 2 * _MARGIN + max(columns * column + (columns - 1) * _GAP, 2 * _COLUMN + _GAP)
-    inner = width - 2 * _MARGIN
-    head = [
-        *_wrapped(trajectories[0].request.prompt, inner, _TITLE, _INK, most=4),
-        *_wrapped(about, inner, _SMALL, _GREY, most=2),
-    ]
+    inner = _inner_width(shown)
     captions = [_caption(trajectory, inner, alone=len(trajectories) == 1) for trajectory in trajectories]
+    return _drawn(trajectories[0].request.prompt, about, captions, shown)
+
+
+def side_by_side(rows: Sequence[Compared], heading: str, about: str) -> PILImage.Image:
+    """A sheet of prompts, their pictures beside each other."""
+    shown = [[_compared(*picture) for picture in row.pictures] for row in rows]
+    inner = _inner_width(shown)
+    captions = [_wrapped(row.title, inner, _TEXT, _INK, most=2) for row in rows]
+    return _drawn(heading, about, captions, shown)
+
+
+def _compared(picture: PILImage.Image, said: str, is_good: bool) -> _Cell:
+    enlarged = _shown(picture)
+    colour = _COLOUR_OF[Verdict.SATISFIED if is_good else Verdict.MALFORMED]
+    return _Cell(enlarged, tuple(_wrapped(said, max(enlarged.width, _COLUMN), _SMALL, colour, most=4)))
+
+
+def _column(shown: Sequence[Sequence[_Cell]]) -> int:
+    return max([_COLUMN, *(cell.picture.width for cells in shown for cell in cells)])
+
+
+def _inner_width(shown: Sequence[Sequence[_Cell]]) -> int:
+    columns = max((len(cells) for cells in shown), default=1) or 1
+    return max(columns * _column(shown) + (columns - 1) * _GAP, 2 * _COLUMN + _GAP)
+
+
+def _drawn(
+    heading: str, about: str, captions: Sequence[Sequence[_Line]], shown: Sequence[Sequence[_Cell]]
+) -> PILImage.Image:
+    """Heading, then a row each: its caption, and its pictures with their lines under them."""
+    inner, column = _inner_width(shown), _column(shown)
+    width = inner + 2 * _MARGIN
+    head = [*_wrapped(heading, inner, _TITLE, _INK, most=4), *_wrapped(about, inner, _SMALL, _GREY, most=2)]
     height = 2 * _MARGIN + _height(head)
     height += sum(_row_height(caption, cells) for caption, cells in zip(captions, shown, strict=True))
     sheet = PILImage.new("RGB", (width, height), _PAPER)
@@ -140,6 +177,13 @@ def _cells(trajectory: Trajectory, pictures: Pictures) -> list[_Cell]:
 
 def _about(round_: Round, width: int, *, is_given: bool) -> Iterator[_Line]:
     yield _Line("Round 0 · the given picture" if is_given else f"Round {round_.index}", _TEXT, _INK)
+    if round_.candidates:
+        yield _Line(f"Picture {round_.chosen} of {len(round_.candidates)}", _SMALL, _GREY)
+    if round_.scores:
+        told = (f"{s.scorer} {'unread' if s.value is None else format(s.value, '.3g')}" for s in round_.scores)
+        yield _Line(" · ".join(told), _SMALL, _INK)
+    if round_.base is not None and round_.base != round_.index - 1:
+        yield _Line(f"Made from round {round_.base}", _SMALL, _INK)
     if round_.instruction is not None:
         yield from _wrapped(f"Edit: {round_.instruction or '(empty)'}", width, _SMALL, _INK, most=6)
     for number, said in enumerate(round_.reflections, 1):

@@ -14,7 +14,10 @@ import typer
 
 from r3core.errors import CheckpointError, DeviceError, InvalidRequest
 from server import cli_keys, cli_webhooks
+from server.cli_batch import batch
+from server.cli_compare import compare
 from server.cli_generate import generate
+from server.cli_judge import roundtrip, score
 from server.cli_operate import jobs_app, queue_app
 from server.cli_options import (
     AllowUnexpected,
@@ -121,6 +124,10 @@ def worker(
 
 app.command()(generate)
 app.command()(submit)
+app.command()(score)
+app.command()(roundtrip)
+app.command()(batch)
+app.command()(compare)
 app.add_typer(cli_keys.app)
 app.add_typer(cli_webhooks.app)
 app.add_typer(jobs_app)

@@ -50,6 +50,23 @@ def generate(
         bool | None, typer.Option("--early-stop/--no-early-stop", help="End where the model is satisfied [on]")
     ] = None,
     confirmations: Annotated[Text, _number("Times that it must say so running, 1-5")] = None,
+    stop_scorer: Annotated[Text, _number("End by this scorer: when it is reached, or rises no more", "<name>")] = None,
+    stop_at_least: Annotated[Text, _number("Reached with this score", _FLOAT)] = None,
+    stop_min_gain: Annotated[Text, _number("A rise is at least this [0]", _FLOAT)] = None,
+    stop_patience: Annotated[Text, _number("End after so many rounds without a rise, 1-8 [1]")] = None,
+    stop_all: Annotated[
+        bool | None, typer.Option("--stop-all/--stop-any", help="End when all rules say so, or any [any]")
+    ] = None,
+    scorers: Annotated[
+        Text, _number("Score every picture, the first decides: of gvu, lift, vqa, verdict", "NAME,NAME")
+    ] = None,
+    choose: Annotated[Text, _number("last or best: which round's picture is the result [last]", "<name>")] = None,
+    on_regression: Annotated[
+        Text, _number("keep or backtrack: after a round that scored lower [keep]", "<name>")
+    ] = None,
+    candidates_first: Annotated[Text, _number("First pictures, of which the best goes on, 1-8 [1]")] = None,
+    candidates_refine: Annotated[Text, _number("Refinements, of which the best goes on, 1-4 [1]")] = None,
+    max_images: Annotated[Text, _number("The most pictures to draw, over all trajectories")] = None,
     think: Annotated[
         bool | None, typer.Option("--think/--no-think", help="Write a plan before the first picture [on]")
     ] = None,
@@ -107,25 +124,37 @@ _SETTINGS = ("checkpoint", "base_checkpoint", "device", "dtype", "allow_unexpect
 def fields_of(given: Fields) -> Fields:
     """The body of POST /generate that the options say; what is no number stays text, for the schema to refuse."""
     fields: Fields = {}
-    early_stop: Fields = {}
     for name, value in given.items():
-        stage, _, setting = name.partition("_")
-        if name == "early_stop":
-            early_stop["on_satisfied"] = value
-        elif name == "confirmations":
-            early_stop["confirmations"] = _read(value)
-        elif name == "metadata":
-            fields[name] = _pairs(value)
-        elif stage in _STAGES and setting:
-            fields.setdefault(stage, {})[setting] = _read(value)
-        elif name in _TEXTS:
-            fields[name] = str(value)
+        *outer, last = place_of(name)
+        inside = fields
+        for part in outer:
+            inside = inside.setdefault(part, {})
+        if name == "metadata":
+            inside[last] = _pairs(value)
+        elif name == "scorers":
+            inside[last] = [part.strip() for part in value.split(",")]
         else:
-            fields[name] = _read(value)
-    return {**fields, "early_stop": early_stop} if early_stop else fields
+            inside[last] = str(value) if name in _TEXTS else _read(value)
+    return fields
 
 
-_TEXTS = ("prompt", "image", "instruction", "size", "output_format")
+def place_of(option: str) -> tuple[str, ...]:
+    """Where in the body an option's value stands; the option is named as it is in Python."""
+    part, _, setting = option.partition("_")
+    if part in _PARTS and setting:
+        return (part, setting)
+    return _ELSEWHERE.get(option, (option,))
+
+
+_TEXTS = ("prompt", "image", "instruction", "size", "output_format", "choose", "on_regression", "stop_scorer")
+_PARTS = (*_STAGES, "candidates")
+_ELSEWHERE = {
+    "early_stop": ("early_stop", "on_satisfied"),
+    "confirmations": ("early_stop", "confirmations"),
+    "stop_all": ("early_stop", "all"),
+    **{f"stop_{name}": ("early_stop", "score", name) for name in ("scorer", "at_least", "min_gain", "patience")},
+    "scorers": ("judge", "scorers"),
+}
 
 
 def _read(value: Any) -> Any:

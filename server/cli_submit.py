@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from server.cli_settings import CLIENTS_OWN, Set, add_settings
 from server.misconfigured import Misconfigured
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def submit(
     n: Annotated[int | None, typer.Option("--n", metavar="N", help="Independent tries, 1-4 [1]")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Width and height [the checkpoint's]")] = None,
     model: Annotated[str | None, typer.Option(help="Where the server has several")] = None,
+    more: Set = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Show nothing, and print the finished job, for machines")
     ] = False,
@@ -62,6 +64,7 @@ def submit(
         "model": model,
     }
     settings = {name: value for name, value in fields.items() if value is not None}
+    add_settings(settings, more or [], CLIENTS_OWN)
     try:
         import PIL  # noqa: F401 -- what is drawn needs it
         import rich.console
@@ -71,7 +74,7 @@ def submit(
     from server.out_folder import check_here, open_folder
     from server.submit import Asked, run_submit
 
-    address, shown_key = _server(url, key)
+    address, shown_key = server_of(url, key)
     if out is None:
         check_here()
     else:
@@ -82,7 +85,8 @@ def submit(
     raise typer.Exit(run_submit(client, Asked(prompt, settings, out, as_json, way), console))
 
 
-def _server(url: str | None, key: str | None) -> tuple[str, str | None]:
+def server_of(url: str | None, key: str | None) -> tuple[str, str | None]:
+    """A server's address and one's own key for it: what was given, else the environment's. Raises Misconfigured."""
     from server.preflight import load_connection
 
     given = {name: value for name, value in (("url", url), ("key", key)) if value is not None}

@@ -128,7 +128,7 @@ def _run(job: Job, ready: Ready, folder: RunFolder, on: Console) -> int:
         try:
             for index, event in run:
                 if isinstance(event, ImageReady):
-                    folder.keep_picture(event.trajectory, event.round, event.image.id, event.pixels)
+                    folder.keep_picture(event)
                     folder.keep_story(run.trajectories, "running", None, time.monotonic() - began_s)
                 elif isinstance(event, Preview):
                     folder.keep_preview(run.trajectories[index], event.round, event.step, event.pixels)
@@ -204,9 +204,17 @@ def _option_of(place: Sequence[str]) -> str:
     match place:
         case ["prompt", *_]:
             return "PROMPT"
+        case ["early_stop", "score"]:
+            return "--stop-scorer"
+        case ["early_stop", "score", name]:
+            return f"--stop-{name.replace('_', '-')}"
+        case ["early_stop", "all"]:
+            return "--stop-all"
         case ["early_stop", "confirmations"]:
             return "--confirmations"
-        case ["generate" | "refine" | "reason" | "reflect" as stage, name, *_]:
+        case ["judge", *_]:
+            return "--scorers"
+        case ["generate" | "refine" | "reason" | "reflect" | "candidates" as stage, name, *_]:
             return f"--{stage}-{name.replace('_', '-')}"
         case ["metadata", key, *_]:
             return f"--metadata {key}"

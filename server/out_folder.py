@@ -1,14 +1,36 @@
-"""The folder that `r3 generate` and `r3 submit` write a run into."""
+"""The folder that `r3 generate` and `r3 submit` write a run into, and the names of pictures in it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from server.misconfigured import Misconfigured
 
-OURS: Final = re.compile(r"t\d+_round\d+(_step\d+)?\.(png|webp|jpeg)|(trajectory|job)\.json|contact_sheet\.png")
+if TYPE_CHECKING:
+    from r3client import Image, Job
+
+OURS: Final = re.compile(
+    r"t\d+_round\d+(_candidate\d+)?(_step\d+)?\.(png|webp|jpeg)|(trajectory|job)\.json|contact_sheet\.png"
+)
+
+
+def name_of(trajectory: int, round_: int, candidate: int | None = None) -> str:
+    """What a picture's file is called, without its ending; `candidate` where its round has several."""
+    return f"t{trajectory}_round{round_}" + ("" if candidate is None else f"_candidate{candidate}")
+
+
+def pictures_of(job: Job) -> Iterator[tuple[str, Image]]:
+    """Every picture of a job with that name."""
+    for trajectory in job.trajectories:
+        for round_ in trajectory.rounds:
+            for number, candidate in enumerate(round_.candidates):
+                if candidate.image is not None:
+                    yield name_of(trajectory.index, round_.index, number), candidate.image
+            if not round_.candidates and round_.image is not None:
+                yield name_of(trajectory.index, round_.index), round_.image
 
 
 def open_folder(path: Path, *, overwrite: bool) -> Path:

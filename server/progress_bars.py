@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from r3core.events import (
     Cancelled,
+    Chose,
     Event,
     Failed,
     Finished,
     ImageReady,
     Reasoned,
     Reflected,
+    Scored,
     TextDelta,
 )
 from r3core.events import Progress as Denoised
+from r3core.loop import wanted
 from r3core.types import Request
 
+_WORDS_TOLD: Final = 3
 _WORD_OF = {Finished: "done", Failed: "failed", Cancelled: "cancelled"}
 
 
@@ -71,8 +76,8 @@ class RunBars:
                 self._say(index, f"reason: {text}")
             case Reflected(round_, reflection):
                 self._say(index, f"round {round_}: {reflection.verdict}: {reflection.text}")
-            case ImageReady(round_):
-                self._say(index, f"round {round_}: picture")
+            case ImageReady() | Scored() | Chose():
+                self._say(index, _pictured(event))
             case Finished() | Failed() | Cancelled():
                 self._end(task, index, event)
             case _:
@@ -99,3 +104,20 @@ class RunBars:
 
     def _say(self, index: int, line: str) -> None:
         self._console.print(self._named(index, " ".join(line.split())), markup=False)
+
+
+def _pictured(event: ImageReady | Scored | Chose) -> str:
+    """A line about a picture, which is called by its number where its round has several."""
+    match event:
+        case ImageReady(round=round_, candidate=candidate, trajectory=trajectory):
+            which = f" {candidate}" if wanted(trajectory, round_) > 1 else ""
+            return f"round {round_}: picture{which}"
+        case Scored(round_, candidate, score):
+            value = "unread" if score.value is None else f"{score.value:.4g}"
+            failed = sorted(score.words, key=lambda word: word.lift)[:_WORDS_TOLD]
+            words = ", ".join(f"{word.text} {word.lift:+.2f}" for word in failed)
+            return f"round {round_}, picture {candidate}: {score.scorer} {value}" + (
+                f" (least: {words})" if words else ""
+            )
+        case Chose(round_, candidate):
+            return f"round {round_}: picture {candidate} goes on"

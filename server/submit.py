@@ -1,6 +1,7 @@
 """What `r3 submit` does: ask a running server for pictures, show what happens, and keep what comes of it in a folder.
 
-    t0_round0.png …    every finished picture, as it was asked to be delivered
+    t0_round0.png …    every finished picture, as it was asked to be delivered; t0_round0_candidate1.png where there
+                       are several of a round
     job.json           the job as the server tells it
 
 Exit codes: 0 it succeeded; 1 the server refused it, or it failed; 2 the server cannot be reached, or the folder cannot
@@ -23,6 +24,7 @@ from rich.console import Console
 from r3client import AsyncClient, Image, Job, NoAnswer, R3Error, Refused, UnexpectedAnswer, events
 from r3client.errors import AlreadyFinished
 from server.misconfigured import Misconfigured
+from server.out_folder import name_of, pictures_of
 from server.submit_view import View
 from server.tables import plain
 from server.terminal_pictures import Way
@@ -73,7 +75,7 @@ class _Run:
                 self._refuse_silence(event)
                 self.view.show(event, stream.live)
                 if isinstance(event, events.ImageDone):
-                    await self.keep(event.image, event.trajectory or 0, event.round)
+                    await self.keep(event.image, name_of(event.trajectory or 0, event.round, event.candidate))
                 last = event
         return last
 
@@ -84,11 +86,11 @@ class _Run:
             if self.unanswered == TRIES:
                 raise NoAnswer(event.reason)
 
-    async def keep(self, image: Image, trajectory: int, round_: int) -> None:
+    async def keep(self, image: Image, name: str) -> None:
         """Save a picture and show it, once."""
         if image.id in self.saved:
             return
-        path = self.folder() / f"t{trajectory}_round{round_}.{image.suffix}"
+        path = self.folder() / f"{name}.{image.suffix}"
         content = await self.client.image(image)
         path.write_bytes(content)
         self.saved[image.id] = path
@@ -96,10 +98,8 @@ class _Run:
 
     async def keep_all(self, job: Job) -> None:
         """Save what was not shown as it came, and the job."""
-        for trajectory in job.trajectories:
-            for round_ in trajectory.rounds:
-                if round_.image is not None:
-                    await self.keep(round_.image, trajectory.index, round_.index)
+        for name, image in pictures_of(job):
+            await self.keep(image, name)
         text = job.model_dump_json(indent=2, exclude_unset=True)
         (self.folder() / "job.json").write_text(text + "\n", encoding="utf-8")
 

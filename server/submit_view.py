@@ -28,6 +28,7 @@ from server.terminal_pictures import Way, show
 
 _TAIL_LINES: Final = 4
 _BAR_COLUMNS: Final = 30
+_MISSED: Final = 3
 _CHIP_OF: Final = {
     "edit": ("✎ edit", "yellow"),
     "satisfied": ("✔ satisfied", "green"),
@@ -37,6 +38,8 @@ _ENDS: Final = {
     "satisfied": "the model is satisfied",
     "max_rounds": "its rounds are used up",
     "malformed": "the model said nothing that can be read",
+    "score": "its score says so",
+    "budget": "its pictures are used up",
     "deadline": "its deadline passed",
     "stopped": "it was stopped",
 }
@@ -96,10 +99,8 @@ class View:
             case events.ReasonDone():
                 self._head(event.trajectory, "Plan")
                 self._body(_tidied(event.text))
-            case events.ImageDone():
-                self._head(event.trajectory, f"Round {event.round}", event.instruction)
-            case events.ReflectDone():
-                self._reflection(event)
+            case events.ImageDone() | events.ReflectDone() | events.Scored() | events.Chosen():
+                self._tell_of_round(event)
             case events.TrajectoryDone():
                 self._head(event.trajectory, "Done", _ENDS.get(event.stop_reason, event.stop_reason))
             case events.JobFailed():
@@ -108,6 +109,18 @@ class View:
                 self._console.print(Text("Cancelled", "yellow"))
             case _:
                 pass
+
+    def _tell_of_round(self, event: events.ImageDone | events.ReflectDone | events.Scored | events.Chosen) -> None:
+        match event:
+            case events.ImageDone():
+                several = "" if event.candidate is None else f", candidate {event.candidate}"
+                self._head(event.trajectory, f"Round {event.round}{several}", event.instruction)
+            case events.ReflectDone():
+                self._reflection(event)
+            case events.Scored():
+                self._body(f"{self._whose(event.trajectory)}{_scored(event)}")
+            case events.Chosen():
+                self._head(event.trajectory, f"Round {event.round}", f"goes on with candidate {event.candidate}")
 
     def _head(self, trajectory: int | None, what: str, caption: str | None = None) -> None:
         line = Text.assemble((f"{self._whose(trajectory)}{what}", "bold"))
@@ -177,6 +190,14 @@ def _queued(live: Live) -> str:
         return "asking the server"
     place = "next in the queue" if live.position <= 1 else f"number {live.position} in the queue"
     return place if live.eta_s is None else f"{place}, starts in about {age(live.eta_s)}"
+
+
+def _scored(said: events.Scored) -> str:
+    """A score, and the words that the picture fails most."""
+    value = "unknown" if said.value is None else f"{said.value:.3f}"
+    missed = [word.text for word in sorted(said.words, key=lambda word: word.lift)[:_MISSED] if word.lift < 0]
+    of = "" if said.candidate == 0 else f"candidate {said.candidate}: "
+    return f"{of}{said.scorer} {value}" + (f", least of all: {', '.join(map(plain, missed))}" if missed else "")
 
 
 def _tidied(text: str) -> str:

@@ -7,17 +7,27 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from r3client import errors, models, settings
+from r3client import errors, models, settings, task_settings
 from r3client import events as ev
-from server import schemas, views
+from r3core.judge import SCORERS
+from r3core.types import StopReason
+from server import schemas, task_schemas, views
 from server.errors import CODES
 from server.event_views import EVENTS
 
 SHAPES: list[tuple[type[BaseModel], type[BaseModel]]] = [
     (models.Image, views.ImageView),
     (models.Reflection, views.ReflectionView),
+    (models.WordLift, views.WordView),
+    (models.Score, views.ScoreView),
+    (models.Candidate, views.CandidateView),
     (models.Round, views.RoundView),
     (models.Trajectory, views.TrajectoryView),
+    (models.ScoredImage, views.ScoredImage),
+    (models.ScoreResult, views.ScoreResult),
+    (models.ReflectResult, views.ReflectResult),
+    (models.DescribeResult, views.DescribeResult),
+    (models.RoundtripResult, views.RoundtripResult),
     (models.JobError, views.JobError),
     (models.Usage, views.Usage),
     (models.Parent, views.Parent),
@@ -34,6 +44,12 @@ def test_shapes_have_the_servers_fields(ours: type[BaseModel], theirs: type[Base
     assert set(ours.model_fields) - {"content"} == set(theirs.model_fields) - {"b64_json"}
 
 
+def test_words_that_stand_for_themselves_are_the_servers() -> None:
+    assert get_args(models.StopReason) == get_args(StopReason)
+    assert get_args(models.Scorer) == SCORERS
+    assert get_args(models.JobStatus) == get_args(schemas.JobStatus)
+
+
 def test_every_event_has_a_type_with_its_fields() -> None:
     assert set(ev.EVENTS) == set(EVENTS)
     for name, theirs in EVENTS.items():
@@ -48,12 +64,29 @@ def test_every_event_has_a_type_with_its_fields() -> None:
         (settings.Generation, schemas.GenerationCreate),
         (settings.TextSampling, schemas.TextSamplingCreate),
         (settings.ImageSampling, schemas.RefineSamplingCreate),
+        (settings.ScoreStop, schemas.ScoreStopCreate),
         (settings.EarlyStop, schemas.EarlyStopCreate),
+        (settings.Judge, schemas.JudgeCreate),
+        (settings.Candidates, schemas.CandidatesCreate),
         (settings.Webhook, schemas.WebhookCreate),
     ],
 )
 def test_whatever_can_be_asked_for_has_a_keyword(ours: Any, theirs: type[BaseModel]) -> None:
     assert set(ours.__annotations__) == set(theirs.model_fields) - DECIDED_BY_THE_CLIENT
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (task_settings.Scoring, task_schemas.ScoreCreate),
+        (task_settings.Reflecting, task_schemas.ReflectCreate),
+        (task_settings.Describing, task_schemas.DescribeCreate),
+        (task_settings.RoundTrip, task_schemas.RoundtripCreate),
+    ],
+)
+def test_what_the_jobs_beside_can_be_asked_for_has_a_keyword(ours: Any, theirs: type[BaseModel]) -> None:
+    arguments = DECIDED_BY_THE_CLIENT | {"image", "images"}
+    assert set(ours.__annotations__) == set(theirs.model_fields) - arguments
 
 
 @pytest.mark.parametrize(("code", "status"), [(code, status) for code, (status, _) in CODES.items()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import select
@@ -13,14 +14,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import rich.console
 from typer.testing import CliRunner, Result
 
-from r3client import Client
+from r3client import AsyncClient, Client
 from server.cli import app
-from server.cli_submit import _server
+from server.cli_submit import server_of
 from server.misconfigured import Misconfigured
+from server.submit import Asked, run_submit
 from tests.client.service import Service
 from tests.client.test_terminal_pictures import picture
 from tests.server.waiting import until
@@ -56,6 +60,34 @@ def test_the_pictures_are_kept_and_the_final_ones_named(r3_submit: Run, tmp_path
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["job.json", "mine.png", "t0_round0.png"]
 
 
+def test_every_candidate_is_kept_and_what_was_said_of_it_is_shown(service: Service, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"judge": {"scorers": ["lift"]}, "candidates": {"first": 3, "refine": 2}}
+    with Client(service.url) as client:
+        asked = Asked("a cat edits=1 best=1", {**settings, "n": 2}, tmp_path / "out", as_json=False, way=None)
+        shown = rich.console.Console(record=True, file=io.StringIO(), width=100)
+        assert run_submit(AsyncClient(service.url), asked, shown) == 0
+        job = client.jobs(limit=1).jobs[0]
+        assert len({image.id for image in job.every_image()}) == 10
+        last = job.trajectories[1].rounds[1]
+        assert (last.chosen, last.from_round, len(last.candidates)) == (1, 0, 2)
+        kept = (tmp_path / "out" / "t1_round1_candidate1.png").read_bytes()
+        assert last.image is not None
+        assert kept == client.image(last.image)
+    assert len(list((tmp_path / "out").glob("t?_round?_candidate?.png"))) == 10
+    text = shown.export_text()
+    assert "[1] Round 0, candidate 2" in text
+    assert "[1] Round 1  goes on with candidate 1" in text
+    assert "lift 0." in text
+
+
+def test_any_setting_can_be_given(r3_submit: Run) -> None:
+    given = ["judge.scorers=lift,vqa", "early_stop.score.scorer=vqa", "early_stop.score.at_least=0", "max_images=3"]
+    done = r3_submit("a cat", "--json", *[part for setting in given for part in ("--set", setting)])
+    job = json.loads(done.stdout)
+    assert (job["params"]["judge"], job["params"]["max_images"]) == ({"scorers": ["lift", "vqa"]}, 3)
+    assert job["trajectories"][0]["stop_reason"] == "score"
+
+
 def test_json_is_the_job_and_nothing_else(r3_submit: Run, service: Service, tmp_path: Path) -> None:
     (tmp_path / "start.png").write_bytes(picture((256, 256)))
     done = r3_submit("a dog", "--json", "--image", "start.png", "--rounds", "1")
@@ -86,6 +118,9 @@ def test_what_the_server_refuses_or_fails_ends_with_1(r3_submit: Run, arguments:
     ("arguments", "said"),
     [
         (["a cat", "--image", "nowhere.png"], "--image nowhere.png cannot be read (No such file or directory)"),
+        (["a cat", "--set", "chose=best"], "write choose"),
+        (["a cat", "--n", "2", "--set", "n=3"], "says what another option says already"),
+        (["a cat", "--set", "stream=true"], "stream cannot be set"),
         (["a cat", "--images", "ascii"], "--images=ascii is refused"),
         (["a cat", "--url", "http://127.0.0.1:9"], "name the server with --url/R3_URL"),
         (["a cat", "--key", "two words"], "--key=*** is refused"),
@@ -111,11 +146,11 @@ def test_where_nothing_can_be_written_no_job_is_made(
 
 def test_the_key_is_the_option_or_ones_own_or_an_operators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("R3_KEY", "r3_operator")
-    assert _server(None, None) == ("http://127.0.0.1:8000", "r3_operator")
+    assert server_of(None, None) == ("http://127.0.0.1:8000", "r3_operator")
     monkeypatch.setenv("R3_API_KEY", "r3_own")
     monkeypatch.setenv("R3_PORT", "8080")
-    assert _server(None, None) == ("http://127.0.0.1:8080", "r3_own")
-    assert _server("https://one.example", "r3_given") == ("https://one.example", "r3_given")
+    assert server_of(None, None) == ("http://127.0.0.1:8080", "r3_own")
+    assert server_of("https://one.example", "r3_given") == ("https://one.example", "r3_given")
 
 
 # a terminal

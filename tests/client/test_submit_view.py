@@ -67,6 +67,33 @@ def test_where_there_is_no_terminal_what_is_finished_is_printed_and_nothing_move
     ]
 
 
+def test_scores_name_the_words_that_a_picture_fails_and_candidates_their_number() -> None:
+    words = [{"text": "three", "lift": -0.2}, {"text": "red", "lift": 0.9}, {"text": "circles\x07", "lift": -0.5}]
+    told: list[tuple[str, dict[str, Any]]] = [
+        ("image", {"round": 0, "candidate": 1, "image": IMAGE, "instruction": None}),
+        ("score", {"round": 0, "candidate": 1, "scorer": "lift", "value": 0.25, "lift": 0.25, "words": words}),
+        ("score", {"round": 0, "candidate": 0, "scorer": "verdict", "value": None, "lift": None, "words": []}),
+        ("chosen", {"round": 0, "candidate": 1, "score": 0.25}),
+        ("trajectory.done", {"stop_reason": "budget", "image": IMAGE}),
+    ]
+    console, live = Console(record=True, file=io.StringIO(), width=80), Live()
+    with View(console, 1, None) as view:
+        for name, data in told:
+            event = read_event(
+                name, {"job_id": "job_1", "trajectory": 0, "at": "2026-01-01T00:00:00.000Z", **data}, None
+            )
+            assert not isinstance(event, events.StreamClosing)
+            live.take(event)
+            view.show(event, live)
+    assert console.export_text().splitlines()[1:] == [
+        "Round 0, candidate 1",
+        "  candidate 1: lift 0.250, least of all: circles\\x07, three",
+        "  verdict unknown",
+        "Round 0  goes on with candidate 1",
+        "Done  its pictures are used up",
+    ]
+
+
 def test_on_a_terminal_texts_and_bars_move_below_and_pictures_are_drawn() -> None:
     out = io.StringIO()
     console = Console(file=out, width=60, height=24, force_terminal=True, color_system="truecolor", _environ={})

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from server.cli_generate import fields_of
 from server.generate import EXIT_CANCELLED, EXIT_FAILED, run_generate
 from server.misconfigured import Misconfigured
-from server.schemas import GenerationCreate
+from server.schemas import GenerationCreate, JudgeCreate, ScoreStopCreate
 from server.settings import Settings
 
 # Fields that mean nothing without a service.
@@ -94,6 +94,46 @@ def test_a_seed_that_was_not_given_is_in_the_story_and_gives_the_same_again(tmp_
     assert [r["image"]["sha256"] for r in story["rounds"]] == [r["image"]["sha256"] for r in again["rounds"]]
 
 
+def test_every_candidate_is_kept_with_its_scores_and_the_best_is_the_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: Any = {"judge": {"scorers": ["lift", "vqa"]}, "candidates": {"first": 3}, "choose": "best", "max_rounds": 2}
+    code, story = generate(tmp_path, prompt="a cat scores=352 best=1 edits=9", output_format="webp", **asked)
+    assert code == 0
+    first, second, third = story["rounds"]
+    assert [one["image"]["path"] for one in first["candidates"]] == [f"t0_round0_candidate{c}.webp" for c in range(3)]
+    assert [one["scores"][0]["value"] for one in first["candidates"]] == [3.0, 3.5, 3.0]
+    assert (first["chosen"], first["image"], first["from_round"]) == (1, first["candidates"][1]["image"], None)
+    assert (second["candidates"], second["image"]["path"], second["from_round"]) == ([], "t0_round1.webp", 0)
+    assert (story["image"], third["scores"][0]["value"]) == (second["image"], 2.0)
+    assert (story["usage"]["images"], story["usage"]["discarded_images"]) == (5, 3)
+    assert story["params"]["judge"] == {"scorers": ["lift", "vqa"]}
+    for number in range(3):
+        with Image.open(tmp_path / f"t0_round0_candidate{number}.png") as picture:
+            assert (picture.info["round"], picture.info["candidate"]) == ("0", str(number))
+    assert (tmp_path / "contact_sheet.png").exists()
+    shown = capsys.readouterr().err
+    assert "round 0, picture 1: lift 3.5 (least: " in shown
+    assert "round 0: picture 1 goes on" in shown
+    generate(tmp_path, overwrite=True)
+    assert not (tmp_path / "t0_round0_candidate1.png").exists(), "an earlier run's pictures go with it"
+
+
+def test_a_run_without_judge_tells_nothing_of_scores(tmp_path: Path) -> None:
+    _, story = generate(tmp_path, max_rounds=1)
+    assert set(story["rounds"][0]) == {"index", "image", "instruction", "reflection", "reflections"}
+    assert set(story["usage"]) == {"text_tokens", "denoise_steps", "forwards", "compute_s"}
+
+
+@pytest.mark.parametrize("rules", [{"score": {"scorer": "lift", "at_least": 3}}, {"on_satisfied": False}])
+def test_every_way_to_end_can_be_drawn_on_the_sheet(tmp_path: Path, rules: dict[str, Any]) -> None:
+    _, story = generate(
+        tmp_path, judge={"scorers": ["lift"]}, prompt="a cat scores=3", early_stop=rules, max_images=2, max_rounds=4
+    )
+    assert story["stop_reason"] == ("score" if "score" in rules else "budget")
+    assert (tmp_path / "contact_sheet.png").exists()
+
+
 def test_previews_and_the_form_of_delivery_stand_beside_the_lossless_pictures(tmp_path: Path) -> None:
     _, story = generate(tmp_path, previews=1, max_rounds=0, output_format="webp", output_compression=30)
     image = story["image"]
@@ -144,6 +184,13 @@ def test_all_faults_are_one_line_in_the_options_words(tmp_path: Path) -> None:
         ({"refine": {"cfg_renorm_type": "text_channe"}}, "--refine-cfg-renorm-type must be"),
         ({"generate": {"cfg_img_scale": 2.0}}, "--generate-cfg-img-scale is not a known field"),
         ({"deadline_s": float("nan")}, "--deadline-s must be a finite number"),
+        ({"judge": {"scorers": ["clip"]}}, "--scorers must be 'gvu', 'lift', 'vqa' or 'verdict'"),
+        ({"early_stop": {"score": {"scorer": "lift"}}}, "--stop-scorer goes by lift, but nothing is scored"),
+        ({"early_stop": {"score": {"at_least": 1}}}, "--stop-scorer is required"),
+        ({"early_stop": {"score": {"scorer": "lift", "min_gain": -1}}}, "--stop-min-gain must be"),
+        ({"candidates": {"first": 9}}, "--candidates-first must be less than or equal to 8"),
+        ({"choose": "best"}, "--choose is best, but nothing is scored"),
+        ({"n": 2, "max_images": 1}, "--max-images is 1, fewer than n, 2"),
     ],
 )
 def test_a_fault_names_its_option(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
@@ -223,7 +270,7 @@ def test_every_field_of_the_api_is_an_option() -> None:
 
 def options_of(schema: type[BaseModel]) -> set[str]:
     """The options' names that the schema's fields call for."""
-    stages = {"reason", "reflect", "generate", "refine"}
+    stages = {"reason", "reflect", "generate", "refine", "candidates"}
     names: set[str] = set()
     for name, field in schema.model_fields.items():
         if name in stages:
@@ -232,7 +279,10 @@ def options_of(schema: type[BaseModel]) -> set[str]:
             assert issubclass(inner, BaseModel)
             names |= {f"{name}_{setting}" for setting in inner.model_fields}
         elif name == "early_stop":
-            names |= {"early_stop", "confirmations"}
+            rule = {f"stop_{setting}" for setting in (*ScoreStopCreate.model_fields, "all")}
+            names |= {"early_stop", "confirmations", *rule}
+        elif name == "judge":
+            names |= set(JudgeCreate.model_fields)
         elif name not in SERVICE_ONLY:
             names.add(name)
     return names
@@ -251,6 +301,16 @@ def test_numbers_become_numbers_and_anything_else_stays_for_the_schema_to_refuse
         "generate_cfg_interval": ("0", "0.5"),
         "reason_top_p": "0.5",
         "metadata": ["a=b=c", "d="],
+        "scorers": "lift, vqa",
+        "stop_scorer": "lift",
+        "stop_at_least": "0.5",
+        "stop_patience": "2",
+        "stop_all": True,
+        "candidates_first": "4",
+        "candidates_refine": "two",
+        "choose": "best",
+        "on_regression": "backtrack",
+        "max_images": "9",
     }
     assert fields_of(given) == {
         "prompt": "12",
@@ -258,11 +318,21 @@ def test_numbers_become_numbers_and_anything_else_stays_for_the_schema_to_refuse
         "max_rounds": 2,
         "n": "two",
         "deadline_s": 1.5,
-        "early_stop": {"on_satisfied": False, "confirmations": 3},
+        "early_stop": {
+            "on_satisfied": False,
+            "confirmations": 3,
+            "score": {"scorer": "lift", "at_least": 0.5, "patience": 2},
+            "all": True,
+        },
         "think": True,
         "generate": {"cfg_interval": [0, 0.5]},
         "reason": {"top_p": 0.5},
         "metadata": {"a": "b=c", "d": ""},
+        "judge": {"scorers": ["lift", "vqa"]},
+        "candidates": {"first": 4, "refine": "two"},
+        "choose": "best",
+        "on_regression": "backtrack",
+        "max_images": 9,
     }
     with pytest.raises(Misconfigured, match="--metadata a has no value; write it as KEY=VALUE"):
         fields_of({"metadata": ["a"]})

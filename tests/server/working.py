@@ -14,6 +14,7 @@ import numpy as np
 from r3core.engine.engine import Engine, new_image_id
 from r3core.fake import FakeRunner
 from r3core.types import ImageSampling, Request
+from r3core.versions import STORED_VERSION
 from server.cost import job_cost
 from server.encoding import PictureTexts, png
 from server.engines import FAKE
@@ -64,7 +65,8 @@ Start = Callable[..., RunningWorker]
 def new_job(asked: Request = ASKED, **fields: Any) -> NewJob:
     """A job for the fake model; `extra` goes into what the worker is given."""
     extra = fields.pop("extra", {})
-    body = {"request": asdict(asked), "start_image": None, "output_format": "png", "output_compression": None, **extra}
+    stored = {"version": STORED_VERSION, "request": asdict(asked)}
+    body = {**stored, "start_image": None, "output_format": "png", "output_compression": None, **extra}
     return NewJob(new_job_id(), "local", FAKE.name, body, {}, job_cost(asked), **fields)
 
 

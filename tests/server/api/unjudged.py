@@ -24,7 +24,7 @@ from tests.server.processes import private_server
 from tests.server.waiting import until
 from tests.server.working import RunningWorker
 
-FEW: Final = {"generate": {"num_timesteps": 5}, "refine": {"num_timesteps": 5}}
+FEW: Final[dict[str, Any]] = {"generate": {"num_timesteps": 5}, "refine": {"num_timesteps": 5}}
 PIXEL: Final = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"  # one red one
 )

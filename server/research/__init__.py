@@ -1,0 +1,1 @@
+"""Many prompts at once, and what came of them: `r3 batch` and `r3 compare`."""

@@ -1,0 +1,229 @@
+"""What `r3 batch` leaves in its folder, and finds there when it goes on.
+
+    run.json                       what was asked for all prompts, and which model answered
+    jobs/00000/job.json            the job as the server told it, every score and text in it
+    jobs/00000/request.json        what was asked for this prompt
+    jobs/00000/t0_round0.png …     every picture, of several candidates each
+    round_0/00000/metadata.jsonl   GenEval's own layout: its scorer is run on round_0, on round_1 …
+    round_0/00000/samples/00000.png
+    failed/00000.json              why a prompt has no pictures yet, and how often it was tried
+
+Folders of prompts are renamed into their places when they are whole, so that whatever ends a run leaves no half one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from r3client import Job
+from server.misconfigured import Misconfigured
+from server.out_folder import pictures_of
+from server.research.delivered import delivered, rounds_of
+from server.research.prompts import Line
+
+Json = dict[str, Any]
+FORMAT: Final = 1
+
+
+class BatchFolder:
+    """A folder of many prompts. `about` is its run.json."""
+
+    def __init__(self, path: Path, about: Json) -> None:
+        self.path, self.about = path, about
+
+    def same_model(self, model: Json) -> None:
+        """Note the model that answers. Raises Misconfigured where another has answered before."""
+        before = self.about.setdefault("model", model)
+        if before != model:
+            raise Misconfigured(
+                f"{self.path} was made with {before['name']} ({before['hash']}), and {model['name']} ({model['hash']}) "
+                "answers now; name another --out, or the server of before"
+            )
+        _write_json(self.path / "run.json", self.about)
+
+    def has(self, line: Line) -> bool:
+        """Whether its pictures are there. Raises Misconfigured where they are of another request."""
+        path = self._job(line.name) / "request.json"
+        if not path.exists():
+            return False
+        if read_json(path) != _as_read(line.asked()):
+            raise Misconfigured(
+                f"{path.parent} was made for another request than prompt {line.number} is now; "
+                "name another --out, or delete that folder to have it made again"
+            )
+        return True
+
+    def key(self, line: Line) -> str:
+        """The idempotency key: the same until the prompt has failed, so that a job under way is found again."""
+        tries = read_json(failed)["tries"] if (failed := self._failed(line)).exists() else 0
+        return f"r3-batch-{self.about['id']}-{line.name}-{tries}"
+
+    def keep(self, line: Line, job: Job) -> None:
+        """Write a finished job with its pictures, and lay out its rounds."""
+        with _whole(self._job(line.name)) as folder:
+            for name, image in pictures_of(job):
+                image.save(folder / f"{name}.png")
+            _write_json(folder / "job.json", job.model_dump(mode="json", exclude_unset=True))
+            _write_json(folder / "request.json", line.asked())
+        self._failed(line).unlink(missing_ok=True)
+        self.lay_out(line, job, rounds_of(job))
+
+    def keep_failure(self, line: Line, why: str, job: Job | None) -> None:
+        """Note that it came to nothing, with the job as it stands."""
+        path = self._failed(line)
+        tries = read_json(path)["tries"] if path.exists() else 0
+        path.parent.mkdir(exist_ok=True)
+        told = None if job is None else job.model_dump(mode="json", exclude_unset=True)
+        _write_json(path, {"prompt": line.prompt, "why": why, "tries": tries + 1, "job": told})
+
+    def lay_out(self, line: Line, job: Job, most_rounds: int) -> None:
+        """Rounds as GenEval's scorer reads them; those that are there stay."""
+        files = {image.id: self._job(line.name) / f"{name}.png" for name, image in pictures_of(job)}
+        for round_ in range(most_rounds + 1):
+            place = self.path / f"round_{round_}" / line.name
+            if place.exists():
+                continue
+            with _whole(place) as folder:
+                _write_json(folder / "metadata.jsonl", dict(line.kept), indent=None)
+                (folder / "samples").mkdir()
+                for trajectory in job.trajectories:
+                    shown = delivered(job, trajectory, round_)
+                    if shown is not None and shown.image is not None:
+                        _link(files[shown.image.id], folder / "samples" / f"{trajectory.index:05}.png")
+
+    def fill(self, lines: Sequence[Line]) -> list[Path]:
+        """Give every prompt that is done as many rounds as the one with the most; the rounds' folders."""
+        jobs = [(line, read_job(self._job(line.name))) for line in lines if self.has(line)]
+        most = max((rounds_of(job) for _, job in jobs), default=-1)
+        for line, job in jobs:
+            self.lay_out(line, job, most)
+        return [self.path / f"round_{round_}" for round_ in range(most + 1)]
+
+    def _job(self, name: str) -> Path:
+        return self.path / "jobs" / name
+
+    def _failed(self, line: Line) -> Path:
+        return self.path / "failed" / f"{line.name}.json"
+
+
+@contextmanager
+def opened(path: Path, asked: Mapping[str, Any]) -> Iterator[BatchFolder]:
+    """The folder, new or of an earlier run of the same, held by this process alone. Raises Misconfigured.
+
+    `asked` is what has to be the same for all of a run.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Misconfigured(f"--out {path} cannot be written ({error.strerror}); name another folder") from error
+    try:
+        _hold(lock, path)
+        yield BatchFolder(path, _about(path, _as_read(asked)))
+    finally:
+        os.close(lock)  # which lets go of it
+
+
+def _hold(lock: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise Misconfigured(
+            f"--out {path} is being written by another r3 batch; wait for it, or name another"
+        ) from error
+
+
+def _about(path: Path, asked: Json) -> Json:
+    file = path / "run.json"
+    if not file.exists():
+        if others := sorted(p.name for p in path.iterdir() if p.name != ".lock"):
+            raise Misconfigured(f"--out {path} holds something else ({others[0]}); name another folder")
+        about = {"format": FORMAT, "id": uuid.uuid4().hex, **asked}
+        _write_json(file, about)
+        return about
+    about = read_about(path)
+    for name, value in asked.items():
+        if about.get(name) != value:
+            told = f"--out {path} was made with {name} {_shown(about.get(name))}, and this is {_shown(value)}"
+            raise Misconfigured(f"{told}; give the same to go on, or name another folder")
+    return about
+
+
+def read_about(path: Path) -> Json:
+    """A run's run.json. Raises Misconfigured where the folder is no run, or one of a newer build."""
+    if not (path / "run.json").is_file():
+        raise Misconfigured(f"{path} is no folder that r3 batch has written: it has no run.json")
+    about = read_json(path / "run.json")
+    if not isinstance(about.get("format"), int) or about["format"] > FORMAT:
+        raise Misconfigured(f"{path}/run.json has format {about.get('format')!r}; this build reads {FORMAT} and older")
+    return about
+
+
+def read_job(folder: Path) -> Job:
+    """A prompt's job. Raises Misconfigured where it cannot be read."""
+    try:
+        return Job.model_validate_json((folder / "job.json").read_bytes())
+    except (OSError, ValidationError) as error:
+        raise Misconfigured(_broken(folder / "job.json", error)) from error
+
+
+def read_json(path: Path) -> Json:
+    """A JSON object of ours. Raises Misconfigured where it cannot be read."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise Misconfigured(_broken(path, error)) from error
+    if not isinstance(value, dict):
+        raise Misconfigured(_broken(path, ValueError("it is no object")))
+    return value
+
+
+def _broken(path: Path, error: Exception) -> str:
+    why = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+    return f"{path} cannot be read ({why}); delete {path.parent} and run r3 batch again to have it made anew"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def _as_read(value: Any) -> Any:
+    """As it is when it has been written and read."""
+    return json.loads(json.dumps(value))
+
+
+@contextmanager
+def _whole(place: Path) -> Iterator[Path]:
+    """A folder that comes to its place when it is whole. GenEval's scorer takes no notice of its name before."""
+    temporary = place.with_name(f".{place.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    yield temporary
+    shutil.rmtree(place, ignore_errors=True)
+    temporary.rename(place)
+
+
+def _write_json(path: Path, value: Json, indent: int | None = 2) -> None:
+    temporary = path.with_name(f".{path.name}.part")
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    temporary.write_bytes(f"{text}\n".encode("utf-8", "backslashreplace"))
+    temporary.replace(path)
+
+
+def _link(source: Path, to: Path) -> None:
+    """The same file under a second name, a copy where the disk has no such thing."""
+    try:
+        to.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, to)
