@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from torch import Tensor
 
@@ -23,6 +24,8 @@ from r3core.judge import Score, WordLift
 from r3core.model.tokenizer import Tokenizer
 from r3core.prompts import NO, YES, PromptStrings
 from r3core.steps import Judge
+
+_DIGITS: Final = 6
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,10 @@ class Prompt:
             owners=owners,
         )
 
-    def rows(self, scorers: Sequence[str]) -> int:
-        """Rows that are fed of it for one picture."""
-        described = len(self.question) + len(self.ids) - 1 if _describes(scorers) else 0
-        answered = sum(len(self.yes_no) + len(ids) - 1 for ids in self.answers) if "vqa" in scorers else 0
-        return described + answered
+    def texts(self, scorers: Sequence[str]) -> list[int]:
+        """Rows of each text that is fed of it for one picture."""
+        described = [len(self.question) + len(self.ids) - 1] if _describes(scorers) else []
+        return described + [len(self.yes_no) + len(ids) - 1 for ids in self.answers if "vqa" in scorers]
 
     def prior_rows(self, scorers: Sequence[str]) -> int:
         """Rows that are fed of it once."""
@@ -140,7 +142,8 @@ def said_of(prompt: Prompt, likelihoods: Sequence[float], prior: Sequence[float]
     for owner, lift in zip(prompt.owners, lifts, strict=True):
         if by_word:  # a prompt of white space has tokens and no words
             by_word[owner] += lift
-    words = tuple(WordLift(text, lift) for text, lift in zip(prompt.words, by_word, strict=True))
+    # A long prompt has many words, and they are stored and told with every picture.
+    words = tuple(WordLift(text, round(lift, _DIGITS)) for text, lift in zip(prompt.words, by_word, strict=True))
     lift = sum(lifts) / len(lifts)
     gvu = math.exp(sum(likelihoods) / len(likelihoods))
     return {"gvu": Score("gvu", gvu, lift, words), "lift": Score("lift", lift, lift, words)}
