@@ -120,6 +120,7 @@ def to_json(comparison: Comparison) -> Json:
             {"round": round_, **{what: _plain(comparison.measured(what, round_)) for what in known}}
             for round_ in range(comparison.last + 1)
         ],
+        "truth": [bool(comparison.first.truth), bool(comparison.second.truth)],
         "by": comparison.by,
         "tags": {
             tag: _plain(comparison.measured(comparison.by, comparison.last, numbers))

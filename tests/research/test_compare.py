@@ -119,6 +119,14 @@ def test_runs_with_nothing_to_compare_by_are_told_apart_by_what_they_spent(compa
     assert not (tmp_path / "differences.png").exists()
 
 
+def test_what_is_known_of_one_run_alone_is_not_compared_and_said(compare: Compare, tmp_path: Path) -> None:
+    first, second = plain_runs(tmp_path)
+    geneval(second, {n: [True, True] for n in range(4)})
+    said = compare(first, second).stdout
+    assert "what is right is known of the second alone" in said
+    assert "accuracy by round" not in said
+
+
 def test_a_file_of_ones_own_says_what_is_right(compare: Compare, tmp_path: Path) -> None:
     first, second = plain_runs(tmp_path)
     # The first run's loops have stopped: what is said of round 0 holds for round 1.
