@@ -97,10 +97,12 @@ class Batch:
             raise Misconfigured(f"the server refuses the settings of this run: {error.detail or error}") from error
 
     async def _note(self, line: Line, why: str, job_id: str | None) -> None:
+        """Keep what can still be had of it."""
         job: Job | None = None
         if job_id is not None:
             with suppress(R3Error):
                 job = await self.client.job(job_id)
+                job = job.with_contents({image.id: await self.client.image(image) for image in job.every_image()})
         await asyncio.to_thread(self.folder.keep_failure, line, why, job)
 
 

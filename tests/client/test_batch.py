@@ -19,9 +19,10 @@ from typer.testing import CliRunner, Result
 
 from r3client import Client, Job
 from server.cli import app
+from server.embedded import EmbeddedServer
 from server.misconfigured import Misconfigured
 from server.research.folder import read_job
-from tests.client.service import Service
+from tests.client.service import Service, running_service
 from tests.programs import without_proxies
 from tests.research.made import samples
 from tests.server.processes import free_port
@@ -124,12 +125,31 @@ def test_prompts_that_fail_are_named_and_tried_again_as_other_jobs(batch: Run, f
     assert "00001 (a dog raise=generate), 00002 (a bird raise=generate): generate failed because" in said
     assert "00003 (a cow): /n" in said
     assert samples(folder / "out", 0) == {"00000": ["00000.png"]}
-    failed = [json.loads((folder / "out" / "failed" / f"{n:05}.json").read_text()) for n in (1, 3)]
+    failed = [json.loads((folder / "out" / "failed" / f"{n:05}" / "why.json").read_text()) for n in (1, 3)]
     assert failed[0]["job"]["error"]["code"] == "step_failed"
     assert failed[1]["job"] is None
     assert batch().exit_code == 1
-    again = json.loads((folder / "out" / "failed" / "00001.json").read_text())
+    again = json.loads((folder / "out" / "failed" / "00001" / "why.json").read_text())
     assert (again["tries"], again["job"]["id"] != failed[0]["job"]["id"]) == (2, True)
+
+
+def test_what_was_finished_of_a_job_that_failed_is_kept_until_it_succeeds(batch: Run, folder: Path) -> None:
+    prompts(folder, "a cat edits=2 raise=refine")
+    assert batch().exit_code == 1
+    kept = folder / "out" / "failed" / "00000"
+    assert sorted(file.name for file in kept.iterdir()) == ["t0_round0.png", "why.json"]
+    assert json.loads((kept / "why.json").read_text())["job"]["trajectories"][0]["rounds"][0]["image"]
+    assert not list((folder / "out").glob("round_*"))
+
+
+def test_where_a_key_is_asked_for_that_is_said_before_anything_is_made(
+    valkey: EmbeddedServer, tmp_path: Path, folder: Path
+) -> None:
+    prompts(folder, "a cat")
+    with running_service(f"{valkey.url}?db=1", tmp_path, worker=None, auth="keys") as keyed:
+        done = CliRunner().invoke(app, ["batch", "prompts.jsonl", "--out", "out", "--url", keyed.url])
+    assert isinstance(done.exception, Misconfigured), done.output
+    assert "give a key with --key/R3_API_KEY" in str(done.exception)
 
 
 @pytest.mark.parametrize(
