@@ -32,7 +32,20 @@ from r3client.errors import (
     UnexpectedAnswer,
 )
 from r3client.live import Live
-from r3client.models import Image, Job, JobPage, Reflection, Round, Share, Trajectory
+from r3client.models import (
+    DescribeResult,
+    Image,
+    Job,
+    JobPage,
+    Reflection,
+    ReflectResult,
+    Round,
+    RoundtripResult,
+    Score,
+    ScoreResult,
+    Share,
+    Trajectory,
+)
 
 __all__ = [
     "AsyncClient",
@@ -40,6 +53,7 @@ __all__ = [
     "Busy",
     "Client",
     "Conflict",
+    "DescribeResult",
     "EventStream",
     "Forbidden",
     "GenerationCancelled",
@@ -53,9 +67,13 @@ __all__ = [
     "NotFound",
     "PillowMissing",
     "R3Error",
+    "ReflectResult",
     "Reflection",
     "Refused",
     "Round",
+    "RoundtripResult",
+    "Score",
+    "ScoreResult",
     "ServerFault",
     "Share",
     "Trajectory",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -17,8 +17,19 @@ from r3client.connection import Connection
 from r3client.events import Event
 from r3client.following import Following, job_path
 from r3client.live import Live
-from r3client.models import Image, Job, JobPage, JobStatus, Share
+from r3client.models import (
+    DescribeResult,
+    Image,
+    Job,
+    JobPage,
+    JobStatus,
+    ReflectResult,
+    RoundtripResult,
+    ScoreResult,
+    Share,
+)
 from r3client.settings import Generation, sendable
+from r3client.task_settings import Describing, Picture, Reflecting, RoundTrip, Scoring, Task, scored_fields, task_body
 
 T = TypeVar("T")
 
@@ -94,6 +105,58 @@ class AsyncClient:
     ) -> AsyncEventStream:
         """Ask for pictures, and read what happens as it happens. The job is made when the first event is asked for."""
         return AsyncEventStream(self._streamed(prompt, settings, idempotency_key))
+
+    async def ask(self, kind: Task, *, idempotency_key: str | None = None, **fields: Any) -> Job:
+        """Ask for a score, reflection, description or round trip by its fields and do not wait; `follow` tells of it.
+
+        Raises Refused, NoAnswer.
+        """
+        body = await asyncio.to_thread(task_body, fields)
+        return await self._result(flows.posted(f"/{kind}", body, idempotency_key, self._patience_s))
+
+    async def score(
+        self,
+        prompt: str,
+        images: Picture | Sequence[Picture],
+        *,
+        idempotency_key: str | None = None,
+        **settings: Unpack[Scoring],
+    ) -> ScoreResult:
+        """How well a picture, or each of several, shows the prompt by what the model makes of it.
+
+        Raises as `generate` does; so do the three below.
+        """
+        body = await asyncio.to_thread(task_body, scored_fields(prompt, images, settings))
+        return await self._result(flows.task("score", body, idempotency_key, ScoreResult, self._patience_s))
+
+    async def reflect(
+        self, prompt: str, image: Picture, *, idempotency_key: str | None = None, **settings: Unpack[Reflecting]
+    ) -> ReflectResult:
+        """What the model would change of a picture so that it shows the prompt."""
+        body = await asyncio.to_thread(task_body, {"prompt": prompt, "image": image, **settings})
+        return await self._result(flows.task("reflect", body, idempotency_key, ReflectResult, self._patience_s))
+
+    async def describe(
+        self, image: Picture, *, idempotency_key: str | None = None, **settings: Unpack[Describing]
+    ) -> DescribeResult:
+        """What the model sees in a picture, or its answer to a question about it."""
+        body = await asyncio.to_thread(task_body, {"image": image, **settings})
+        return await self._result(flows.task("describe", body, idempotency_key, DescribeResult, self._patience_s))
+
+    async def roundtrip(
+        self,
+        image: Picture | None = None,
+        *,
+        prompt: str | None = None,
+        idempotency_key: str | None = None,
+        **settings: Unpack[RoundTrip],
+    ) -> RoundtripResult:
+        """A picture, given or drawn from the prompt; its description; a picture of that alone; how alike they are.
+
+        The pictures' bytes are fetched.
+        """
+        body = await asyncio.to_thread(task_body, {"image": image, "prompt": prompt, **settings})
+        return await self._result(flows.roundtrip(body, idempotency_key, self._patience_s))
 
     def follow(self, job: str | Job, *, after: int = 0) -> AsyncEventStream:
         """What happens, and what has happened after event number `after`, to a job that is there."""

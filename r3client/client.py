@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from time import sleep
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -16,8 +16,19 @@ from r3client.connection import Connection
 from r3client.events import Event, Waiting
 from r3client.following import Following, job_path
 from r3client.live import Live
-from r3client.models import Image, Job, JobPage, JobStatus, Share
+from r3client.models import (
+    DescribeResult,
+    Image,
+    Job,
+    JobPage,
+    JobStatus,
+    ReflectResult,
+    RoundtripResult,
+    ScoreResult,
+    Share,
+)
 from r3client.settings import Generation
+from r3client.task_settings import Describing, Picture, Reflecting, RoundTrip, Scoring, Task, scored_fields, task_body
 
 T = TypeVar("T")
 log = logging.getLogger("r3client")
@@ -88,6 +99,58 @@ class Client:
     def stream(self, prompt: str, *, idempotency_key: str | None = None, **settings: Unpack[Generation]) -> EventStream:
         """Ask for pictures, and read what happens as it happens. The job is made when the first event is asked for."""
         return EventStream(self._told(flows.streamed(prompt, settings, idempotency_key, self._patience_s)))
+
+    def ask(self, kind: Task, *, idempotency_key: str | None = None, **fields: Any) -> Job:
+        """Ask for a score, reflection, description or round trip by its fields and do not wait; `follow` tells of it.
+
+        Raises Refused, NoAnswer.
+        """
+        body = task_body(fields)
+        return self._result(flows.posted(f"/{kind}", body, idempotency_key, self._patience_s))
+
+    def score(
+        self,
+        prompt: str,
+        images: Picture | Sequence[Picture],
+        *,
+        idempotency_key: str | None = None,
+        **settings: Unpack[Scoring],
+    ) -> ScoreResult:
+        """How well a picture, or each of several, shows the prompt by what the model makes of it.
+
+        Raises as `generate` does; so do the three below.
+        """
+        body = task_body(scored_fields(prompt, images, settings))
+        return self._result(flows.task("score", body, idempotency_key, ScoreResult, self._patience_s))
+
+    def reflect(
+        self, prompt: str, image: Picture, *, idempotency_key: str | None = None, **settings: Unpack[Reflecting]
+    ) -> ReflectResult:
+        """What the model would change of a picture so that it shows the prompt."""
+        body = task_body({"prompt": prompt, "image": image, **settings})
+        return self._result(flows.task("reflect", body, idempotency_key, ReflectResult, self._patience_s))
+
+    def describe(
+        self, image: Picture, *, idempotency_key: str | None = None, **settings: Unpack[Describing]
+    ) -> DescribeResult:
+        """What the model sees in a picture, or its answer to a question about it."""
+        body = task_body({"image": image, **settings})
+        return self._result(flows.task("describe", body, idempotency_key, DescribeResult, self._patience_s))
+
+    def roundtrip(
+        self,
+        image: Picture | None = None,
+        *,
+        prompt: str | None = None,
+        idempotency_key: str | None = None,
+        **settings: Unpack[RoundTrip],
+    ) -> RoundtripResult:
+        """A picture, given or drawn from the prompt; its description; a picture of that alone; how alike they are.
+
+        The pictures' bytes are fetched.
+        """
+        body = task_body({"image": image, "prompt": prompt, **settings})
+        return self._result(flows.roundtrip(body, idempotency_key, self._patience_s))
 
     def follow(self, job: str | Job, *, after: int = 0) -> EventStream:
         """What happens, and what has happened after event number `after`, to a job that is there."""

@@ -117,6 +117,20 @@ class Chosen(_Event):
     score: float | None
 
 
+class DescribeDelta(_Event):
+    """A piece of a description, or of the answer to a question about a picture."""
+
+    name = "describe.delta"
+    text: str
+
+
+class DescribeDone(_Event):
+    """The whole description or answer."""
+
+    name = "describe.done"
+    text: str
+
+
 class TrajectoryDone(_Event):
     """A trajectory is at its end."""
 
@@ -197,6 +211,8 @@ Event = (
     | ReflectDone
     | Scored
     | Chosen
+    | DescribeDelta
+    | DescribeDone
     | TrajectoryDone
     | LastEvent
     | StreamReset
@@ -209,7 +225,8 @@ EVENTS: Final[dict[str, Any]] = {
     kind.name: kind
     for kind in (
         *(JobQueued, JobStarted, ReasonDelta, ReasonDone, ImageProgress, ImagePreview, ImageDone),
-        *(ReflectDelta, ReflectDone, Scored, Chosen, TrajectoryDone, JobSucceeded, JobFailed, JobCancelled),
+        *(ReflectDelta, ReflectDone, Scored, Chosen, DescribeDelta, DescribeDone),
+        *(TrajectoryDone, JobSucceeded, JobFailed, JobCancelled),
         *(StreamReset, StreamClosing),
     )
 }

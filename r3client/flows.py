@@ -14,18 +14,24 @@ from r3client import events as ev
 from r3client.acts import Answer, Call, Flow, asked
 from r3client.errors import GenerationCancelled, UnexpectedAnswer, failure
 from r3client.following import Following, job_path, part
-from r3client.models import Image, Job, JobPage, Share
+from r3client.models import Image, Job, JobPage, Result, RoundtripResult, Share
 from r3client.settings import body_of
+from r3client.task_settings import Task
 
 M = TypeVar("M", bound=BaseModel)
+R = TypeVar("R", bound=Result)
 Download = Literal["all", "final", "none"]
 
 
 def submitted(prompt: str, settings: Mapping[str, Any], key: str | None, patience_s: float) -> Flow[Job]:
     """The job, made once however often it had to be asked for."""
+    return (yield from posted("/generate", body_of(prompt, settings), key, patience_s))
+
+
+def posted(path: str, body: Mapping[str, Any], key: str | None, patience_s: float) -> Flow[Job]:
+    """The job of any kind that the path makes, once however often it had to be asked for."""
     headers = {"Prefer": "respond-async", "Idempotency-Key": key or str(uuid.uuid4())}
-    call = Call("POST", "/generate", body_of(prompt, settings), headers=headers)
-    answer = yield from asked(call, patience_s)
+    answer = yield from asked(Call("POST", path, body, headers=headers), patience_s)
     return _read(Job, answer)
 
 
@@ -39,19 +45,47 @@ def generated(
     prompt: str, settings: Mapping[str, Any], key: str | None, download: Download, patience_s: float
 ) -> Flow[Job]:
     """The finished job with its pictures' bytes. Raises GenerationFailed, GenerationCancelled."""
-    job = yield from submitted(prompt, settings, key, patience_s)
+    submission = yield from submitted(prompt, settings, key, patience_s)
+    job = yield from _finished(submission, patience_s)
+    wanted: Iterable[Image] = {"all": list(job.every_image()), "final": job.images, "none": []}[download]
+    return job.with_contents((yield from _contents(wanted, patience_s)))
+
+
+def task(kind: Task, body: Mapping[str, Any], key: str | None, expected: type[R], patience_s: float) -> Flow[R]:
+    """What comes of a job beside a generation. Raises GenerationFailed, GenerationCancelled."""
+    submission = yield from posted(f"/{kind}", body, key, patience_s)
+    job = yield from _finished(submission, patience_s)
+    if not isinstance(job.result, expected):
+        raise UnexpectedAnswer(
+            f"{job.id} has no result of a {kind}; is the server of a version that this client knows?"
+        )
+    return job.result
+
+
+def roundtrip(body: Mapping[str, Any], key: str | None, patience_s: float) -> Flow[RoundtripResult]:
+    """What comes of a round trip, with its pictures' bytes."""
+    result = yield from task("roundtrip", body, key, RoundtripResult, patience_s)
+    pictures = [image for image in (result.source, result.reconstruction) if image is not None]
+    return result.with_contents((yield from _contents(pictures, patience_s)))
+
+
+def _finished(job: Job, patience_s: float) -> Flow[Job]:
     last = yield from Following(job.id, 0, patience_s).told()
     job = last.job if isinstance(last, ev.JobSucceeded) else (yield from found(job.id, patience_s))
     if job.status == "cancelled":
         raise GenerationCancelled(job.id)
     if job.status == "failed":
         raise failure(job.id, {} if job.error is None else job.error.model_dump())
-    wanted: Iterable[Image] = {"all": list(job.every_image()), "final": job.images, "none": []}[download]
+    return job
+
+
+def _contents(images: Iterable[Image], patience_s: float) -> Flow[dict[str, bytes]]:
+    """The bytes of those whose answers did not bring them."""
     contents: dict[str, bytes] = {}
-    for image in wanted:
+    for image in images:
         if image.content is None and image.id not in contents:
             contents[image.id] = yield from fetched(image.id, patience_s)
-    return job.with_contents(contents)
+    return contents
 
 
 def found(job_id: str, patience_s: float) -> Flow[Job]:

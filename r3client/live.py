@@ -9,7 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from r3client import events as ev
-from r3client.models import Candidate, Image, Job, JobStatus, Reflection, Round, Score, Scorer, StopReason, Trajectory
+from r3client.models import (
+    Candidate,
+    DescribeResult,
+    Image,
+    Job,
+    JobStatus,
+    Reflection,
+    Round,
+    RoundtripResult,
+    Score,
+    Scorer,
+    StopReason,
+    Trajectory,
+)
 
 
 @dataclass
@@ -90,6 +103,7 @@ class LiveTrajectory:
 
     index: int
     reasoning: LiveText = field(default_factory=LiveText)
+    description: LiveText = field(default_factory=LiveText)
     rounds: dict[int, LiveRound] = field(default_factory=dict)
     stop_reason: StopReason | None = None
     image: Image | None = None
@@ -144,6 +158,7 @@ class Live:
         self.status, self.attempt, self.position, self.eta_s = "running", event.attempt, None, None
         for trajectory in self.trajectories.values():
             trajectory.reasoning.drop_if_partial()
+            trajectory.description.drop_if_partial()
             for round_ in trajectory.rounds.values():
                 for picture in round_.pictures.values():
                     picture.reflection.drop_if_partial()
@@ -154,6 +169,8 @@ class Live:
         self.status, self.attempt = job.status, job.attempt
         self.position, self.eta_s = job.queue_position, job.eta_s
         self.trajectories = {trajectory.index: _as_live(trajectory) for trajectory in job.trajectories}
+        if (text := _described(job)) is not None:
+            self.trajectory(0).description.finish(text)
 
 
 def _add(to: LiveTrajectory, event: ev.Event) -> None:
@@ -170,10 +187,27 @@ def _add(to: LiveTrajectory, event: ev.Event) -> None:
             _add_to_picture(to.round(event.round), event)
         case ev.Chosen():
             to.round(event.round).chosen = event.candidate
+        case ev.DescribeDelta() | ev.DescribeDone():
+            _add_description(to.description, event)
         case ev.TrajectoryDone():
             to.stop_reason, to.image = event.stop_reason, event.image
         case _:
             pass
+
+
+def _add_description(to: LiveText, event: ev.DescribeDelta | ev.DescribeDone) -> None:
+    if isinstance(event, ev.DescribeDone):
+        to.finish(event.text)
+    else:
+        to.add(event.text)
+
+
+def _described(job: Job) -> str | None:
+    match job.result:
+        case DescribeResult(text=text) | RoundtripResult(description=text):
+            return text
+        case _:
+            return None
 
 
 def _add_to_picture(round_: LiveRound, event: ev.ImageDone | ev.ReflectDelta | ev.ReflectDone | ev.Scored) -> None:

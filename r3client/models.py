@@ -20,6 +20,7 @@ JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Verdict = Literal["edit", "satisfied", "malformed"]
 StopReason = Literal["satisfied", "max_rounds", "malformed", "score", "budget", "deadline", "stopped", "done"]
 Scorer = Literal["gvu", "lift", "vqa", "verdict"]
+Kind = Literal["generate", "score", "reflect", "describe", "roundtrip"]
 
 
 class Shape(BaseModel):
@@ -150,6 +151,52 @@ class Trajectory(Shape):
     image: Image | None
 
 
+class ScoredImage(Shape):
+    """One of the pictures that were to be scored."""
+
+    image: Image | None
+    scores: list[Score]
+
+    def value(self, scorer: Scorer) -> float | None:
+        """What that scorer gave it; None where it could not tell, or was not asked."""
+        return next((score.value for score in self.scores if score.scorer == scorer), None)
+
+
+class ScoreResult(Shape):
+    """What came of a score: the pictures in the order in which they were given."""
+
+    images: list[ScoredImage]
+
+
+class ReflectResult(Shape):
+    """What came of a reflection; None while it is not there."""
+
+    reflection: Reflection | None
+
+
+class DescribeResult(Shape):
+    """What came of a description; None while it is not there."""
+
+    text: str | None
+
+
+class RoundtripResult(Shape):
+    """What came of a round trip, as far as it is there. `self`, `latent` and `psnr` are proxies."""
+
+    source: Image | None
+    description: str | None
+    reconstruction: Image | None
+    similarities: dict[str, float] | None
+
+    def with_contents(self, contents: dict[str, bytes]) -> RoundtripResult:
+        """The same with these bytes, by their images' ids."""
+        seen = {"source": self.source, "reconstruction": self.reconstruction}
+        return self.model_copy(update={name: _image_with(image, contents) for name, image in seen.items()})
+
+
+Result = ScoreResult | ReflectResult | DescribeResult | RoundtripResult
+
+
 class JobError(Shape):
     """Why a job failed."""
 
@@ -187,9 +234,11 @@ class Links(Shape):
 
 
 class Job(Shape):
-    """A job as it stands."""
+    """A job as it stands; one that is no generation has a `kind` and a `result`, as far as it has come."""
 
     id: str
+    kind: Kind = "generate"
+    result: Result | None = None
     status: JobStatus
     created_at: datetime
     started_at: datetime | None

@@ -115,13 +115,18 @@ _OURS: Final = {
 
 def body_of(prompt: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The body of POST /generate. Raises TypeError for fields that the client decides itself."""
-    for name in settings:
-        if name in _OURS:
-            raise TypeError(f"{name} cannot be set: {_OURS[name]}")
+    refuse_ours(settings)
     body = {"prompt": prompt, **settings}
     if "image" in body:
         body["image"] = sendable(body["image"])
     return body
+
+
+def refuse_ours(settings: Mapping[str, Any]) -> None:
+    """Raises TypeError for fields that the client decides itself."""
+    for name in settings:
+        if name in _OURS:
+            raise TypeError(f"{name} cannot be set: {_OURS[name]}")
 
 
 def sendable(image: Any) -> Any:

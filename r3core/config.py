@@ -14,7 +14,8 @@ class EngineConfig:
     `device` is "cuda", "cuda:1", "cpu" or None (CUDA where there is one); `dtype` None is bf16 on CUDA and fp32 on a
     CPU. `kv_cache_bytes` None plans the cache from `max_trajectories`. `max_batch_rows` bounds the tokens of one packed
     forward and so its activations; a single trajectory may exceed it alone. `torch_threads` None is all usable
-    cores but one.
+    cores but one. `similarity_models` are (name, folder) of models that compare pictures after a round trip
+    (r3core.similarity).
     """
 
     checkpoint: Path
@@ -27,3 +28,4 @@ class EngineConfig:
     kv_cache_bytes: int | None = None
     max_batch_rows: int = 32768
     torch_threads: int | None = None
+    similarity_models: tuple[tuple[str, Path], ...] = ()

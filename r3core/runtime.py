@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,6 +21,9 @@ from r3core.model.bagel import ModelConfig
 from r3core.model.image_processing import resize_to
 from r3core.model.tokenizer import Tokenizer
 from r3core.model.weights import Loaded, Prepared, prepare
+
+if TYPE_CHECKING:
+    from r3core.similarity import Similarity
 
 _TYPICAL_TEXT = 1024  # tokens of prompt, question and system prompt that every planned trajectory may have
 _LONGEST_TEXT = 8192  # one trajectory alone may have this many
@@ -94,8 +98,10 @@ def load_engine(config: EngineConfig, progress: Callable[[int, int], None] | Non
     attention = choose(device, dtype, config.attention)
     prepared = prepare(config.checkpoint, config.base_checkpoint, dtype=dtype, allow_unexpected=config.allow_unexpected)
     # What cannot be served is refused before the first of 29 GB is read.
+    similarities = _similarities(config, device)  # before the plan, which takes what they leave
     plan = plan_prepared(config, prepared, device)
-    return _running(config, prepared.fill(device, progress), prepared.description, attention, plan)
+    loaded = prepared.fill(device, progress)
+    return _running(config, loaded, prepared.description, attention, plan, similarities)
 
 
 def plan_prepared(config: EngineConfig, prepared: Prepared, device: torch.device) -> MemoryPlan:
@@ -114,6 +120,7 @@ def build(config: EngineConfig, loaded: Loaded, description: Description, attent
     """An engine around weights that are on the device."""
     bagel = loaded.model.bagel
     _check_sizes(description, loaded.model.config)
+    similarities = _similarities(config, bagel.device)
     plan = plan_memory(
         config,
         loaded.model.config,
@@ -123,15 +130,29 @@ def build(config: EngineConfig, loaded: Loaded, description: Description, attent
         loaded.weights_bytes,
         *_memory(bagel.device),
     )
-    return _running(config, loaded, description, attention, plan)
+    return _running(config, loaded, description, attention, plan, similarities)
 
 
 def _running(
-    config: EngineConfig, loaded: Loaded, description: Description, attention: Choice, plan: MemoryPlan
+    config: EngineConfig,
+    loaded: Loaded,
+    description: Description,
+    attention: Choice,
+    plan: MemoryPlan,
+    similarities: Sequence[Similarity],
 ) -> Runtime:
     tokenizer = Tokenizer(loaded.files.tokenizer)
-    runner = ModelRunner(loaded.model, tokenizer, description, attention.attention, plan, config.max_batch_rows)
+    rows = config.max_batch_rows
+    runner = ModelRunner(loaded.model, tokenizer, description, attention.attention, plan, rows, similarities)
     return Runtime(Engine(runner, config.max_trajectories), runner, loaded, description, attention)
+
+
+def _similarities(config: EngineConfig, device: torch.device) -> Sequence[Similarity]:
+    if not config.similarity_models:
+        return ()
+    from r3core.similarity import load_similarities  # classes of transformers that nothing else needs
+
+    return load_similarities(config.similarity_models, device)
 
 
 def _memory(device: torch.device) -> tuple[int | None, int | None]:

@@ -58,7 +58,7 @@ _LINKS: Final[Json] = {
     for operation in ("getJob", "followJob", "cancelJob", "stopJob", "deleteJob")
 }
 
-GENERATE_RESPONSES: Final[dict[int | str, Json]] = {
+JOB_RESPONSES: Final[dict[int | str, Json]] = {
     200: {
         "description": "The finished job, or its events",
         "headers": _HEADERS,

@@ -17,6 +17,7 @@ from server import cli_keys, cli_webhooks
 from server.cli_batch import batch
 from server.cli_compare import compare
 from server.cli_generate import generate
+from server.cli_judge import roundtrip, score
 from server.cli_operate import jobs_app, queue_app
 from server.cli_options import (
     AllowUnexpected,
@@ -123,6 +124,8 @@ def worker(
 
 app.command()(generate)
 app.command()(submit)
+app.command()(score)
+app.command()(roundtrip)
 app.command()(batch)
 app.command()(compare)
 app.add_typer(cli_keys.app)

@@ -74,7 +74,7 @@ def submit(
     from server.out_folder import check_here, open_folder
     from server.submit import Asked, run_submit
 
-    address, shown_key = _server(url, key)
+    address, shown_key = server_of(url, key)
     if out is None:
         check_here()
     else:
@@ -85,7 +85,8 @@ def submit(
     raise typer.Exit(run_submit(client, Asked(prompt, settings, out, as_json, way), console))
 
 
-def _server(url: str | None, key: str | None) -> tuple[str, str | None]:
+def server_of(url: str | None, key: str | None) -> tuple[str, str | None]:
+    """A server's address and one's own key for it: what was given, else the environment's. Raises Misconfigured."""
     from server.preflight import load_connection
 
     given = {name: value for name, value in (("url", url), ("key", key)) if value is not None}

@@ -24,6 +24,7 @@ from server.openai_request import ImagesEdit, ImagesGenerate, R3Settings
 from server.openai_shapes import EDIT_EVENTS, GENERATION_EVENTS, SHAPES
 from server.openai_shapes import stream_schema as openai_stream_schema
 from server.schemas import GenerationCreate, ShareCreate
+from server.task_schemas import DescribeCreate, ReflectCreate, RoundtripCreate, ScoreCreate
 from server.views import Alive, Info, JobList, JobView, Problem, Ready, SessionView, ShareView
 
 Json = dict[str, Any]
@@ -33,6 +34,10 @@ _ANSWERED: Final = (Alive, Info, JobList, JobView, Problem, Ready, SessionView, 
 _OPERATORS: Final = (OperatorJobList, OperatorJobView, QueueView)
 _BODIES: Final[dict[str, type[BaseModel]]] = {
     "/generate": GenerationCreate,
+    "/score": ScoreCreate,
+    "/reflect": ReflectCreate,
+    "/describe": DescribeCreate,
+    "/roundtrip": RoundtripCreate,
     "/jobs/{job_id}/share": ShareCreate,
     "/v1/images/generations": ImagesGenerate,
     "/v1/images/edits": ImagesEdit,
@@ -40,6 +45,10 @@ _BODIES: Final[dict[str, type[BaseModel]]] = {
     "/admin/queue/resume": PauseCreate,
 }
 _FORMS: Final = frozenset({"/v1/images/edits"})
+_JOB_PATHS: Final = (
+    *("/generate", "/score", "/reflect", "/describe", "/roundtrip"),
+    *("/v1/images/generations", "/v1/images/edits"),
+)
 _ABOUT: Final = (
     "A prompt goes in; the model reasons, draws, looks at what it drew, says what is wrong, and edits, until it is "
     "satisfied "
@@ -101,7 +110,7 @@ def _contract(app: FastAPI) -> Json:
             "required": True,
             "content": {"multipart/form-data" if path in _FORMS else "application/json": {"schema": ref(model)}},
         }
-    for path in ("/generate", "/v1/images/generations", "/v1/images/edits"):
+    for path in _JOB_PATHS:
         for status in _FAILED_JOBS:
             answer = document["paths"][path]["post"]["responses"][str(status_below(path, status))]
             location = {"Location": text_header("The job, where one was made and failed.")}

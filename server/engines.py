@@ -11,6 +11,7 @@ from r3core.config import EngineConfig
 from r3core.engine.engine import Engine
 from r3core.errors import CheckpointError
 from r3core.fake import FakeRunner
+from server.named_models import named_models
 from server.settings import Settings
 
 Progress = Callable[[int, int], None]
@@ -83,4 +84,5 @@ def engine_config(settings: Settings, max_trajectories: int) -> EngineConfig:
         max_trajectories=max_trajectories,
         kv_cache_bytes=None if cache_gb is None else int(cache_gb * 10**9),
         torch_threads=settings.torch_threads,
+        similarity_models=named_models(settings.similarity_models),
     )

@@ -129,8 +129,20 @@ class ChosenDone(EventView):
     score: float | None = Field(description="The first scorer's.")
 
 
+class DescribeDelta(EventView):
+    """A piece of a description, or of the answer to a question about a picture."""
+
+    text: str
+
+
+class DescribeDone(EventView):
+    """The whole description or answer."""
+
+    text: str
+
+
 class TrajectoryDone(EventView):
-    """A trajectory is at its end."""
+    """A trajectory is at its end; jobs beside /generate do not tell it."""
 
     stop_reason: StopReason
     image: ImageView | None
@@ -186,6 +198,8 @@ EVENTS: Final[dict[str, type[EventView]]] = {
     "reflect.done": ReflectDone,
     "score": ScoreDone,
     "chosen": ChosenDone,
+    "describe.delta": DescribeDelta,
+    "describe.done": DescribeDone,
     "trajectory.done": TrajectoryDone,
     "job.succeeded": JobSucceeded,
     "job.failed": JobFailed,

@@ -22,6 +22,7 @@ _SENTENCE_OF: Final = {
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",
 }
+_TEXTS_OF_PEOPLE: Final = ("prompt", "instruction", "question", "image", "images")
 _PREFIXES: Final = ("Input should ", "String should ", "List should ", "Dictionary should ", "Data should ")
 
 
@@ -103,7 +104,7 @@ def _sentence(error: Any, place: Sequence[str | int], known: Collection[str]) ->
 
 def _shown_at(place: Sequence[str | int], value: Any) -> str:
     """Prompts, pictures and what may hold a secret by their size alone."""
-    if place and (place[0] in ("prompt", "instruction", "image") or tuple(place) == ("webhook", "url")):
+    if place and (place[0] in _TEXTS_OF_PEOPLE or tuple(place) == ("webhook", "url")):
         if isinstance(value, str):
             return f"a text of {len(value):,} characters"
         if isinstance(value, list):

@@ -29,6 +29,8 @@ DEADLINE_ERROR: Final[Json] = {
     "message": "its deadline passed before its first picture was finished",
 }
 
+LATE_ERROR: Final[Json] = {**DEADLINE_ERROR, "message": "its deadline passed before it was finished"}
+
 
 class Leases:
     """The leases in this worker's hands, for all of its threads, and what was ordered of jobs still on their way."""
@@ -135,8 +137,8 @@ class HeldJob:
 
     def turn_to(self, turn: Turn, error: Json | None = None) -> bool:
         """Have it end for `turn`, unless it ends for something as strong already; whether this changes anything."""
-        if turn == "deadline" and not self.has_picture:
-            turn, error = "failed", DEADLINE_ERROR
+        if turn == "deadline" and not (self.has_picture and self._kind == "generate"):
+            turn, error = "failed", DEADLINE_ERROR if self._kind == "generate" else LATE_ERROR
         if _STRENGTH[turn] <= _STRENGTH[self.turn]:
             return False
         self.turn, self.error = turn, error
@@ -162,5 +164,15 @@ class HeldJob:
             "forwards": now.forwards - before.forwards,
             **{name: getattr(now, name) - getattr(before, name) for name in JUDGED_USAGE},
             "compute_s": round(compute_s, 6),
-            "cost": steps * step_cost(trajectory.request.width, trajectory.request.height),
+            "cost": self._cost(trajectory, steps),
         }
+
+    @property
+    def _kind(self) -> str:
+        return str(self.lease.job.request.get("request", {}).get("kind", "generate"))
+
+    def _cost(self, trajectory: Trajectory, steps: int) -> float:
+        """Of what is drawn by its steps; a job that mostly looks and writes costs at its end what was estimated."""
+        if self._kind == "generate":
+            return steps * step_cost(trajectory.request.width, trajectory.request.height)
+        return 0.0 if trajectory.stop_reason is None else self.lease.job.cost

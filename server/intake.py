@@ -16,6 +16,7 @@ from r3core.loop import needed
 from r3core.types import Image, Request, Trajectory, request_from_json
 from r3core.versions import STORED_VERSION, NewerVersion, version_of
 from server.encoding import pixels_of
+from server.given_pictures import given_pictures
 from server.held import Leases, Ready
 from server.images import ImageMissing, ImageStore, StoreAway, tried_again
 from server.publications import End, GiveBack
@@ -206,13 +207,6 @@ class Intake:
         pixels = pixels_of(master)
         height, width, _ = pixels.shape
         return Picture(Image(image_id, width, height), pixels)
-
-
-def given_pictures(request: Json) -> dict[str, Json | None]:
-    """The pictures that a stored job starts from, in their order: id to record, None where it must be looked up."""
-    if "start_images" in request:
-        return dict(zip(request["start_images"], request["start_records"], strict=True))
-    return {str(request["start_image"]): request.get("start_record")}
 
 
 def _trajectory(asked: Request, index: int, kept: Json | None) -> Trajectory:

@@ -8,7 +8,8 @@ from typing import Any, Final
 from r3core.judge import best_of
 from r3core.types import SEED_LIMIT
 from server.queue import StoredJob
-from server.queue_records import JUDGED_USAGE, picture, rfc3339
+from server.queue_records import JUDGED_USAGE, rfc3339
+from server.task_view import shown_image, task_json
 
 Json = dict[str, Any]
 _READING: Final = ("self", "events")  # those of a job's links that a token is good for
@@ -21,6 +22,7 @@ def job_json(job: StoredJob, position: tuple[int | None, float | None] = (None, 
     link = f"/jobs/{job.id}"
     return {
         "id": job.id,
+        **task_json(job),
         "status": job.status,
         "created_at": rfc3339(job.created_ms),
         "started_at": _time(job.started_ms),
@@ -136,10 +138,8 @@ def _judged(job: StoredJob, value: Json) -> Json:
 
 def _said(job: StoredJob, picture_: Json) -> Json:
     """A picture of a round, or of one of its candidates, and the last reflection on it."""
-    image_id, reflections = picture_["image"]["id"], picture_["reflections"]
-    record = job.images.get(image_id)
-    shown = None if record is None else picture(image_id, record)
-    return {"image": shown, "reflection": reflections[-1] if reflections else None}
+    reflections = picture_["reflections"]
+    return {"image": shown_image(job, picture_["image"]["id"]), "reflection": reflections[-1] if reflections else None}
 
 
 def _result(stored: Json) -> int:

@@ -104,7 +104,7 @@ class ImagesEdit(ImagesCreate):
 class ImagesRead:
     """A body under /v1 as far as it can be read: what /generate would be asked, and what it has no word for."""
 
-    read: Read
+    read: Read[GenerationCreate]
     partial_images: int = 0
     upload: bytes | None = field(default=None, repr=False)
 

@@ -137,10 +137,18 @@ def _listed(jobs: Sequence[Json]) -> str:
     if not jobs:
         return "no jobs"
     rows = [
-        (job["id"], job["tenant"], job["status"], job["model"], job["created_at"], str(job["attempt"]), _why(job))
+        (
+            *(job["id"], job["tenant"], _kind(job), job["status"]),
+            *(job["model"], job["created_at"], str(job["attempt"]), _why(job)),
+        )
         for job in jobs
     ]
-    return table(("ID", "TENANT", "STATUS", "MODEL", "CREATED", "ATTEMPT", "ERROR"), rows, right={"ATTEMPT"})
+    headings = ("ID", "TENANT", "KIND", "STATUS", "MODEL", "CREATED", "ATTEMPT", "ERROR")
+    return table(headings, rows, right={"ATTEMPT"})
+
+
+def _kind(job: Json) -> str:
+    return str(job.get("kind", "generate"))
 
 
 def _why(job: Json) -> str:
@@ -153,6 +161,7 @@ def _shown(job: Json) -> str:
     facts = {
         "id": job["id"],
         "tenant": job["tenant"],
+        "kind": _kind(job),
         "status": job["status"],
         "error": f"{job['error']['code']}: {job['error']['message']}" if job["error"] else None,
         "model": job["model"],

@@ -236,7 +236,9 @@ class Publisher:
 
     def _end(self, item: End) -> Written:
         lease, ended = item.lease, item.trajectory
-        events = () if ended is None or ended.stop_reason is None else (self._done(item, ended, ended.stop_reason),)
+        events: tuple[Event, ...] = ()
+        if ended is not None and ended.stop_reason is not None and ended.request.kind == "generate":
+            events = (self._done(item, ended, ended.stop_reason),)
         written = self._checkpoint(
             lease,
             Checkpoint(

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from server.faults import ApiError
+from server.given_pictures import given_pictures, stored_as
 from server.images import ImageMissing
 from server.keys import TenantLimits
 from server.queue import NewJob, StoredJob, Submitted
@@ -35,7 +36,7 @@ async def submit_again(parts: Service, job: StoredJob) -> Submitted:
     await parts.catalogue.find(job.model)  # nobody would ever take it
     job_id = new_job_id()
     limits = (await parts.authority.ring()).limits_of(job.tenant)
-    request, params = await _with_start_picture(parts, job, job_id)
+    request, params = await _with_start_pictures(parts, job, job_id)
     try:
         with parts.traces.submitting({}, again=job.request.get("trace")) as span:
             new = _again(job, job_id, ({**request, "trace": span.trace}, params), limits)
@@ -84,11 +85,18 @@ async def _forget(parts: Service, job: StoredJob, job_id: str) -> None:
     await asyncio.to_thread(parts.images.delete_job, job.tenant, job_id)
 
 
-async def _with_start_picture(parts: Service, job: StoredJob, job_id: str) -> tuple[Json, Json]:
-    """The job's request and params, with a copy of the picture that it started from: the first is erased with it."""
-    record = job.request.get("start_record")
-    if record is None:
+async def _with_start_pictures(parts: Service, job: StoredJob, job_id: str) -> tuple[Json, Json]:
+    """The job's request and params, with copies of the pictures that it started from: the first are erased with it."""
+    given = [record for record in given_pictures(job.request).values() if record is not None]
+    if not given:
         return job.request, job.params
+    copies = dict([await _copied(parts, job, job_id, record) for record in given])
+    named = {"images": list(copies)} if "images" in job.params else {"image": next(iter(copies))}
+    return {**job.request, **stored_as(copies)}, {**job.params, **named}
+
+
+async def _copied(parts: Service, job: StoredJob, job_id: str, record: Json) -> tuple[str, Json]:
+    """A picture's id and record under the new job."""
     try:
         content = await asyncio.to_thread(parts.images.get, record["tenant"], record["job"], record["master_sha256"])
     except ImageMissing as error:
@@ -98,4 +106,4 @@ async def _with_start_picture(parts: Service, job: StoredJob, job_id: str) -> tu
     image_id = f"img_{secrets.token_hex(16)}"
     own = {**record, "job": job_id}
     await parts.queue.register_image(image_id, own, RECORD_TTL_S)
-    return {**job.request, "start_image": image_id, "start_record": own}, {**job.params, "image": image_id}
+    return image_id, own

@@ -1,7 +1,9 @@
-"""What a client may ask for: the body of POST /generate, and the query parameters of the other routes.
+"""What a client may ask for: the body of POST /generate, what every job's body has, and the query parameters of the
+other routes.
 
 Unknown fields are refused, types are strict (no "1" for 1), and null is the same as leaving a field out. What
-depends on the model (sizes, defaults) or on several fields together is judged in resolve.py.
+depends on the model (sizes, defaults) or on several fields together is judged in resolve.py. The bodies of the jobs
+beside /generate stand in task_schemas.py.
 """
 
 from __future__ import annotations
@@ -103,14 +105,17 @@ def _each_once(scorers: list[Scorer]) -> list[Scorer]:
     return scorers
 
 
+Scorers = Annotated[
+    list[Scorer],
+    Field(min_length=1, max_length=len(SCORERS), json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_each_once),
+]
+
+
 class JudgeCreate(_Strict):
     """Score every picture. The first scorer decides wherever a picture is to be chosen."""
 
-    scorers: Annotated[
-        list[Scorer],
-        Field(min_length=1, max_length=len(SCORERS), json_schema_extra={"uniqueItems": True}),
-        AfterValidator(_each_once),
-    ]
+    scorers: Scorers
 
 
 class CandidatesCreate(_Strict):
@@ -158,17 +163,41 @@ def _nullable(schema: dict[str, Any]) -> None:
             schema["properties"][name] = {"anyOf": [spec, {"type": "null"}], **outside}
 
 
-class GenerationCreate(_Strict):
-    """One request: a prompt, and how to go about it."""
+class JobCreate(_Strict):
+    """What every job is asked with: the model, the seed, how it waits, and how its end is told."""
 
     model_config = ConfigDict(json_schema_extra=_nullable)
 
-    prompt: Annotated[
-        str, Field(min_length=1, max_length=MAX_PROMPT_CHARS, description="What the picture should show.")
-    ]
     model: Annotated[str, Field(min_length=1, max_length=256)] | None = Field(
         None, description="A name of /info; may be left out where only one model is known."
     )
+    seed: Annotated[int, Field(ge=0, le=SEED_LIMIT - 1)] | None = Field(
+        None, description="Random below 2^32 unless given; trajectory i draws with seed + i."
+    )
+    priority: Priority = "normal"
+    deadline_s: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="Give up waiting and computing after this many seconds; what is finished is kept."
+    )
+    webhook: WebhookCreate | None = Field(None, description="Off on this server: refused.")
+    stream: bool | None = Field(None, description="Answer with the job's events, as with Accept: text/event-stream.")
+    cancel_on_disconnect: bool = Field(
+        False, description="Cancel the job where the client that streams or waits hangs up."
+    )
+    metadata: Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=16)] = Field({}, description="Echoed.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        required = {name for name, field in cls.model_fields.items() if field.is_required()}
+        return {k: v for k, v in value.items() if v is not None or k in required}
+
+
+class _GenerationFields(_Strict):
+    prompt: Annotated[
+        str, Field(min_length=1, max_length=MAX_PROMPT_CHARS, description="What the picture should show.")
+    ]
     image: str | None = Field(
         None,
         description="Start from this picture: PNG, JPEG or WebP as base64 or data URL, or the id of an image of yours.",
@@ -200,9 +229,6 @@ class GenerationCreate(_Strict):
         None, description="WIDTHxHEIGHT in pixels; /info says the checkpoint's default."
     )
     n: Annotated[int, Field(ge=1, le=4)] = Field(1, description="Independent trajectories of one prompt.")
-    seed: Annotated[int, Field(ge=0, le=SEED_LIMIT - 1)] | None = Field(
-        None, description="Random below 2^32 unless given; trajectory i draws with seed + i."
-    )
     reason: TextSamplingCreate = TextSamplingCreate()
     reflect: TextSamplingCreate = TextSamplingCreate()
     generate: GenerateSamplingCreate = GenerateSamplingCreate()
@@ -213,21 +239,10 @@ class GenerationCreate(_Strict):
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = Field(
         None, description="Quality of webp and jpeg, 100 the best; refused with png."
     )
-    priority: Priority = "normal"
-    deadline_s: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Give up waiting and computing after this many seconds; what is finished is kept."
-    )
-    webhook: WebhookCreate | None = Field(None, description="Off on this server: refused.")
-    stream: bool | None = Field(None, description="Answer with the job's events, as with Accept: text/event-stream.")
-    cancel_on_disconnect: bool = Field(
-        False, description="Cancel the job where the client that streams or waits hangs up."
-    )
-    metadata: Annotated[dict[_MetadataKey, _MetadataValue], Field(max_length=16)] = Field({}, description="Echoed.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, value: Any) -> Any:
-        return {k: v for k, v in value.items() if v is not None or k == "prompt"} if isinstance(value, dict) else value
+
+class GenerationCreate(JobCreate, _GenerationFields):
+    """One request: a prompt, and how to go about it."""
 
 
 class ShareCreate(_Strict):

@@ -217,9 +217,8 @@ class _Household:
 
 def child_environment(settings: Settings) -> dict[str, str]:
     """Our own environment with every setting in it, so that a child reads exactly these."""
-    values = settings.model_dump(mode="json", exclude_none=True)
-    for name in ("allowed_hosts", "cors_origins", "trusted_proxies", "webhook_allow"):
-        values[name] = ",".join(values[name])
+    dumped = settings.model_dump(mode="json", exclude_none=True)
+    values = {name: ",".join(value) if isinstance(value, list) else value for name, value in dumped.items()}
     if settings.token_secret is not None:
         values["token_secret"] = settings.token_secret.get_secret_value()
     fields = Settings.model_fields.items()

@@ -18,6 +18,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from server.hook_rules import allowed
+from server.named_models import named_models
 from server.other_variables import ADDRESS
 
 NONE = "none"  # says in the environment that a setting has no value
@@ -92,6 +93,8 @@ class Settings(BaseSettings):
     """How many trajectories a worker runs at a time."""
     kv_cache_gb: Annotated[float, Field(gt=0)] | None = None
     """Size of the K/V cache; unset: planned from the memory that is left."""
+    similarity_models: Names = ()
+    """Other models that compare pictures after a round trip: `clip=/models/clip-l,dinov2=/models/dinov2-l`."""
     runner: Literal["model", "fake"] = "model"
     """`fake` computes no model: texts and pictures made from the prompt, to try the service."""
     fake_step_s: Annotated[float, Field(ge=0)] = 0.0
@@ -177,7 +180,9 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] = "json"
     """One JSON line an event, or coloured text for people."""
 
-    @field_validator("allowed_hosts", "cors_origins", "trusted_proxies", "webhook_allow", mode="before")
+    @field_validator(
+        "allowed_hosts", "cors_origins", "trusted_proxies", "webhook_allow", "similarity_models", mode="before"
+    )
     @classmethod
     def _listed(cls, value: object) -> object:
         return tuple(name for part in value.split(",") if (name := part.strip())) if isinstance(value, str) else value
@@ -243,6 +248,12 @@ class Settings(BaseSettings):
     @classmethod
     def _hosts_or_networks(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
         allowed(entries)
+        return entries
+
+    @field_validator("similarity_models")
+    @classmethod
+    def _names_with_folders(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        named_models(entries)
         return entries
 
     @field_validator("data_dir", "checkpoint", "base_checkpoint", "keys_file", "webhook_ca_file")

@@ -1,10 +1,11 @@
-"""The picture that a job starts from: an upload, or an image that the tenant has already, kept under the new job."""
+"""The pictures that a job starts from: uploads, or images that the tenant has already, kept under the new job."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from r3core.checkpoint import Description
@@ -31,13 +32,30 @@ class StartImage:
     parent: dict[str, Any] | None
 
 
-async def take_start_image(
-    parts: Service, tenant: str, job_id: str, given: str | bytes, description: Description
-) -> StartImage:
-    """Judge, normalise and store what a client gave as `image`: a text as POST /generate takes it, or a file's bytes.
+async def take_start_images(
+    parts: Service, tenant: str, job_id: str, given: Sequence[tuple[str, str | bytes]], description: Description
+) -> list[StartImage]:
+    """Judge, normalise and store what a client gave as pictures, each with the pointer of its field: texts as POST
+    /generate takes them, or a file's bytes.
 
-    Raises ApiError invalid_image, or image_not_found for an id that names no image of the tenant's.
+    Raises ApiError invalid_image, or image_not_found for an id that names no image of the tenant's; of several
+    pictures every one that is wrong is named.
     """
+    taken: list[StartImage] = []
+    refused: list[ApiError] = []
+    for pointer, picture in given:
+        try:
+            taken.append(await _taken(parts, tenant, job_id, picture, description))
+        except ApiError as error:
+            refused.append(_at(pointer, error))
+    if refused:
+        if taken:  # no job will come that has them
+            await asyncio.to_thread(parts.images.delete_job, tenant, job_id)
+        raise _together(refused)
+    return taken
+
+
+async def _taken(parts: Service, tenant: str, job_id: str, given: str | bytes, description: Description) -> StartImage:
     parent: dict[str, Any] | None = None
     async with parts.decoding:  # the file too is in memory no sooner than its turn
         if isinstance(given, bytes):
@@ -52,6 +70,23 @@ async def take_start_image(
     record = _record(tenant, job_id, sha256, picture)
     await parts.queue.register_image(image_id, record, RECORD_TTL_S)
     return StartImage(image_id, record, picture.width, picture.height, parent)
+
+
+def _at(pointer: str, error: ApiError) -> ApiError:
+    """The same fault, of the picture that stands there."""
+    if pointer == "/image":
+        return error
+    return replace(
+        error, detail=f"{pointer[1:]}: {error.detail}", faults=[Fault(pointer, f.detail) for f in error.faults]
+    )
+
+
+def _together(refused: Sequence[ApiError]) -> ApiError:
+    first, *others = refused
+    if not others:
+        return first
+    detail = "; ".join(error.detail for error in refused)
+    return replace(first, detail=detail, faults=[fault for error in refused for fault in error.faults])
 
 
 async def _own_image(parts: Service, tenant: str, image_id: str) -> tuple[bytes, dict[str, Any]]:

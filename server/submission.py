@@ -1,4 +1,4 @@
-"""From a request that was judged to a job in the queue: what /generate and /v1 have in common."""
+"""From a request that was judged to a job in the queue: what all routes that make jobs have in common."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ from server.callers import Caller
 from server.cost import job_cost
 from server.errors import invalid_request
 from server.faults import ApiError, Fault
+from server.given_pictures import stored_as
 from server.hook_rules import allowed
 from server.keys import TenantLimits
+from server.kinds import GENERATE, Ask
 from server.queue import NewJob, StoredJob, Submitted
 from server.queue_errors import REFUSALS
 from server.queue_records import new_job_id
 from server.rate_limits import note
-from server.resolve import SEEDS_DRAWN_BELOW, Read, faults_against, resolved, shown_params
-from server.schemas import MAX_DEADLINE_S, GenerationCreate
+from server.resolve import SEEDS_DRAWN_BELOW, Body, Read, every_fault
+from server.schemas import MAX_DEADLINE_S, JobCreate
 from server.service import Service
-from server.start_image import StartImage, take_start_image
+from server.start_image import StartImage, take_start_images
 from server.traces import Carrier, trace_id_of
 
 log = structlog.get_logger("r3.api")
@@ -39,14 +41,17 @@ MAX_KEY_CHARS: Final = 255
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that was judged, and who sent it. `upload` is the file that its `image` stands for."""
+    """A request that was judged, and who sent it. `upload` is the file that its `image` stands for; `ask` says what
+    the body is.
+    """
 
     caller: Caller
-    body: GenerationCreate
+    body: JobCreate
     description: Description
     idempotency_key: str | None
     body_hash: str
     upload: bytes | None = None
+    ask: Ask[Any] = GENERATE
 
     @property
     def is_lost_unanswered(self) -> bool:
@@ -54,7 +59,7 @@ class Asked:
         return bool(self.body.cancel_on_disconnect) and self.idempotency_key is None
 
 
-async def judge(parts: Service, read: Read) -> Description:
+async def judge(parts: Service, read: Read[Body], ask: Ask[Any] = GENERATE) -> Description:
     """The model that is meant. Raises ApiError that lists every fault."""
     try:
         description = await parts.catalogue.find(None if "model" in read.wrong else read.body.model)
@@ -62,7 +67,7 @@ async def judge(parts: Service, read: Read) -> Description:
         if read.faults:
             raise invalid_request([*read.faults, *error.faults]) from error
         raise
-    if faults := faults_against(read, description, allowed(parts.settings.webhook_allow)):
+    if faults := every_fault(read, description, ask.faults, allowed(parts.settings.webhook_allow)):
         raise invalid_request(faults)
     return description
 
@@ -83,41 +88,42 @@ async def _submitted(request: Request, parts: Service, asked: Asked) -> Submitte
     with parts.traces.submitting(request.headers) as span:
         submitted = await _queued(parts, asked, span.trace)
         span.about |= {"job.id": submitted.id, "replayed": submitted.replayed, "model": asked.description.name}
-        span.about |= {"n": asked.body.n, "priority": asked.body.priority}
+        span.about |= {"n": getattr(asked.body, "n", 1), "priority": asked.body.priority}
     return submitted
 
 
 async def _queued(parts: Service, asked: Asked, trace: Carrier) -> Submitted:
     job_id, tenant, body = new_job_id(), asked.caller.tenant, asked.body
     quotas = (await parts.authority.ring()).limits_of(tenant)
-    start = None
-    if body.image is not None:
-        given = body.image if asked.upload is None else asked.upload
-        start = await take_start_image(parts, tenant, job_id, given, asked.description)
+    given = asked.ask.pictures(body) if asked.upload is None else [("/image", asked.upload)]
+    starts: Sequence[StartImage] = ()
+    if given:
+        starts = await take_start_images(parts, tenant, job_id, given, asked.description)
     try:
-        new = _new_job(job_id, asked, start, quotas, trace)
+        new = _new_job(job_id, asked, starts, quotas, trace)
         submitted = await parts.queue.submit(new)
     except REFUSALS:
-        await _forget(parts, tenant, job_id, start)  # after anything else the job may be there, and need its picture
+        await _forget(parts, tenant, job_id, starts)  # after anything else the job may be there, and need its picture
         raise
     except BaseException:
         if asked.is_lost_unanswered:
             parts.giving_up.on(job_id, may_come=True)
         raise
     if submitted.replayed:
-        await _forget(parts, tenant, job_id, start)
+        await _forget(parts, tenant, job_id, starts)
     else:
         parts.metrics.jobs_submitted.inc()
-        what = {"job_id": job_id, "model": asked.description.name, "n": body.n, "priority": body.priority}
-        log.info("job submitted", **what, **trace_id_of(new.request))
+        what = {"job_id": job_id, "model": asked.description.name, "n": new.trajectories, "priority": body.priority}
+        log.info("job submitted", **what, kind=asked.ask.kind, **trace_id_of(new.request))
     return submitted
 
 
-def _new_job(job_id: str, submission: Asked, start: StartImage | None, quotas: TenantLimits, trace: Carrier) -> NewJob:
-    body, description = submission.body, submission.description
+def _new_job(
+    job_id: str, submission: Asked, starts: Sequence[StartImage], quotas: TenantLimits, trace: Carrier
+) -> NewJob:
+    body, description, ask = submission.body, submission.description, submission.ask
     seed = secrets.randbelow(SEEDS_DRAWN_BELOW) if body.seed is None else body.seed
-    asked = resolved(body, description, seed, None if start is None else (start.width, start.height))
-    start_id = None if start is None else start.id
+    asked = ask.resolved(body, description, seed, [(start.width, start.height) for start in starts])
     deadline_s = None if body.deadline_s is None else min(body.deadline_s, MAX_DEADLINE_S)
     return NewJob(
         id=job_id,
@@ -126,29 +132,28 @@ def _new_job(job_id: str, submission: Asked, start: StartImage | None, quotas: T
         request={
             "version": STORED_VERSION,
             "request": asdict(asked),
-            "start_image": start_id,
-            "start_record": None if start is None else start.record,
-            "output_format": body.output_format,
-            "output_compression": body.output_compression,
+            **stored_as({start.id: start.record for start in starts}),
+            "output_format": getattr(body, "output_format", "png"),
+            "output_compression": getattr(body, "output_compression", None),
             "request_id": structlog.contextvars.get_contextvars().get("request_id"),
             **({"trace": trace} if trace else {}),
         },
-        params=shown_params(asked, body, start_id),
-        cost=job_cost(asked),
+        params=ask.params(asked, body, [start.id for start in starts]),
+        cost=job_cost(asked, len(starts)),
         priority=body.priority,
         idempotency_key=submission.idempotency_key,
         body_hash=submission.body_hash,
         deadline_at_ms=None if deadline_s is None else int((time.time() + deadline_s) * 1000),
         metadata=body.metadata,
-        parent=None if start is None else start.parent,
+        parent=starts[0].parent if len(starts) == 1 else None,
         quotas=quotas,
         webhook=None if body.webhook is None else body.webhook.model_dump(),
     )
 
 
-async def _forget(parts: Service, tenant: str, job_id: str, start: StartImage | None) -> None:
-    """Remove the picture of a job that did not come about; what is left behind all the same is swept later."""
-    if start is not None:
+async def _forget(parts: Service, tenant: str, job_id: str, starts: Sequence[StartImage]) -> None:
+    """Remove the pictures of a job that did not come about; what is left behind all the same is swept later."""
+    if starts:
         await asyncio.to_thread(parts.images.delete_job, tenant, job_id)
 
 

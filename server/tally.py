@@ -30,6 +30,8 @@ class Tally:
         """Jobs that have had a token, or whose first one was not ours to see."""
         self._drawn: set[str] = set()
         """Jobs that have had a picture drawn."""
+        self._round_of: dict[str, int] = {}
+        """By the engine's key, the round of the last picture that was drawn."""
 
     def begun(self, job: HeldJob) -> None:
         """A leased job has arrived."""
@@ -48,7 +50,9 @@ class Tally:
 
     def said(self, job: HeldJob, index: int, said: Event) -> None:
         """The engine said something of a trajectory."""
-        self._spans.said(job, index, said)
+        is_more = isinstance(said, ImageReady) and self._is_more(job.key(index), said)
+        if not is_more:
+            self._spans.said(job, index, said)
         match said:
             case TextDelta():
                 if job.lease.id not in self._written:
@@ -60,16 +64,22 @@ class Tally:
                 self._ended(job.key(index), "reflect")
             case Scored() if is_first_score(job.newest[index].request, said):
                 self._ended(job.key(index), "judge")
-            case ImageReady(trajectory=trajectory, round=round_):
-                if trajectory.request.given_image and round_ == 0:  # the caller's own; nothing was drawn
-                    self._phase_began_s[job.key(index)] = time.monotonic()
-                else:
-                    self._drew(job, job.key(index), "refine" if round_ else "generate")
-                    if wanted(trajectory, round_) > 1:
-                        self._metrics.candidates.inc()
+            case ImageReady(round=0, trajectory=trajectory) if trajectory.request.given_image:  # nothing was drawn
+                self._phase_began_s[job.key(index)] = time.monotonic()
+            case ImageReady():
+                self._drew(job, index, said, is_more=is_more)
 
-    def _drew(self, job: HeldJob, key: str, phase: Phase) -> None:
-        self._ended(key, phase)
+    def _is_more(self, key: str, said: ImageReady) -> bool:
+        """Whether the picture was drawn together with the one before, by one step: its time is that one's."""
+        before, self._round_of[key] = self._round_of.get(key), said.round
+        return before == said.round
+
+    def _drew(self, job: HeldJob, index: int, said: ImageReady, *, is_more: bool) -> None:
+        phase: Phase = "refine" if said.round else "generate"
+        if not is_more:
+            self._ended(job.key(index), phase)
+        if wanted(said.trajectory, said.round) > 1:
+            self._metrics.candidates.inc()
         self._metrics.images.labels(phase).inc()
         if job.lease.id not in self._drawn:
             self._drawn.add(job.lease.id)
@@ -97,6 +107,7 @@ class Tally:
         self._metrics.inference_s.observe(time.monotonic() - job.began_s)
         for index in job.newest:
             self._phase_began_s.pop(job.key(index), None)
+            self._round_of.pop(job.key(index), None)
         self._spans.left(job)
         self._written.discard(job.lease.id)
         self._drawn.discard(job.lease.id)

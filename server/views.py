@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from r3core.judge import Scorer
-from r3core.types import StopReason, Verdict
+from r3core.types import Kind, StopReason, Verdict
 from server.errors import CODES
 from server.schemas import JobStatus
 
@@ -178,10 +178,50 @@ class Links(View):
     stop: str
 
 
+class ScoredImage(View):
+    """One of the caller's pictures."""
+
+    image: ImageView | None
+    scores: list[ScoreView]
+
+
+class ScoreResult(View):
+    """Of POST /score: the pictures in the order in which they were given."""
+
+    images: list[ScoredImage]
+
+
+class ReflectResult(View):
+    """Of POST /reflect."""
+
+    reflection: ReflectionView | None
+
+
+class DescribeResult(View):
+    """Of POST /describe."""
+
+    text: str | None
+
+
+class RoundtripResult(View):
+    """Of POST /roundtrip."""
+
+    source: ImageView | None
+    description: str | None
+    reconstruction: ImageView | None
+    similarities: dict[str, float] | None = Field(
+        description="self, latent and psnr are proxies by the model's own eyes; a named model's is the cosine."
+    )
+
+
 class JobView(View):
     """A job as it stands."""
 
     id: JobId
+    kind: Kind | SkipJsonSchema[None] = Field(None, description="Of what is no generation.")
+    result: ScoreResult | ReflectResult | DescribeResult | RoundtripResult | SkipJsonSchema[None] = Field(
+        None, description="With kind: what it came to so far."
+    )
     status: JobStatus
     created_at: Time
     started_at: Time | None

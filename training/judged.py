@@ -56,10 +56,12 @@ def _measure(url: str) -> None:
     model = info(url)
     record: Json = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    uses = [*record.get("uses_of_the_test_split", []), {"at": now, "checkpoint": model["hash"]}]
-    RESULT.write_text(_dumped({**record, "uses_of_the_test_split": uses}))
+    uses = record.get("uses_of_the_test_split", [])
     folder = KEPT / model["hash"]
     chosen = _chosen(url, folder)
+    if not (folder / "test").is_dir():
+        uses = [*uses, {"at": now, "checkpoint": model["hash"]}]
+        RESULT.write_text(_dumped({**record, "uses_of_the_test_split": uses}))
     told, first = (_told(url, folder, "test", name, request) for name, request in _two().items())
     runs = {n: _told(url, folder, "test", n, request) for n, request in searches(chosen["scorer"]).items()}
     result = {
@@ -85,7 +87,7 @@ def _chosen(url: str, folder: Path) -> Json:
     pictures = [p for one in told for r in one.rounds for p in r.pictures]
     by_area = {scorer: figures.areas(pictures, scorer) or 0.0 for scorer in SCORERS}
     scorer = max(by_area, key=lambda name: by_area[name])
-    thresholds = {name: round(figures.threshold(told, name), 4) for name in SCORERS}
+    thresholds = {name: figures.threshold(told, name) for name in SCORERS}
     runs = {n: _told(url, folder, "validation", n, request) for n, request in searches(scorer).items()}
     found = _strategies(told, first, runs, {"scorer": scorer, "thresholds": thresholds})
     line = [one for one in found if one["kind"] == "text"]
@@ -135,7 +137,7 @@ def _strategies(told: Sequence[Told], first: Sequence[Told], runs: dict[str, lis
     line = figures.text_stopping(told)
     rule = figures.reached(scorer, at[scorer])
     others = {
-        "score": [figures.stopped(f"{s} at least {at[s]:g}", told, figures.reached(s, at[s])) for s in SCORERS],
+        "score": [figures.stopped(f"{s} at least {at[s]:.4g}", told, figures.reached(s, at[s])) for s in SCORERS],
         "both": [
             figures.stopped(f"text or {scorer}", told, figures.both(figures.text, rule)),
             figures.stopped(f"text and {scorer}", told, figures.all_of(figures.text, rule)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -19,6 +20,7 @@ from training.judged_runs import ROUNDS, Picture, Round, Told
 
 _RESAMPLES: Final = 2000
 _SEED: Final = 7
+_TRIED: Final = 200
 Stops = Callable[[Sequence[Round]], bool]
 Floats = NDArray[np.float64]
 
@@ -146,10 +148,15 @@ def paired(differences: Floats) -> Mean:
 
 
 def threshold(told: Sequence[Told], scorer: str) -> float:
-    """The score at which a rule does best on these loops: right as often as can be, and of those the cheapest."""
-    values = sorted({p.scores[scorer] or 0.0 for one in told for r in one.rounds for p in r.pictures})
-    tried = [values[int(q * (len(values) - 1))] for q in np.linspace(0.02, 0.98, 49)]
-    outcomes = [(stopped("", told, reached(scorer, at)), at) for at in tried]
+    """The score at which a rule does best on these loops: right as often as can be, and of those the cheapest.
+
+    Tried between neighbours among the scores, to four digits.
+    """
+    scores = (p.scores[scorer] for one in told for r in one.rounds for p in r.pictures)
+    values = sorted({value for value in scores if value is not None})
+    middles = [(low + high) / 2 for low, high in pairwise(values)] or values
+    tried = {float(f"{middles[round(q * (len(middles) - 1))]:.4g}") for q in np.linspace(0, 1, _TRIED)}
+    outcomes = [(stopped("", told, reached(scorer, at)), at) for at in sorted(tried)]
     return max(outcomes, key=lambda pair: (round(pair[0].right.mean(), 3), -pair[0].cost))[1]
 
 

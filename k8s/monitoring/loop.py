@@ -8,7 +8,7 @@ from k8s.monitoring.grafana import Dashboard, Panel, Query, Row, Variable
 from k8s.monitoring.queries import MODEL, NAMESPACE, OF, RATE, mean, median_and_p95, quantile, rate, within
 
 PRICE: Final = Variable("gpu_hour", "Price of a GPU hour", text="3")
-_LOOP: Final = f'{OF}, phase=~"reason|generate|reflect|refine"'
+_LOOP: Final = f'{OF}, phase=~"reason|generate|judge|reflect|refine"'
 _BESIDE: Final = f'{OF}, phase=~"decode|encode|store"'
 _SATISFIED: Final = f'{OF}, reason="satisfied"'
 _MALFORMED: Final = f'{OF}, reason="malformed"'

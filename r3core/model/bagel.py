@@ -179,7 +179,7 @@ class Bagel(nn.Module):
         """Rows of the understanding expert [n, H], the id after each [n] -> its log-probability [n], float32."""
         found = [
             self.logits(rows).log_softmax(-1).gather(-1, of[:, None])[:, 0]
-            for rows, of in zip(hidden.split(_LIKELIHOODS_AT_ONCE), ids.split(_LIKELIHOODS_AT_ONCE), strict=True)
+            for rows, of in zip(*(torch.split(given, _LIKELIHOODS_AT_ONCE) for given in (hidden, ids)), strict=True)
         ]
         return torch.cat(found)
 

@@ -330,8 +330,15 @@ local function count_discarded(id, trajectory)
   call('HINCRBYFLOAT', job_key(id), 'u:discarded_forwards', exact(forwards))
 end
 
+-- Whether a job is of another kind than a generation: its trajectory's end is not told, and half of it is no result.
+local function is_task(id)
+  local asked = cjson.decode(call('HGET', job_key(id), 'request') or '{}').request or {}
+  return (asked.kind or 'generate') ~= 'generate'
+end
+
 -- Ends a job that no worker holds with what is finished of it: what a worker does for one in its hands.
 local function finish_with_pictures(id, job, reason)
+  local is_told = not is_task(id)
   for i = 0, job.n - 1 do
     local text, image = call('HGET', job_key(id), 't:' .. i), 'null'
     local first, last = (text or OPEN):find(OPEN, 1, true)
@@ -344,7 +351,9 @@ local function finish_with_pictures(id, job, reason)
         if result then image = public_form(id, result.image.id) end
         count_discarded(id, trajectory)
       end
-      say(id, 'trajectory.done', whole(i), ',"stop_reason":"' .. reason .. '","image":' .. image)
+      if is_told then
+        say(id, 'trajectory.done', whole(i), ',"stop_reason":"' .. reason .. '","image":' .. image)
+      end
     end
   end
   call('HSET', job_key(id), 'stop_reason', reason)
@@ -417,6 +426,8 @@ local function end_overdue()
     local job = read(id)
     if not job or job.status ~= 'queued' then
       call('ZREM', ROOT .. 'due', id)
+    elseif is_task(id) then
+      fail(id, job, 'deadline_exceeded', 'its deadline passed before it was finished')
     elseif job.pictures > 0 then
       finish_with_pictures(id, job, 'deadline')
     else

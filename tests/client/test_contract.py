@@ -7,11 +7,11 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
-from r3client import errors, models, settings
+from r3client import errors, models, settings, task_settings
 from r3client import events as ev
 from r3core.judge import SCORERS
 from r3core.types import StopReason
-from server import schemas, views
+from server import schemas, task_schemas, views
 from server.errors import CODES
 from server.event_views import EVENTS
 
@@ -23,6 +23,11 @@ SHAPES: list[tuple[type[BaseModel], type[BaseModel]]] = [
     (models.Candidate, views.CandidateView),
     (models.Round, views.RoundView),
     (models.Trajectory, views.TrajectoryView),
+    (models.ScoredImage, views.ScoredImage),
+    (models.ScoreResult, views.ScoreResult),
+    (models.ReflectResult, views.ReflectResult),
+    (models.DescribeResult, views.DescribeResult),
+    (models.RoundtripResult, views.RoundtripResult),
     (models.JobError, views.JobError),
     (models.Usage, views.Usage),
     (models.Parent, views.Parent),
@@ -68,6 +73,20 @@ def test_every_event_has_a_type_with_its_fields() -> None:
 )
 def test_whatever_can_be_asked_for_has_a_keyword(ours: Any, theirs: type[BaseModel]) -> None:
     assert set(ours.__annotations__) == set(theirs.model_fields) - DECIDED_BY_THE_CLIENT
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (task_settings.Scoring, task_schemas.ScoreCreate),
+        (task_settings.Reflecting, task_schemas.ReflectCreate),
+        (task_settings.Describing, task_schemas.DescribeCreate),
+        (task_settings.RoundTrip, task_schemas.RoundtripCreate),
+    ],
+)
+def test_what_the_jobs_beside_can_be_asked_for_has_a_keyword(ours: Any, theirs: type[BaseModel]) -> None:
+    arguments = DECIDED_BY_THE_CLIENT | {"image", "images"}
+    assert set(ours.__annotations__) == set(theirs.model_fields) - arguments
 
 
 @pytest.mark.parametrize(("code", "status"), [(code, status) for code, (status, _) in CODES.items()])

@@ -22,7 +22,7 @@ from typer.testing import CliRunner, Result
 
 from r3client import AsyncClient, Client
 from server.cli import app
-from server.cli_submit import _server
+from server.cli_submit import server_of
 from server.misconfigured import Misconfigured
 from server.submit import Asked, run_submit
 from tests.client.service import Service
@@ -146,11 +146,11 @@ def test_where_nothing_can_be_written_no_job_is_made(
 
 def test_the_key_is_the_option_or_ones_own_or_an_operators(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("R3_KEY", "r3_operator")
-    assert _server(None, None) == ("http://127.0.0.1:8000", "r3_operator")
+    assert server_of(None, None) == ("http://127.0.0.1:8000", "r3_operator")
     monkeypatch.setenv("R3_API_KEY", "r3_own")
     monkeypatch.setenv("R3_PORT", "8080")
-    assert _server(None, None) == ("http://127.0.0.1:8080", "r3_own")
-    assert _server("https://one.example", "r3_given") == ("https://one.example", "r3_given")
+    assert server_of(None, None) == ("http://127.0.0.1:8080", "r3_own")
+    assert server_of("https://one.example", "r3_given") == ("https://one.example", "r3_given")
 
 
 # a terminal

@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
+from r3core.checkpoint import Description
 from r3core.engine.batch import Picture
-from r3core.events import Chose, Event, ImageReady, Preview, Scored
+from r3core.engine.likeness import Likeness
+from r3core.engine.looking import Looking
+from r3core.engine.runner import ModelRunner
+from r3core.events import Chose, Event, Failed, Finished, ImageReady, Preview, Scored
 from r3core.judge import Counts, Score, Scorer
+from r3core.model.bagel import Bagel
+from r3core.model.tokenizer import Tokenizer
+from r3core.prompts import REFLECT_SYSTEM, reflect_question
 from r3core.runtime import Runtime
 from r3core.types import EarlyStop, Image, Request, Trajectory
 from tests.core.conftest import MakeRuntime
-from tests.core.test_engine_model import APPLES, CAT, GREEDY, MIX, ask, given_picture
-from tests.core.walking import by_key, drive, end_of
+from tests.core.plain_r3 import Context, PlainR3
+from tests.core.test_engine_model import APPLES, BUS, CAT, GREEDY, MIX, WILD, ask, given_picture
+from tests.core.walking import by_key, drive, end_of, plain_picture
 
 RECORDED: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "judge.json").read_text(encoding="utf-8"))
 LOOKS: tuple[Scorer, ...] = ("gvu", "lift", "vqa")
@@ -47,7 +56,7 @@ def pixels_of(events: Sequence[Event]) -> dict[tuple[int, int], Any]:
     return {(e.round, e.candidate): e.pixels for e in events if isinstance(e, ImageReady)}
 
 
-def run(runtime: Runtime, jobs: dict[str, tuple[Request, Sequence[Picture]]]) -> dict[str, list[Event]]:
+def run(runtime: Runtime, jobs: Mapping[str, tuple[Request, Sequence[Picture]]]) -> dict[str, list[Event]]:
     for key, (request, pictures) in jobs.items():
         runtime.engine.add(key, Trajectory(request), pictures)
     return by_key(drive(runtime.engine))
@@ -103,6 +112,151 @@ def test_pictures_that_do_not_fit_a_forward_take_several_turns_and_score_the_sam
         assert got[key].value == pytest.approx(score.value, abs=1e-5)
     alone = run(make_runtime(), {"a": (to_score(APPLES, ("vqa",)), pictures[1:2])})["a"]
     assert scores_of(alone)[0, 0, "vqa"].value == pytest.approx(expected[0, 1, "vqa"].value, abs=1e-5)
+
+
+def test_the_prior_is_read_once_for_a_trajectory(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Bagel.likelihoods
+    counts: list[int] = []
+
+    def watched(self: Bagel, hidden: Tensor, ids: Tensor) -> Tensor:
+        counts.append(len(ids))
+        return asked(self, hidden, ids)
+
+    monkeypatch.setattr(Bagel, "likelihoods", watched)
+    runtime = make_runtime()
+    run(runtime, {"a": (ask(scorers=("gvu",), early_stop=EarlyStop(on_satisfied=False)), ())})
+    tokens = len(runtime.runner._tokenizer.encode(APPLES))
+    assert counts == [2 * tokens, tokens, tokens]
+
+
+def test_a_request_that_is_not_judged_runs_none_of_it(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("this is of judging alone")
+
+    for owner, name in ((Bagel, "likelihoods"), (Looking, "turn"), (Likeness, "of"), (Tokenizer, "words")):
+        monkeypatch.setattr(owner, name, never)
+    monkeypatch.setattr("r3core.engine.runner.asked_after", never)
+    runtime = make_runtime()
+    for events in run(runtime, {name: (asked, given_picture(asked)) for name, asked in MIX.items()}).values():
+        assert isinstance(events[-1], Finished)
+
+
+@pytest.mark.parametrize("spoil", ["number", "memory"])
+def test_a_score_that_cannot_be_had_fails_its_own_request(
+    spoil: str, make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = {"bad": (to_score(CAT), (plain_picture(),)), "good": (to_score(BUS), (plain_picture(),))}
+    expected = scores_of(run(make_runtime(), jobs)["good"])
+    read, turn = Looking.read, Looking.turn
+
+    def damaged(self: Looking, likelihoods: list[list[float]]) -> None:
+        read(self, [[math.nan]] * len(likelihoods) if self.begin.key == "bad" else likelihoods)
+
+    def cramped(self: Looking, *given: Any) -> Any:
+        if self.begin.key == "bad":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return turn(self, *given)
+
+    monkeypatch.setattr(Looking, *(("read", damaged) if spoil == "number" else ("turn", cramped)))
+    runtime = make_runtime()
+    events = run(runtime, {**jobs, "plain": (MIX["plain"], ())})
+    failed = events["bad"][-1]
+    assert isinstance(failed, Failed)
+    assert failed.error.code == ("step_failed" if spoil == "number" else "out_of_memory")
+    assert isinstance(events["plain"][-1], Finished)
+    got = scores_of(events["good"])
+    assert all(got[key].value == pytest.approx(score.value, abs=1e-5) for key, score in expected.items())
+    assert runtime.runner._states == {}
+
+
+# --- verdicts
+
+
+@pytest.fixture(scope="module")
+def plain(checkpoint: Path, description: Description) -> PlainR3:
+    """The model written as plainly as it can be."""
+    return PlainR3(checkpoint, description.transforms)
+
+
+def looked(plain: PlainR3, picture: Picture, prompt: str) -> Context:
+    """What stands before a reflection."""
+    return [plain.words(REFLECT_SYSTEM), plain.eye(picture.pixels), plain.words(reflect_question(prompt))]
+
+
+def plain_verdict(plain: PlainR3, context: Context, before: list[int]) -> float:
+    """The mean log-likelihood of the answer after these ids of a reflection."""
+    answer = plain.encode(" No further edit needed.")
+    rows = plain.run([*context, plain.text([plain.im_start, *before, *answer])])[-1]
+    likely = plain.logits(rows[-len(answer) - 1 : -1]).log_softmax(-1)
+    return float(likely[range(len(answer)), answer].mean())
+
+
+def verdict_of(events: Sequence[Event]) -> float | None:
+    return scores_of(events)[0, 0, "verdict"].value
+
+
+def test_a_verdict_is_what_a_plain_computation_gives(
+    make_runtime: MakeRuntime, plain: PlainR3, tokenizer: Tokenizer
+) -> None:
+    jobs = {prompt: (to_score(prompt, ("verdict", "vqa")), (plain_picture(),)) for prompt in (APPLES, CAT, BUS)}
+    together = run(make_runtime(), jobs)
+    for prompt, job in jobs.items():
+        context = looked(plain, plain_picture(), prompt)
+        ids = plain.write(context, GREEDY.max_tokens)[0][1:-1]
+        said = end_of(together[prompt]).rounds[0].reflections[0].text
+        assert said == tokenizer.decode(ids)
+        ends = [i for i in range(len(ids)) if tokenizer.decode(ids[: i + 1]).endswith("</think>")]
+        if prompt == BUS:
+            assert not ends
+            assert verdict_of(together[prompt]) is None
+            continue
+        expected = plain_verdict(plain, context, ids[: ends[-1] + 1])
+        assert verdict_of(together[prompt]) == pytest.approx(expected, abs=TOLERANCE)
+        assert verdict_of(run(make_runtime(), {prompt: job})[prompt]) == pytest.approx(expected, abs=TOLERANCE)
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, ids: list[int]) -> None:
+    """Have the model write these ids, whatever it would choose."""
+    left = iter(ids)
+    monkeypatch.setattr(ModelRunner, "_choose", lambda *_: next(left))
+
+
+def test_where_the_thought_ends_inside_a_token_its_bytes_stand_before_the_verdict(
+    make_runtime: MakeRuntime, plain: PlainR3, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = tokenizer.encode("<think></think> twice</think")
+    beyond = tokenizer.encode(">The")
+    assert len(beyond) == 1, "this tokenizer has no such token"
+    scripted(monkeypatch, [*early, *beyond, *tokenizer.encode(" cat"), tokenizer.im_end])
+    events = run(make_runtime(), {"a": (to_score(CAT, ("verdict",)), (plain_picture(),))})["a"]
+    assert end_of(events).rounds[0].reflections[0].instruction == "The cat"
+    expected = plain_verdict(plain, looked(plain, plain_picture(), CAT), [*early, *tokenizer.encode(">")])
+    assert verdict_of(events) == pytest.approx(expected, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("text", ["<think>no end", "", "<think>a</thin"])
+def test_a_malformed_reflection_has_no_verdict(
+    text: str, make_runtime: MakeRuntime, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What follows a second start marker is not of the text.
+    scripted(
+        monkeypatch, [*tokenizer.encode(text), tokenizer.im_start, *tokenizer.encode("</think>"), tokenizer.im_end]
+    )
+    events = run(make_runtime(), {"a": (to_score(CAT, ("verdict",)), (plain_picture(),))})["a"]
+    assert end_of(events).rounds[0].reflections[0].text == text
+    assert verdict_of(events) is None
+
+
+def test_a_reflection_reads_the_same_whether_its_verdict_is_wanted_or_not(make_runtime: MakeRuntime) -> None:
+    wild = ask(reflect=replace(WILD, max_tokens=7), max_rounds=1, early_stop=EarlyStop(confirmations=3))
+    bare = end_of(run(make_runtime(), {"a": (wild, ())})["a"])
+    events = run(make_runtime(), {"a": (replace(wild, scorers=("verdict",)), ())})["a"]
+    scored = end_of(events)
+    assert scored.rounds[0].reflections == bare.rounds[0].reflections
+    assert len(scored.rounds[0].reflections) > 1
+    assert [e.round for e in events if isinstance(e, Scored)] == [r.index for r in scored.rounds]
 
 
 # --- candidates

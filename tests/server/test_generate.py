@@ -97,7 +97,7 @@ def test_a_seed_that_was_not_given_is_in_the_story_and_gives_the_same_again(tmp_
 def test_every_candidate_is_kept_with_its_scores_and_the_best_is_the_result(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = {"judge": {"scorers": ["lift", "vqa"]}, "candidates": {"first": 3}, "choose": "best", "max_rounds": 2}
+    asked: Any = {"judge": {"scorers": ["lift", "vqa"]}, "candidates": {"first": 3}, "choose": "best", "max_rounds": 2}
     code, story = generate(tmp_path, prompt="a cat scores=352 best=1 edits=9", output_format="webp", **asked)
     assert code == 0
     first, second, third = story["rounds"]

@@ -6,10 +6,14 @@ from dataclasses import replace
 
 import pytest
 
+from r3core.judge import Counts, ScoreStop
+from r3core.types import EarlyStop
 from server.images import ImageStore
 from server.queue import Queue
 from tests.server.test_metrics import value
 from tests.server.working import ASKED, Start, ended, new_job, run, until
+
+STOP = ScoreStop("lift", at_least=5.0)
 
 
 async def test_a_worker_measures_a_whole_job(queue: Queue, start: Start) -> None:
@@ -37,6 +41,26 @@ async def test_a_worker_measures_a_whole_job(queue: Queue, start: Start) -> None
     told_of = worker.vitals.metrics.exposition.text().decode()
     assert job.id not in told_of
     assert "cat" not in told_of
+
+
+async def test_a_worker_measures_what_a_search_drew_and_threw_away(queue: Queue, start: Start) -> None:
+    worker = start(0.002)
+    asked = replace(ASKED, prompt="a cat edits=9 scores=35", scorers=("vqa", "lift"), max_rounds=2)
+    job, _ = await run(queue, replace(asked, candidates=Counts(3, 2), early_stop=EarlyStop(score=STOP)))
+    told = worker.vitals.metrics.exposition
+
+    async def counted() -> bool:
+        return value(told, "r3_jobs_total", outcome="succeeded") == 1
+
+    await until(counted)
+    assert value(told, "r3_stops_total", reason="score") == 1
+    assert value(told, "r3_images_total", phase="generate") == 3
+    assert value(told, "r3_images_total", phase="refine") == 2
+    assert value(told, "r3_candidates_total") == 5
+    assert value(told, "r3_images_discarded_total") == job.usage["discarded_images"] == 3
+    # A fan is drawn by one step, and scored by one.
+    for phase, times in {"reason": 1, "generate": 1, "judge": 2, "reflect": 1, "refine": 1, "encode": 5}.items():
+        assert value(told, "r3_phase_seconds_count", phase=phase) == times, phase
 
 
 async def test_a_job_that_fails_is_counted_by_its_code(queue: Queue, start: Start) -> None:

@@ -223,6 +223,7 @@ def test_a_child_reads_exactly_the_settings_that_it_is_given(monkeypatch: pytest
         dtype="bf16",
         webhook_allow=("*.example.com", "10.0.0.0/8"),
         webhook_ca_file=tmp_path / "ca.pem",
+        similarity_models=(f"clip={tmp_path}", f"dinov2={tmp_path}"),
     )
     for name, value in child_environment(asked).items():
         monkeypatch.setenv(name, value)

@@ -132,6 +132,27 @@ async def test_a_job_is_one_trace_from_the_callers_span_to_the_last_step(
     worker.leave()
 
 
+async def test_candidates_are_one_step_to_draw_and_one_to_judge(
+    api: RunningApi, queue: Queue, start: Start, told: Told
+) -> None:
+    worker = start(traces=told.traces)
+    fan = {
+        "judge": {"scorers": ["lift", "verdict"]},
+        "candidates": {"first": 3},
+        "max_rounds": 1,
+        "prompt": "a edits=9",
+    }
+    await ended(queue, submit(api, {"traceparent": CALLER}, **fan))
+    in_engine = [span for span in told.all() if span.name in ("reason", "generate", "judge", "reflect", "refine")]
+    # The verdict has each of the first pictures reflected on, and the last.
+    assert [span.name for span in in_engine] == [
+        *("reason", "generate", "judge", "reflect", "reflect", "reflect"),
+        *("refine", "judge", "reflect"),
+    ]
+    assert [about(span, "r3.candidate") for span in told.named("store")] == [0, 1, 2, None]
+    worker.leave()
+
+
 async def test_no_span_says_what_the_prompt_texts_or_pictures_are(
     api: RunningApi, queue: Queue, start: Start, told: Told
 ) -> None:

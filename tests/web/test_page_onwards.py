@@ -188,8 +188,8 @@ def test_one_picture_and_all_of_them_with_what_is_known_are_saved(page: Page, tm
     all_of_them.value.save_as(tmp_path / "all.zip")
     with zipfile.ZipFile(tmp_path / "all.zip") as archive:
         assert archive.testzip() is None
-        assert sorted(archive.namelist()) == [f"candidate-0-round-{i}.png" for i in range(3)] + ["job.json"]
-        assert archive.read("candidate-0-round-2.png") == (tmp_path / "one.png").read_bytes()
+        assert sorted(archive.namelist()) == [f"trajectory-0-round-{i}.png" for i in range(3)] + ["job.json"]
+        assert archive.read("trajectory-0-round-2.png") == (tmp_path / "one.png").read_bytes()
         assert json.loads(archive.read("job.json"))["params"]["seed"] == 7
 
 

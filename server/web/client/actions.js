@@ -1,7 +1,7 @@
 // What can be done with one finished picture: go on from it in several ways, start anew from it, keep it.
 
 import { asProblem } from "./api.js";
-import { submit } from "./composer.js";
+import { submit, tripOf } from "./composer.js";
 import { html, Icon, useState } from "./dom.js";
 import { ProblemNote } from "./notes.js";
 import { repeatOf } from "./settings.js";
@@ -11,42 +11,47 @@ const SEEDS = 2 ** 32;
 /** The request that goes on from a picture: the job's own settings, and one picture in place of the first. */
 function onwards(job, model, round, changes) {
   const { size, think, n, instruction, image, ...same } = repeatOf(job, model);
+  if (same.max_images) same.max_images = Math.max(same.max_images, same.candidates?.refine ?? 1);
   return { ...same, image: round.image.id, ...changes };
 }
 
 const newSeed = () => crypto.getRandomValues(new Uint32Array(1))[0] % SEEDS;
 
 /** The buttons; of all but the last picture they are folded. */
-export function Actions({ job, model, round, isLast, onJob, onStart }) {
+export function Actions({ job, model, round, isOpen, onJob, onStart }) {
   const [problem, setProblem] = useState(null);
   const [isEditing, setEditing] = useState(false);
   const [isSending, setSending] = useState(false);
   if (!round.image || !model) return null;
-  const send = async (changes) => {
+  const ask = async (body, path) => {
     if (isSending) return;
     setSending(true);
     setProblem(null);
     try {
-      onJob(await submit(onwards(job, model, round, changes)));
+      onJob(await submit(body, path));
     } catch (error) {
       setProblem(asProblem(error));
     }
     setSending(false);
   };
-  const seed = job.params.seed;
+  const send = (changes) => ask(onwards(job, model, round, changes));
+  const { seed } = job.params;
+  const isWhole = job.kind === "generate";
   const rounds = Math.max(1, job.params.max_rounds);
   const buttons = html`
     <div class="buttons actions">
+      ${isWhole && html`
       <button type="button" onClick=${() => send({ seed, min_rounds: 1, max_rounds: 1 })}><${Icon} name="again" /> One more round</button>
       <button type="button" onClick=${() => send({ seed: newSeed(), max_rounds: rounds })}><${Icon} name="branch" /> Branch, new seed</button>
-      <button type="button" aria-expanded=${isEditing} onClick=${() => setEditing(!isEditing)}><${Icon} name="pencil" /> Edit it my way</button>
+      <button type="button" aria-expanded=${isEditing} onClick=${() => setEditing(!isEditing)}><${Icon} name="pencil" /> Edit it my way</button>`}
       <button type="button" onClick=${() => onStart(round.image, job)}><${Icon} name="image" /> Use as start</button>
+      <button type="button" onClick=${() => ask(tripOf(round.image.id, model.name), "/roundtrip")}><${Icon} name="eye" /> What does it see?</button>
       <a class="button" href=${download(round.image.url)} download><${Icon} name="download" /> Download</a>
     </div>
     ${isEditing && html`<${MyEdit} id=${`my-edit-${round.image.id}`} isSending=${isSending}
       onSend=${(text) => send({ seed, instruction: text, min_rounds: 0, max_rounds: 1 })} />`}
     ${problem && html`<${ProblemNote} problem=${problem} onClose=${() => setProblem(null)} />`}`;
-  if (isLast) return html`<div class="go-on">${buttons}</div>`;
+  if (isOpen || !isWhole) return html`<div class="go-on">${buttons}</div>`;
   return html`<details class="more go-on"><summary>Go on from this picture</summary>${buttons}</details>`;
 }
 

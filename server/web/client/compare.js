@@ -33,9 +33,11 @@ export function Compare({ job, size, onClose }) {
 }
 
 function firstTwo(job, pictures) {
-  const ends = job.trajectories.map((t) => picturesOf(job).filter((p) => p.trajectory.index === t.index).at(-1)?.key);
+  const chosen = pictures.filter((p) => p.isChosen);
+  const ends = job.trajectories.map((t) => chosen.filter((p) => p.trajectory.index === t.index).at(-1)?.key);
   const across = ends.filter(Boolean);
-  return across.length > 1 ? across.slice(0, 2) : [pictures[0].key, pictures.at(-1).key];
+  if (across.length > 1) return across.slice(0, 2);
+  return chosen.length > 1 ? [chosen[0].key, chosen.at(-1).key] : [pictures[0].key, pictures.at(-1).key];
 }
 
 function Choice({ id, label, pictures, value, onChange }) {

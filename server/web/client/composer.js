@@ -9,11 +9,12 @@ import { requestOf } from "./settings.js";
 const KINDS = ["image/png", "image/jpeg", "image/webp"];
 
 const REST_MS = 1500;
+const PREVIEWS = 4;
 
 /** Ask for a job, and where no answer comes once more: by its key that is the same job. Throws Problem. */
-export async function submit(body) {
+export async function submit(body, path = "/generate") {
   const headers = { Prefer: "respond-async", "Idempotency-Key": randomHex(16) };
-  const ask = () => call("/generate", { method: "POST", body, headers });
+  const ask = () => call(path, { method: "POST", body, headers });
   try {
     return await ask();
   } catch (error) {
@@ -22,6 +23,9 @@ export async function submit(body) {
     return ask();
   }
 }
+
+/** The body of POST /roundtrip: what the model sees in a picture, and what it draws of that. */
+export const tripOf = (image, model) => ({ image, model, previews: PREVIEWS });
 
 /** A picture of a person's own, as the form holds it. Throws Problem where the server would refuse it. */
 export async function pictureOf(file, limits) {
@@ -75,23 +79,24 @@ export function Composer({ form, set, model, info, onJob, isFolded, onFold }) {
     }
   };
   useDrops(take, setOver);
-  const run = async (event) => {
-    event?.preventDefault();
+  const send = async (body, path) => {
     if (isSending) return;
-    if (!form.prompt.trim()) {
-      setProblem(new Problem({ title: "There is no prompt yet", detail: "Write what the picture should show." }));
-      prompt.current.focus();
-      return;
-    }
     setSending(true);
     setProblem(null);
     try {
-      onJob(await submit(requestOf(form, model, info)));
+      onJob(await submit(body, path));
     } catch (error) {
       setProblem(asProblem(error));
     }
     setSending(false);
   };
+  const run = async (event) => {
+    event?.preventDefault();
+    if (form.prompt.trim()) return send(requestOf(form, model, info));
+    setProblem(new Problem({ title: "There is no prompt yet", detail: "Write what the picture should show." }));
+    return prompt.current.focus();
+  };
+  const look = () => send(tripOf(form.image.id ?? form.image.dataUrl, model.name), "/roundtrip");
   const runByKeys = (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat && run(event);
   const onceOnly = (event) => event.detail > 1 && event.preventDefault(); // a double click asks for one job
   const choose = (text) => {
@@ -111,7 +116,7 @@ export function Composer({ form, set, model, info, onJob, isFolded, onFold }) {
           aria-describedby="prompt-hint" placeholder=${model.example_prompts[0] ?? ""}
           onInput=${(e) => set({ prompt: e.target.value })}></textarea>
         <${Examples} model=${model} onChoose=${choose} />
-        <${Start} form=${form} set=${set} onFile=${take} />
+        <${Start} form=${form} set=${set} onFile=${take} onLook=${look} />
         <${Settings} form=${form} model=${model} set=${set} ranges=${info.ranges} />
         <${MoreSettings} form=${form} model=${model} set=${set} info=${info} />
         <div class="go">
@@ -135,7 +140,7 @@ function Examples({ model, onChoose }) {
     </div>`;
 }
 
-function Start({ form, set, onFile }) {
+function Start({ form, set, onFile, onLook }) {
   const input = useRef(null);
   if (form.image === null) {
     return html`
@@ -159,6 +164,7 @@ function Start({ form, set, onFile }) {
         <textarea id="instruction" rows="2" value=${form.instruction} placeholder="Left empty, the model decides"
           onInput=${(e) => set({ instruction: e.target.value })}></textarea>
       </div>
+      <button type="button" class="look" onClick=${onLook}><${Icon} name="eye" /> What does it see?</button>
       <button type="button" class="quiet square" aria-label="Do not start from this picture"
         onClick=${() => set({ image: null, instruction: "" })}><${Icon} name="close" /></button>
     </div>`;

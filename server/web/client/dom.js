@@ -27,6 +27,11 @@ const ICONS = {
   out: "M14 5H5v14h9M10 12h10M16 8l4 4-4 4",
   trash: "M5 7h14M10 7V4h4v3M7 7l1 13h8l1-13",
   plus: "M12 5v14M5 12h14",
+  up: "M12 19V5M6 11l6-6 6 6",
+  down: "M12 5v14M6 13l6 6 6-6",
+  back: "M9 5L4 10l5 5M4 10h10a6 6 0 0 1 0 12h-2",
+  star: "M12 4l2.4 5 5.6.7-4.1 3.8 1.1 5.5L12 16.3 7 19l1.1-5.5L4 9.7 9.6 9z",
+  eye: "M2.5 12C5 7.5 8.3 5.5 12 5.5S19 7.5 21.5 12C19 16.5 15.7 18.5 12 18.5S5 16.5 2.5 12M12 9a3 3 0 1 0 0 6 3 3 0 0 0 0-6",
 };
 
 /** A line drawing beside words that say the same, so nothing reads it aloud. */

@@ -1,9 +1,11 @@
 // The settings of the form: those that matter in view, the others folded.
 
 import { html, Icon } from "./dom.js";
+import { JudgeFields } from "./scorers.js";
 import { defaultOf, fieldOf, roundsOf, sizesOf, sizeWords } from "./settings.js";
+import { Whole } from "./whole.js";
 
-/** Rounds, early stop, size, seed, candidates. */
+/** Rounds, early stop, size, seed, trajectories. */
 export function Settings({ form, model, set, ranges }) {
   const rounds = roundsOf(form, model);
   const given = form.image !== null;
@@ -33,7 +35,7 @@ export function Settings({ form, model, set, ranges }) {
                 )}
           </select>
         </div>
-        <${Candidates} n=${form.n} most=${ranges.n.maximum} set=${set} />
+        <${Trajectories} n=${form.n} most=${ranges.n.maximum} set=${set} />
       </div>
       <${Seed} form=${form} set=${set} />
     </div>`;
@@ -41,10 +43,10 @@ export function Settings({ form, model, set, ranges }) {
 
 const withCurrent = (sizes, size) => (size && !sizes.includes(size) ? [...sizes, size] : sizes);
 
-function Candidates({ n, most, set }) {
+function Trajectories({ n, most, set }) {
   return html`
     <fieldset class="field">
-      <legend>Candidates</legend>
+      <legend>Trajectories</legend>
       <div class="segments">
         ${Array.from({ length: most }, (_, index) => index + 1).map(
           (count) => html`<label><input type="radio" name="n" value=${count} checked=${n === count}
@@ -121,15 +123,7 @@ export function MoreSettings({ form, model, set, info }) {
           </div>`;
         })}
       </div>
+      <${JudgeFields} form=${form} set=${set} ranges=${info.ranges} />
       <p class="hint">An empty field is as the model does by default, which it shows in grey.</p>
     </details>`;
-}
-
-function Whole({ id, label, form, set, range }) {
-  const { minimum: min, maximum: max } = range;
-  return html`<div class="field">
-    <label for=${id}>${label}</label>
-    <input id=${id} type="number" min=${min} max=${max} step="1" value=${form[id]}
-      onChange=${(e) => set({ [id]: Math.round(Math.min(max, Math.max(min, Number(e.target.value) || 0))) })} />
-  </div>`;
 }

@@ -3,6 +3,7 @@
 import { asProblem, call } from "./api.js";
 import { Dialog, html, Icon, useEffect, useState } from "./dom.js";
 import { hasEnded } from "./job.js";
+import { kindName, titleOf } from "./kinds.js";
 import { ProblemNote } from "./notes.js";
 import { newest } from "./welcome.js";
 
@@ -60,19 +61,19 @@ function Entry({ job, onErase }) {
     <li>
       <a href=${`/j/${job.id}`}>
         ${image ? html`<img src=${image.url} alt="" width="56" height="56" loading="lazy" />` : html`<span class="no-image"></span>`}
-        <span><b>${job.prompt}</b><span class="hint">${STATES[job.status]} · ${ago(job.created_at)}</span></span>
+        <span><b>${titleOf(job)}</b><span class="hint">${kindName(job) && `${kindName(job)} · `}${STATES[job.status]} · ${ago(job.created_at)}</span></span>
       </a>
       ${hasEnded(job) && html`<button type="button" class=${isSure ? "danger" : "quiet square"}
-        aria-label=${isSure ? `Really delete: ${job.prompt}` : `Delete: ${job.prompt}`} onBlur=${() => setSure(false)}
+        aria-label=${isSure ? `Really delete: ${titleOf(job)}` : `Delete: ${titleOf(job)}`} onBlur=${() => setSure(false)}
         onClick=${() => (isSure ? onErase(job) : setSure(true))}>${isSure ? "Delete?" : html`<${Icon} name="trash" />`}</button>`}
     </li>`;
 }
 
 const STATES = { queued: "Waiting", running: "Running", succeeded: "Finished", failed: "Failed", cancelled: "Cancelled" };
 
-/** Whether every word stands somewhere in the prompt, or in the job's id. */
+/** Whether every word stands somewhere in the prompt, in the job's id, or in what kind of job it is. */
 function matches(job, words) {
-  const text = `${job.prompt} ${job.id}`.toLowerCase();
+  const text = `${titleOf(job)} ${kindName(job)} ${job.id}`.toLowerCase();
   return words.toLowerCase().split(/\s+/).every((word) => text.includes(word));
 }
 

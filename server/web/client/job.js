@@ -1,49 +1,9 @@
-// A job as the page shows it: a value, made from GET /jobs/{id} or from events one after another. Pure.
-//
-// { id, prompt, model, params, status, position, etaS, attempt, error, parent, createdAt, metadata, usage,
-//   trajectories: [{ index, seed, reasoning, isReasoned, stopReason, isDone, drawing,
-//                    rounds: [{ index, image, preview, instruction, said }] }] }
-//
-// drawing  { round, step, steps, preview } while a picture is drawn, else null
-// preview  the last one of that picture, to be seen until the picture itself has come; null where there is none
-// said     { text, thought, verdict, instruction } of a picture; verdict null while it is being written; null unasked
+// A job's value after one more event, and what can be read from it: json.js says what it is made of. Pure.
+
+import { fromJson, pictureOf } from "./json.js";
+import { baseOf, isScored, picturesIn, scoreOf, scorersOf } from "./judge.js";
 
 const ENDED = new Set(["succeeded", "failed", "cancelled"]);
-
-/** From the server's answer. `isFollowed`: events will tell what was made, from the first on. */
-export function fromJson(json, isFollowed = false) {
-  return {
-    id: json.id,
-    prompt: json.prompt,
-    model: json.model,
-    params: json.params,
-    status: json.status,
-    position: json.queue_position,
-    etaS: json.eta_s,
-    attempt: json.attempt,
-    error: json.error,
-    parent: json.parent ?? null,
-    createdAt: json.created_at,
-    usage: json.usage,
-    metadata: json.metadata,
-    trajectories: json.trajectories.map((t) => trajectoryOf(t, isFollowed)),
-  };
-}
-
-function trajectoryOf(json, isFollowed) {
-  const plain = { index: json.index, seed: json.seed, drawing: null };
-  if (isFollowed) return { ...plain, reasoning: "", isReasoned: false, rounds: [], stopReason: null, isDone: false };
-  const rounds = json.rounds.map((r) => ({
-    index: r.index,
-    image: r.image,
-    preview: null,
-    instruction: r.instruction,
-    said: r.reflection,
-  }));
-  const isDone = json.stop_reason !== null;
-  const isReasoned = json.reasoning !== null || rounds.length > 0;
-  return { ...plain, reasoning: json.reasoning ?? "", isReasoned, rounds, stopReason: json.stop_reason, isDone };
-}
 
 export const hasEnded = (job) => ENDED.has(job.status);
 
@@ -53,7 +13,7 @@ export function after(job, { name, data }) {
   if (change) return change(job, data);
   const ofTrajectory = OF_TRAJECTORY[name];
   if (!ofTrajectory) return job;
-  const trajectories = job.trajectories.map((t) => (t.index === data.trajectory ? { ...t, ...ofTrajectory(t, data) } : t));
+  const trajectories = job.trajectories.map((t) => (t.index === data.trajectory ? { ...t, ...ofTrajectory(t, data, job) } : t));
   return { ...job, status: job.status === "queued" ? "running" : job.status, trajectories };
 }
 
@@ -68,6 +28,7 @@ const OF_JOB = {
     trajectories: job.trajectories.map((t) => ({
       ...t,
       reasoning: t.isReasoned ? t.reasoning : "",
+      description: t.isDescribed ? t.description : "",
       drawing: null,
       rounds: withoutUnfinished(t),
     })),
@@ -83,23 +44,21 @@ const OF_TRAJECTORY = {
   "reason.done": (_, data) => ({ reasoning: data.text, isReasoned: true }),
   "image.progress": (t, data) => ({ drawing: { preview: null, ...sameRound(t, data), ...stepOf(data) } }),
   "image.preview": (t, data) => ({ drawing: { ...stepOf(data), preview: data.image } }),
-  image: (t, data) => ({
-    isReasoned: true,
-    drawing: null,
-    rounds: [
-      ...t.rounds.filter((r) => r.index < data.round),
-      { index: data.round, image: data.image, preview: previewOf(t, data), instruction: data.instruction, said: null },
-    ],
-  }),
-  "reflect.delta": (t, data) => ({ rounds: withSaid(t, data.round, (said) => writing(said, data.text)) }),
+  image: (t, data, job) => ({ isReasoned: true, drawing: null, rounds: withPicture(job, t, data) }),
+  score: (t, data) => ({ rounds: withChange(t, data, ({ scores }) => ({ scores: withScore(scores, data) })) }),
+  chosen: (t, data) => ({ rounds: t.rounds.map((r) => (r.index === data.round ? faced({ ...r, chosen: data.candidate }) : r)) }),
+  "reflect.delta": (t, data) => ({ rounds: withChange(t, data, ({ said }) => ({ said: writing(said, data.text) })) }),
   "reflect.done": (t, data) => {
     const { text, thought, verdict, instruction } = data;
-    return { rounds: withSaid(t, data.round, () => ({ text, thought, verdict, instruction })) };
+    return { rounds: withChange(t, data, () => ({ said: { text, thought, verdict, instruction } })) };
   },
+  "describe.delta": (t, data) => ({ description: t.description + data.text }),
+  "describe.done": (_, data) => ({ description: data.text, isDescribed: true }),
   "trajectory.done": (t, data) => ({
     stopReason: data.stop_reason,
     isDone: true,
     drawing: null,
+    result: data.image?.id ?? null,
     rounds: withoutUnfinished(t),
   }),
 };
@@ -108,8 +67,35 @@ const stepOf = ({ round, step, steps }) => ({ round, step, steps });
 const previewOf = (t, data) => sameRound(t, data).preview ?? null;
 const sameRound = (t, data) => (t.drawing?.round === data.round ? t.drawing : {});
 const idle = (job) => job.trajectories.map((t) => ({ ...t, drawing: null, rounds: withoutUnfinished(t) }));
-const withoutUnfinished = (t) => t.rounds.map((r) => (r.said?.verdict === null ? { ...r, said: null } : r));
-const withSaid = (t, round, change) => t.rounds.map((r) => (r.index === round ? { ...r, said: change(r.said) } : r));
+const withoutUnfinished = (t) => t.rounds.map((r) => faced({ ...whole(r), candidates: r.candidates.map(whole) }));
+const whole = (picture) => (picture.said?.verdict === null ? { ...picture, said: null } : picture);
+const withScore = (scores, { scorer, value, lift, words }) => [...scores.filter((s) => s.scorer !== scorer), { scorer, value, lift, words }];
+
+/** The rounds with one more picture: of a new round, or one more candidate of the newest. */
+function withPicture(job, t, data) {
+  const picture = { ...pictureOf(data), preview: previewOf(t, data) };
+  const before = t.rounds.filter((r) => r.index < data.round);
+  if (data.candidate === undefined) return [...before, { ...newRound(job, t, data), chosen: 0, ...picture }];
+  const round = t.rounds.find((r) => r.index === data.round) ?? { ...newRound(job, t, data), chosen: null };
+  return [...before, faced({ ...round, candidates: [...round.candidates.slice(0, data.candidate), picture] })];
+}
+
+function newRound(job, t, { round, instruction }) {
+  return { index: round, instruction, candidates: [], from: round > 0 ? (baseOf(job, t)?.index ?? round - 1) : null };
+}
+
+/** The rounds after something was said of a picture: of that candidate, else of the chosen one. */
+function withChange(t, { round, candidate }, change) {
+  return t.rounds.map((r) => {
+    if (r.index !== round) return r;
+    if (!r.candidates.length) return { ...r, ...change(r) };
+    const at = candidate ?? r.chosen ?? 0;
+    return faced({ ...r, candidates: r.candidates.map((c, i) => (i === at ? { ...c, ...change(c) } : c)) });
+  });
+}
+
+/** A round with the candidate in front that goes on. */
+const faced = (round) => ({ ...round, ...round.candidates[round.chosen ?? 0] });
 
 /** A text that is being written: what was said before in full is asked anew. */
 function writing(said, piece) {
@@ -117,14 +103,16 @@ function writing(said, piece) {
   return { text: before + piece, thought: null, verdict: null, instruction: null };
 }
 
-/** What a trajectory is at: waiting, thinking, drawing, looking or done. */
+/** What a trajectory is at: waiting, thinking, drawing, scoring, looking or done. */
 export function phaseOf(job, t) {
   if (hasEnded(job) || t.isDone) return "done";
   if (job.status === "queued") return "waiting";
   if (t.drawing) return "drawing";
   const last = t.rounds.at(-1);
   if (!last) return t.isReasoned || !job.params.think ? "drawing" : "thinking";
-  return last.said?.verdict ? "drawing" : "looking";
+  if (!picturesIn(last).every((picture) => isScored(job, picture))) return "scoring";
+  if (scorersOf(job).includes("verdict") && !picturesIn(last).every((p) => scoreOf(p, "verdict"))) return "looking";
+  return baseOf(job, t).said?.verdict ? "drawing" : "looking";
 }
 
 /** A model's text without the marks that it thinks between, finished or not. */
@@ -139,19 +127,30 @@ export function partsOf(said) {
   return { thought: plain(thought), instruction: instruction.trim() };
 }
 
-/** Every finished picture: { trajectory, round, key, label }. */
+/** Every finished picture: { trajectory, round, key, label, isChosen }; `round` has that candidate in front. */
 export function picturesOf(job) {
   const several = job.trajectories.length > 1;
   return job.trajectories.flatMap((trajectory) =>
     trajectory.rounds
       .filter((round) => round.image)
-      .map((round) => ({
-        trajectory,
-        round,
-        key: `${trajectory.index}-${round.index}`,
-        label: several ? `${nameOf(trajectory)}: ${lower(pictureName(job, round.index))}` : pictureName(job, round.index),
-      })),
+      .flatMap((round) =>
+        picturesIn(round).map((picture, candidate) => {
+          const name = nameIn(job, round, candidate);
+          return {
+            trajectory,
+            round: { ...round, ...picture },
+            key: `${trajectory.index}-${round.index}${round.candidates.length ? `-${candidate}` : ""}`,
+            label: several ? `${nameOf(trajectory)}: ${lower(name)}` : name,
+            isChosen: candidate === (round.chosen ?? 0),
+          };
+        }),
+      ),
   );
+}
+
+function nameIn(job, round, candidate) {
+  if (!round.candidates.length) return pictureName(job, round.index);
+  return job.kind === "score" ? `Picture ${candidate + 1}` : `${pictureName(job, round.index)}, candidate ${candidate + 1}`;
 }
 
 /** A trajectory's letter. */
@@ -159,6 +158,7 @@ export const nameOf = (trajectory) => "ABCD"[trajectory.index];
 
 /** What a picture is called: the one that was given or drawn first, or the edit that made it. */
 export function pictureName(job, index) {
+  if (job.kind !== "generate") return index > 0 ? "The reconstruction" : "The picture";
   if (index > 0) return `Edit ${index}`;
   return job.params.image ? "The picture given" : "First picture";
 }

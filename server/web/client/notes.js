@@ -12,7 +12,7 @@ const FIELDS = {
   "/early_stop/confirmations": "Ask until satisfied, times",
   "/size": "Size",
   "/seed": "Seed",
-  "/n": "Candidates",
+  "/n": "Trajectories",
   "/previews": "Previews per picture",
   "/deadline_s": "Give up after",
   "/generate/num_timesteps": "Timesteps, first picture",
@@ -22,6 +22,16 @@ const FIELDS = {
   "/refine/cfg_img_scale": "Image guidance, edits",
   "/reason/temperature": "Temperature, reasoning",
   "/reflect/temperature": "Temperature, reflection",
+  "/judge/scorers": "Let the model judge its pictures",
+  "/candidates/first": "Candidates, first",
+  "/candidates/refine": "Candidates, edits",
+  "/choose": "The result is",
+  "/on_regression": "Where the score falls",
+  "/early_stop/score/scorer": "By which score",
+  "/early_stop/score/at_least": "Enough from",
+  "/early_stop/score/min_gain": "A rise is at least",
+  "/early_stop/score/patience": "Patience, rounds",
+  "/max_images": "Pictures at most",
 };
 
 /** An error in words, with the remedy. */

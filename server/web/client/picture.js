@@ -23,8 +23,8 @@ export function sizeOfJob(job, model) {
   return made ? { width: made.width, height: made.height } : { width, height };
 }
 
-/** The frame, and in it the picture, or what there is of it so far. */
-export function Frame({ size, available, image, preview, drawing, alt, children }) {
+/** The frame, and in it the picture, or what there is of it so far; `isWaiting`: nobody draws it yet. */
+export function Frame({ size, available, image, preview, drawing, isWaiting, alt, children }) {
   const shown = shownSize(size, available);
   const style = { width: `${shown.width}px`, height: `${shown.height}px` };
   const classes = `frame ${image ? "" : "is-open"}`;
@@ -34,7 +34,7 @@ export function Frame({ size, available, image, preview, drawing, alt, children 
       ${image && html`<${Finished} key=${image.url} url=${image.url} ...${shown} alt=${alt} />`}
       ${!image && drawing?.preview &&
       html`<img class="preview" src=${drawing.preview.url} width=${shown.width} height=${shown.height} alt="" />`}
-      ${!image && html`<${Steps} drawing=${drawing} />`}
+      ${!image && !isWaiting && html`<${Steps} drawing=${drawing} />`}
       ${children}
     </figure>`;
 }

@@ -3,12 +3,16 @@
 import { asProblem, call, linkToken, Problem } from "./api.js";
 import { html, Icon, useEffect, useRef, useState } from "./dom.js";
 import { follow } from "./events.js";
-import { after, fromJson, hasEnded, phaseOf } from "./job.js";
+import { after, hasEnded, phaseOf } from "./job.js";
+import { fromJson } from "./json.js";
+import { scorersOf } from "./judge.js";
+import { kindName, titleOf } from "./kinds.js";
 import { Notice, ProblemNote } from "./notes.js";
 import { sizeOfJob } from "./picture.js";
+import { Task } from "./task.js";
 import { Timeline } from "./timeline.js";
 import { Trajectory } from "./trajectory.js";
-import { newsOf, statusOf } from "./words.js";
+import { newsOf, spentOf, statusOf } from "./words.js";
 
 /** The job of an id, kept as it is at the server: { job, connection, problem, act }. */
 export function useJob(id) {
@@ -71,7 +75,7 @@ export function Run({ id, models, server, isOnline, header, tools }) {
   const { job, connection, problem, act, forget } = useJob(id);
   const news = useNews(job);
   useFollowedScroll(job);
-  const title = job && `${job.prompt.slice(0, 60)} · R3`;
+  const title = job && `${titleOf(job).slice(0, 60)} · R3`;
   useEffect(() => {
     if (title) document.title = title;
   }, [title]);
@@ -82,30 +86,36 @@ export function Run({ id, models, server, isOnline, header, tools }) {
     </section>`;
   }
   const model = models.find((m) => m.name === job.model);
+  const isWhole = job.kind === "generate";
+  const endings = !linkToken() && html`<${Endings} job=${job} act=${act} />`;
+  const place = { size: sizeOfJob(job, model), tools: tools && ((place) => tools({ ...place, job, model })) };
   return html`
     <section class="run" aria-label="Job">
       <div class="unseen" role="status" aria-live="polite">${news}</div>
       <header class="run-head">
-        <${Prompt} text=${job.prompt} />
-        <div class="run-state"><${Status} job=${job} />
-          ${linkToken() && html`<p class="hint">Shared with you, to look at</p>`}</div>
-        ${job.parent?.round !== undefined && html`<${Parent} parent=${job.parent} />`}
+        ${kindName(job) && kindName(job) !== titleOf(job) && html`<p class="hint">${kindName(job)}</p>`}
+        <${Prompt} text=${titleOf(job)} />
+        <div class="run-state ${isWhole ? "" : "is-task"}"><${Status} job=${job} />
+          ${!isWhole && endings}
+          ${linkToken() && html`<p class="hint">Shared with you, to look at</p>`}
+          ${hasEnded(job) && scorersOf(job).length > 0 && html`<p class="hint spent">${spentOf(job)}</p>`}</div>
+        ${job.parent?.round !== undefined && html`<${Parent} parent=${job.parent} isWhole=${isWhole} />`}
         ${header?.(job, model)}
       </header>
-      <div class="bar"><${Timeline} job=${job} />${!linkToken() && html`<${Endings} job=${job} act=${act} />`}</div>
+      ${isWhole && html`<div class="bar"><${Timeline} job=${job} />${endings}</div>`}
       <${Connection} connection=${connection} isOnline=${isOnline} isOver=${hasEnded(job)} />
       ${job.status === "queued" && server.workers === 0 && html`<${NoWorker} />`}
       ${problem && html`<${ProblemNote} problem=${problem} onClose=${forget} />`}
       ${job.error && html`<${ProblemNote} problem=${failureOf(job.error)} />`}
-      <div class="trajectories count-${job.trajectories.length}" ...${several(job)}>
-        ${job.trajectories.map((t) => html`<${Trajectory} key=${t.index} job=${job} trajectory=${t}
-          size=${sizeOfJob(job, model)} tools=${tools && ((place) => tools({ ...place, job, model }))} />`)}
-      </div>
+      ${isWhole
+        ? html`<div class="trajectories count-${job.trajectories.length}" ...${several(job)}>
+            ${job.trajectories.map((t) => html`<${Trajectory} key=${t.index} ...${place} job=${job} trajectory=${t} />`)}</div>`
+        : html`<${Task} ...${place} job=${job} />`}
     </section>`;
 }
 
 /** Several stand beside each other, and can be scrolled by the keyboard too. */
-const several = (job) => (job.trajectories.length > 1 ? { tabindex: 0, role: "group", "aria-label": "Candidates" } : {});
+const several = (job) => (job.trajectories.length > 1 ? { tabindex: 0, role: "group", "aria-label": "Trajectories" } : {});
 
 const failureOf = ({ code, message }) => new Problem({ code, title: "The job failed", detail: message });
 
@@ -123,8 +133,9 @@ function Status({ job }) {
   </p>`;
 }
 
-function Parent({ parent }) {
-  const from = parent.round === null ? "Another try of" : `Goes on from ${parent.round === 0 ? "the first picture" : `edit ${parent.round}`} of`;
+function Parent({ parent, isWhole }) {
+  const picture = parent.round === 0 ? "the first picture" : `edit ${parent.round}`;
+  const from = parent.round === null ? "Another try of" : `${isWhole ? "Goes on from" : "Looks at"} ${picture} of`;
   return linkToken() ? null : html`<p class="parent hint">${from} <a href=${`/j/${parent.job}`}>an earlier job</a></p>`;
 }
 
@@ -138,9 +149,9 @@ function Endings({ job, act }) {
   };
   return html`
     <div class="endings">
-      <button type="button" disabled=${!hasPicture || asked !== null} onClick=${() => ask("stop")}
+      ${job.kind === "generate" && html`<button type="button" disabled=${!hasPicture || asked !== null} onClick=${() => ask("stop")}
         title="End after the step in hand, with the newest picture">
-        <${Icon} name="check" /> <span>${asked === "stop" ? "Stopping" : "Stop here"}</span></button>
+        <${Icon} name="check" /> <span>${asked === "stop" ? "Stopping" : "Stop here"}</span></button>`}
       <button type="button" class="danger" disabled=${asked === "cancel"} onClick=${() => ask("cancel")}>
         <${Icon} name="close" /> <span>${asked === "cancel" ? "Cancelling" : "Cancel"}</span></button>
     </div>`;

@@ -1,5 +1,7 @@
 // What a person sets, and the request that it makes. Pure. An empty field means: as the model does by default.
 
+import { judgedFormOf, judgedOf, UNJUDGED } from "./judging.js";
+
 /** The form before anything was set. `image` is { id } or { dataUrl, name }, with `url` to show it by. */
 export const BLANK = {
   prompt: "",
@@ -24,6 +26,7 @@ export const BLANK = {
   refineTimesteps: "",
   refineTextScale: "",
   refineImageScale: "",
+  ...UNJUDGED,
 };
 
 // By the form's name, where the number stands in a request.
@@ -50,8 +53,12 @@ export function requestOf(form, model, info) {
   if (info.models.length > 1) body.model = model.name;
   if (form.isSeedLocked && form.seed !== "") body.seed = Number(form.seed);
   if (form.n > 1) body.n = form.n;
-  if (!form.earlyStop) body.early_stop = false;
-  else if (form.confirmations > 1) body.early_stop = { on_satisfied: true, confirmations: form.confirmations };
+  const { score, ...judged } = judgedOf(form);
+  Object.assign(body, judged);
+  const { earlyStop, confirmations } = form;
+  const again = earlyStop && confirmations > 1 ? { confirmations } : {};
+  if (score || again.confirmations) body.early_stop = { on_satisfied: earlyStop, ...again, ...score };
+  else if (!earlyStop) body.early_stop = false;
   if (form.minRounds > 0) body.min_rounds = Math.min(form.minRounds, body.max_rounds);
   if (form.deadlineS !== "") body.deadline_s = Number(form.deadlineS);
   if (given) {
@@ -98,6 +105,7 @@ export function formOf(job, model) {
     think: params.think,
     minRounds: params.min_rounds,
     deadlineS: params.deadline_s === null ? "" : String(params.deadline_s),
+    ...judgedFormOf(params),
   };
 }
 
@@ -112,6 +120,9 @@ const PLAIN = {
   output_format: "png",
   priority: "normal",
   early_stop: { on_satisfied: true, confirmations: 1 },
+  choose: "last",
+  on_regression: "keep",
+  candidates: { first: 1, refine: 1 },
 };
 
 /** The body that makes a finished job once more, without what is so anyway, and without how its answer was taken. */
@@ -121,7 +132,7 @@ export function repeatOf(job, model) {
   const told = Object.entries(params)
     .map(([name, value]) => [name, without(value, defaults[name])])
     .filter(([name, value]) => value !== null && value !== undefined && (name !== "think" || !job.params.image));
-  return { model: job.model, prompt: job.prompt, ...Object.fromEntries(told) };
+  return { model: job.model, ...(job.prompt ? { prompt: job.prompt } : {}), ...Object.fromEntries(told) };
 }
 
 /** Null where the value is the default's; of an object, the part that is not. */

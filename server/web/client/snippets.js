@@ -3,10 +3,10 @@
 const OF_OPENAI = ["model", "n", "size", "output_format", "output_compression"]; // all else is ours, and goes into r3
 
 /** As a shell command. `origin` is where this page came from, `isKeyed` whether a key is asked for. */
-export function asCurl(body, origin, isKeyed) {
+export function asCurl(body, origin, isKeyed, kind = "generate") {
   const quoted = JSON.stringify(body, null, 2).replaceAll("'", "'\\''");
   const key = isKeyed ? ` \\\n  -H "Authorization: Bearer $R3_API_KEY"` : "";
-  return `curl ${origin}/generate \\\n  -H 'Content-Type: application/json'${key} \\\n  -d '${quoted}'`;
+  return `curl ${origin}/${kind} \\\n  -H 'Content-Type: application/json'${key} \\\n  -d '${quoted}'`;
 }
 
 /** As a Python program with r3client, which reads a key from R3_API_KEY. */
@@ -20,6 +20,19 @@ ${keywords(settings)}    )
     for trajectory in job.trajectories:
         trajectory.image.save(f"{trajectory.image.id}.{trajectory.image.format}")
         print(trajectory.stop_reason, trajectory.image.id)
+`;
+}
+
+/** A request for one of the other kinds of job, as a Python program with r3client. */
+export function asTaskPython({ image, ...settings }, origin, _isKeyed, kind) {
+  const given = image === undefined ? {} : { [kind === "score" ? "images" : "image"]: image };
+  return `from r3client import Client
+
+with Client("${origin}") as client:
+    print(
+        client.${kind}(
+${keywords({ ...given, ...settings }, "            ")}        )
+    )
 `;
 }
 

@@ -2,6 +2,7 @@
 
 import { html, Icon, useEffect, useRef } from "./dom.js";
 import { hasEnded, lower, nameOf, phaseOf, pictureName } from "./job.js";
+import { scorersOf, scoreWords, SCORERS, valueOf } from "./judge.js";
 import { verdictOf } from "./words.js";
 
 /** The strips, one for each trajectory. */
@@ -28,7 +29,7 @@ function Strip({ job, trajectory }) {
         const isAsked = phase === "looking" && i === trajectory.rounds.length - 1;
         const { label, kind, icon } = verdictOf(round.said, isAsked);
         const picture = pictureName(job, round.index);
-        const name = `${several ? `Candidate ${nameOf(trajectory)}, ${lower(picture)}` : picture}: ${label}`;
+        const name = `${several ? `Trajectory ${nameOf(trajectory)}, ${lower(picture)}` : picture}: ${label}${scored(job, round)}`;
         return html`<li key=${round.index}>
           <button type="button" class="thumb" aria-label=${name} title=${name} onClick=${() => show(trajectory, round)}>
             ${round.image && html`<img src=${round.image.url} alt="" width="56" height="56" />`}
@@ -38,6 +39,13 @@ function Strip({ job, trajectory }) {
       })}
       ${(phase === "drawing" || (phase !== "done" && !trajectory.rounds.length)) && html`<li><span class="thumb is-coming"><span class="dot ${phase === "waiting" ? "" : "is-busy"}"></span></span></li>`}
     </ol>`;
+}
+
+/** The score that decides, where there is one. */
+function scored(job, round) {
+  const [scorer] = scorersOf(job);
+  const value = scorer ? valueOf(round, scorer) : null;
+  return value === null ? "" : `, ${SCORERS[scorer].name} ${scoreWords(scorer, value)}`;
 }
 
 function show(trajectory, round) {

@@ -8,7 +8,7 @@ import { ProblemNote } from "./notes.js";
 import { sizeOfJob } from "./picture.js";
 import { Share } from "./share.js";
 import { repeatOf } from "./settings.js";
-import { asCurl, asOpenAI, asPython } from "./snippets.js";
+import { asCurl, asOpenAI, asPython, asTaskPython } from "./snippets.js";
 import { zip } from "./zip.js";
 
 /** The buttons, and the dialog that one of them has opened. */
@@ -18,6 +18,8 @@ export function JobTools({ job, model, isKeyed, onReuse }) {
   const pictures = picturesOf(job);
   const close = () => setOpen(null);
   const isReader = linkToken() !== null;
+  const isWhole = job.kind === "generate";
+  const hasSeveral = !["describe", "reflect"].includes(job.kind);
   const takeAll = async () => {
     setProblem(null);
     try {
@@ -28,9 +30,9 @@ export function JobTools({ job, model, isKeyed, onReuse }) {
   };
   return html`
     <div class="buttons tools">
-      <button type="button" disabled=${pictures.length < 2} onClick=${() => setOpen("compare")}><${Icon} name="compare" /> Compare</button>
+      ${hasSeveral && html`<button type="button" disabled=${pictures.length < 2} onClick=${() => setOpen("compare")}><${Icon} name="compare" /> Compare</button>`}
       <button type="button" disabled=${!pictures.length} onClick=${takeAll}><${Icon} name="download" /> <span><span class="short">Download</span><span class="long"> all</span></span></button>
-      ${model && !isReader && html`<button type="button" onClick=${() => onReuse(job)}><${Icon} name="settings" /> <span><span class="short">Reuse</span><span class="long"> settings</span></span></button>`}
+      ${model && !isReader && isWhole && html`<button type="button" onClick=${() => onReuse(job)}><${Icon} name="settings" /> <span><span class="short">Reuse</span><span class="long"> settings</span></span></button>`}
       ${model && html`<button type="button" onClick=${() => setOpen("copy")}><${Icon} name="code" /> <span><span class="long">Copy as </span><span class="short">code</span></span></button>`}
       ${!isReader && html`<button type="button" onClick=${() => setOpen("share")}><${Icon} name="share" /> Share</button>`}
     </div>
@@ -42,8 +44,9 @@ export function JobTools({ job, model, isKeyed, onReuse }) {
 
 function CopyAs({ job, model, isKeyed, onClose }) {
   const body = repeatOf(job, model);
-  const ways = [["curl", asCurl], ["Python", asPython], ["openai", asOpenAI]];
-  const texts = ways.map(([n, write]) => [n, write(body, location.origin, isKeyed)]);
+  const whole = [["Python", asPython], ["openai", asOpenAI]];
+  const ways = [["curl", asCurl], ...(job.kind === "generate" ? whole : [["Python", asTaskPython]])];
+  const texts = ways.map(([n, write]) => [n, write(body, location.origin, isKeyed, job.kind)]);
   const [name, setName] = useState("curl");
   const [, text] = texts.find(([n]) => n === name);
   return html`
@@ -59,10 +62,12 @@ function CopyAs({ job, model, isKeyed, onClose }) {
 /** Every picture, and what is known of them, in one file. Throws Problem. */
 async function archiveOf(job) {
   const json = await call(`/jobs/${job.id}`);
-  const files = picturesOf(job).map(async ({ trajectory, round }) => {
+  const files = picturesOf(job).map(async ({ key, round }) => {
     const answer = await fetch(round.image.url);
-    if (!answer.ok) throw new Error(`picture ${round.index} is gone`);
-    const name = `candidate-${trajectory.index}-round-${round.index}.${round.image.format}`;
+    if (!answer.ok) throw new Error(`picture ${key} is gone`);
+    const [trajectory, index, candidate] = key.split("-");
+    const which = candidate === undefined ? "" : `-candidate-${candidate}`;
+    const name = `trajectory-${trajectory}-round-${index}${which}.${round.image.format}`;
     return { name, bytes: new Uint8Array(await answer.arrayBuffer()) };
   });
   const bare = JSON.stringify(json, (key, value) => (key === "links" ? undefined : key === "url" ? value.split("?")[0] : value), 2);

@@ -2,6 +2,7 @@
 
 import { call } from "./api.js";
 import { html, useEffect, useState } from "./dom.js";
+import { titleOf } from "./kinds.js";
 import { Notice } from "./notes.js";
 
 const RECENT = 5;
@@ -62,10 +63,10 @@ function Recent() {
       <ul class="recent">
         ${shown.map(({ job, image }) => html`<li key=${job.id}>
           <a href=${`/j/${job.id}`}>
-            <img src=${image.url} alt="" width="160" height="160" loading="lazy" /><span>${job.prompt}</span></a></li>`)}
+            <img src=${image.url} alt="" width="160" height="160" loading="lazy" /><span>${titleOf(job)}</span></a></li>`)}
       </ul>
     </section>`;
 }
 
-/** The newest picture of a job. */
-export const newest = (job) => job.trajectories.flatMap((t) => t.rounds.map((r) => r.image)).filter(Boolean).at(-1);
+/** The picture that stands for a job: what it came to, else the newest there is. */
+export const newest = (job) => job.trajectories.flatMap((t) => [...t.rounds.map((r) => r.image), t.image]).filter(Boolean).at(-1);

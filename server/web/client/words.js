@@ -1,6 +1,8 @@
 // How a job stands, in words. Pure.
 
 import { hasEnded, inWords, nameOf, phaseOf, pictureName } from "./job.js";
+import { SCORERS, scorersOf, scoreWords, valueOf } from "./judge.js";
+import { taskWords } from "./kinds.js";
 
 /** What is said of a picture, on its chip: { label, kind, icon }. */
 export function verdictOf(said, isAsked) {
@@ -19,24 +21,44 @@ const ENDS = {
   malformed: "the model's last answer could not be read",
   deadline: "its time was over",
   stopped: "stopped where it was good enough",
+  budget: "its pictures are used up",
 };
 
 /** Why a trajectory ended. */
-export const endOf = (trajectory) => ENDS[trajectory.stopReason] ?? "";
+export function endOf(job, trajectory) {
+  return trajectory.stopReason === "score" ? scoreEnd(job, trajectory) : (ENDS[trajectory.stopReason] ?? "");
+}
+
+function scoreEnd({ params }, { rounds }) {
+  const rule = params.early_stop.score;
+  const value = rounds.length ? valueOf(rounds.at(-1), rule.scorer) : null;
+  const isEnough = rule.at_least !== null && rule.at_least !== undefined && value !== null && value >= rule.at_least;
+  const name = SCORERS[rule.scorer].name;
+  return isEnough ? `the score is high enough (${name} ${scoreWords(rule.scorer, value)})` : `the score rose no more (${name})`;
+}
+
+/** What was drawn, and how much of it for nothing; "" where that is not counted, or nothing was drawn. */
+export function spentOf({ usage }) {
+  const { images, discarded_images: lost } = usage ?? {};
+  if (!images) return "";
+  const drawn = `${images} ${images === 1 ? "picture" : "pictures"} drawn`;
+  return lost ? `${drawn}, ${lost} of them not used for the result` : drawn;
+}
 
 /** The job's state in one line. */
 export function statusOf(job) {
   if (job.status === "queued") return queued(job);
   if (job.status === "failed") return "Failed";
   if (job.status === "cancelled") return "Cancelled";
+  if (job.kind !== "generate") return hasEnded(job) ? "Finished" : taskWords(job);
   if (hasEnded(job)) {
-    const ends = [...new Set(job.trajectories.map(endOf))].filter(Boolean);
+    const ends = [...new Set(job.trajectories.map((t) => endOf(job, t)))].filter(Boolean);
     return `Finished: ${ends.join("; ")}`;
   }
   return job.trajectories.length > 1 ? together(job) : phaseWords(job, job.trajectories[0]);
 }
 
-const AT = { thinking: "reasoning", drawing: "drawing", looking: "looking", done: "done" };
+const AT = { thinking: "reasoning", drawing: "drawing", scoring: "scoring", looking: "looking", done: "done" };
 
 /** What several trajectories are at, in a line that stays one on a phone. */
 function together(job) {
@@ -58,8 +80,9 @@ function phaseWords(job, t) {
   return {
     thinking: "Reasoning about the prompt",
     drawing: `Drawing ${inWords(pictureName(job, t.drawing?.round ?? next))}${step}`,
+    scoring: `Scoring ${inWords(pictureName(job, next - 1))}`,
     looking: `Looking at ${inWords(pictureName(job, next - 1))}`,
-    done: `Done, ${endOf(t)}`,
+    done: `Done, ${endOf(job, t)}`,
   }[phaseOf(job, t)];
 }
 
@@ -69,16 +92,30 @@ export function newsOf(before, job) {
   if (before.status !== job.status) return statusOf(job);
   const told = job.trajectories.map((t, i) => {
     const old = before.trajectories[i];
-    const name = job.trajectories.length > 1 ? `Candidate ${nameOf(t)}: ` : "";
+    const name = job.trajectories.length > 1 ? `Trajectory ${nameOf(t)}: ` : "";
     const [last, oldLast] = [t.rounds.at(-1), old?.rounds.at(-1)];
     if (last && last.index !== oldLast?.index) return `${name}${pictureName(job, last.index)} is finished.`;
+    const score = scoreNews(job, last, oldLast);
+    if (score) return `${name}${score}`;
     if (last?.said?.verdict && !oldLast?.said?.verdict) {
-      const edit = last.said.verdict === "edit" ? `: ${last.said.instruction}` : "";
+      const edit = last.said.verdict === "edit" ? `: ${last.said.instruction.replace(/\.$/, "")}` : "";
       return `${name}The model ${{ edit: "wants an edit", satisfied: "is satisfied", malformed: "gave an unclear answer" }[last.said.verdict]}${edit}.`;
     }
+    if (t.isDescribed && !old?.isDescribed) return `The model sees: ${t.description}`;
     return "";
   });
   return told.filter(Boolean).join(" ");
+}
+
+/** Which candidate goes on, or what the only one scored, the moment it is known. */
+function scoreNews(job, last, old) {
+  const [scorer] = scorersOf(job);
+  if (!last || !scorer || last.chosen === null) return "";
+  const value = valueOf(last, scorer);
+  const isNew = last.candidates.length ? old?.chosen === null : value !== null && valueOf(old, scorer) === null;
+  if (!isNew) return "";
+  const score = `${SCORERS[scorer].name} ${scoreWords(scorer, value)}`;
+  return last.candidates.length ? `Candidate ${last.chosen + 1} goes on, ${score}.` : `${pictureName(job, last.index)}: ${score}.`;
 }
 
 /** Seconds as people say them, in one piece. */

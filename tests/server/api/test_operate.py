@@ -82,9 +82,10 @@ def test_jobs_are_listed_as_a_table_that_can_be_cut_to_words(
     failed = failed_job(api, worker)
     theirs = anothers(api, database)
     lines = [line.split() for line in said(r3("jobs", "list")).splitlines()]
-    assert lines[0] == ["ID", "TENANT", "STATUS", "MODEL", "CREATED", "ATTEMPT", "ERROR"]
-    assert lines[1][:4] == [theirs, "another", "queued", "tiny"]
-    assert (lines[2][:4], lines[2][5:]) == ([failed["id"], "local", "failed", "tiny"], ["1", "step_failed"])
+    assert lines[0] == ["ID", "TENANT", "KIND", "STATUS", "MODEL", "CREATED", "ATTEMPT", "ERROR"]
+    assert lines[1][:5] == [theirs, "another", "generate", "queued", "tiny"]
+    assert lines[2][:5] == [failed["id"], "local", "generate", "failed", "tiny"]
+    assert lines[2][6:] == ["1", "step_failed"]
     narrowed = said(r3("jobs", "list", "--tenant", "another", "--status", "queued"))
     assert theirs in narrowed
     assert failed["id"] not in narrowed

@@ -1,0 +1,240 @@
+"""`r3 score` and `r3 roundtrip`: what they print and keep, what they leave out, and how they go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from r3client import Client
+from server.cli import app
+from server.misconfigured import Misconfigured
+from server.roundtrip_folder import RoundtripFolder
+from server.similarity_table import shown, summary
+from tests.client.service import Service
+from tests.client.test_terminal_pictures import picture
+from tests.server.waiting import until
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+Run = Callable[..., Result]
+ROUNDTRIP = ("roundtrip", "pictures", "--steps", "5")
+
+
+@pytest.fixture
+def r3(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command in this process and a folder of its own, in which `pictures` holds three."""
+    monkeypatch.setenv("R3_URL", service.url)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    for number, name in enumerate(("b.png", "a.PNG", "c.webp")):
+        form = "WEBP" if name.endswith("webp") else "PNG"
+        (tmp_path / "pictures" / name).write_bytes(picture((256, 256 + 16 * number), form))
+    (tmp_path / "pictures" / "notes.txt").write_text("not a picture")
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+
+
+def jobs_of(service: Service, kind: str) -> list[str]:
+    with Client(service.url) as client:
+        return [job.id for job in client.jobs(limit=100).jobs if job.kind == kind]
+
+
+# score
+
+
+def test_a_folder_is_scored_by_name_and_shown_as_a_table(r3: Run) -> None:
+    done = r3("score", "a big cat", "pictures", "--scorers", "lift, vqa")
+    assert done.exit_code == 0, done.output
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[0] == ["PICTURE", "LIFT", "VQA", "LEAST", "SHOWN"]
+    assert [line[0] for line in lines[1:]] == ["pictures/a.PNG", "pictures/b.png", "pictures/c.webp"]
+    assert all(0 <= float(line[1]) <= 1 for line in lines[1:])
+    assert all(line[3].strip(",") in ("a", "big", "cat") for line in lines[1:])
+
+
+def test_json_has_every_word(r3: Run) -> None:
+    done = r3("score", "a cat", "pictures/b.png", "pictures/c.webp", "--scorers", "gvu", "--json")
+    told = json.loads(done.stdout)
+    assert [one["file"] for one in told["pictures"]] == ["pictures/b.png", "pictures/c.webp"]
+    assert [word["text"] for word in told["pictures"][0]["scores"][0]["words"]] == ["a", "cat"]
+    assert (told["failed"], done.exit_code) == ([], 0)
+
+
+def test_more_pictures_than_one_request_takes_are_several_jobs(r3: Run, service: Service, tmp_path: Path) -> None:
+    before = len(jobs_of(service, "score"))
+    for number in range(17):
+        (tmp_path / "pictures" / f"more{number:02}.png").write_bytes(picture((256, 256)))
+    done = r3("score", "a cat", "pictures")
+    assert done.exit_code == 0, done.output
+    assert len(done.stdout.splitlines()) == 21
+    assert len(jobs_of(service, "score")) == before + 2
+
+
+def test_a_broken_picture_is_named_and_the_others_scored(r3: Run, tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "aa.png").write_bytes(b"no picture")
+    (tmp_path / "pictures" / "d.png").write_bytes(picture((256, 256))[:100])
+    done = r3("score", "a cat", "pictures", "--json")
+    assert done.exit_code == 1
+    told = json.loads(done.stdout)
+    assert [Path(one["file"]).name for one in told["pictures"]] == ["a.PNG", "b.png", "c.webp"]
+    assert [Path(one["file"]).name for one in told["failed"]] == ["aa.png", "d.png"]
+    assert "r3: pictures/aa.png was left out: is no" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["a cat", "pictures", "--scorers", "beauty"], 1, "r3: /scorers/0"),
+        (["a cat raise=judge", "pictures"], 1, "judge failed because the prompt asked for it"),
+        (["a cat", "nowhere.png"], None, "nowhere.png is not there; name pictures"),
+        (["a cat", "."], None, ". holds no picture"),
+    ],
+)
+def test_what_is_wrong_with_all_of_it_is_one_line(r3: Run, arguments: list[str], code: int | None, said: str) -> None:
+    done = r3("score", *arguments)
+    if code is None:
+        assert isinstance(done.exception, Misconfigured)
+        assert said in str(done.exception)
+    else:
+        assert (done.exit_code, done.stdout) == (code, "")
+        assert said in done.stderr
+
+
+@pytest.mark.parametrize("command", [("score", "a cat", "pictures"), ROUNDTRIP])
+def test_a_server_that_is_away_keeps_nobody_waiting_for_long(
+    r3: Run, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr("server.cli_judge._PATIENCE_S", 0.1)
+    done = r3(*command, "--url", "http://127.0.0.1:9")
+    assert isinstance(done.exception, Misconfigured)
+    assert "name the server with --url/R3_URL" in str(done.exception)
+
+
+# roundtrip
+
+
+def test_every_picture_comes_round_and_is_kept(r3: Run, tmp_path: Path) -> None:
+    done = r3(*ROUNDTRIP)
+    assert done.exit_code == 0, done.output
+    out = tmp_path / "r3-roundtrip-pictures"
+    kept = {file.name for file in out.iterdir()}
+    names = ("a.PNG", "b.png", "c.webp")
+    assert kept == {
+        "run.json",
+        "summary.json",
+        *(f"{name}.json" for name in names),
+        *(f"{name}.roundtrip.png" for name in names),
+    }
+    one = json.loads((out / "b.png.json").read_text())
+    assert one["description"]
+    assert {"self", "latent", "psnr"} <= set(one["similarities"])
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert lines[0] == ["MEASURE", "MEAN"]
+    assert [line[0] for line in lines[1:4]] == ["self", "latent", "psnr"]
+    assert all(line[-1] == "proxy" for line in lines[1:4])
+    assert "of 3 pictures" in done.stdout
+    assert "no score of Unified-Bench" in done.stdout
+
+
+def test_a_second_run_does_only_what_is_missing(r3: Run, service: Service, tmp_path: Path) -> None:
+    first = r3(*ROUNDTRIP)
+    before = set(jobs_of(service, "roundtrip"))
+    assert r3(*ROUNDTRIP).stdout == first.stdout
+    assert set(jobs_of(service, "roundtrip")) == before
+    out = tmp_path / "r3-roundtrip-pictures"
+    (out / "a.PNG.roundtrip.png").unlink()
+    (out / "b.png.json").write_text('{"half')
+    (tmp_path / "pictures" / "c.webp").write_bytes(picture((320, 256)))
+    assert r3(*ROUNDTRIP).exit_code == 0
+    # Of the first two the job is found again by its key; the third is another picture now.
+    assert len(set(jobs_of(service, "roundtrip")) - before) == 1
+    assert (out / "a.PNG.roundtrip.png").exists()
+    assert not list(out.glob("*.part"))
+
+
+def test_other_settings_are_refused_in_the_same_folder(r3: Run) -> None:
+    assert r3(*ROUNDTRIP).exit_code == 0
+    other = r3(*ROUNDTRIP, "--seed", "2")
+    assert isinstance(other.exception, Misconfigured)
+    assert 'holds a run of other settings, {"generate": {"num_timesteps": 5}, "seed": 0}' in str(other.exception)
+    same = r3(*ROUNDTRIP, "--out", "pictures")
+    assert isinstance(same.exception, Misconfigured)
+    assert "is the folder of the pictures themselves" in str(same.exception)
+
+
+def test_unreadable_pictures_are_named_and_skipped(r3: Run, tmp_path: Path) -> None:
+    (tmp_path / "pictures" / "broken.png").write_bytes(b"no picture")
+    done = r3(*ROUNDTRIP, "--json")
+    assert done.exit_code == 1
+    told = json.loads(done.stdout)
+    assert (told["pictures"], [one["file"] for one in told["failed"]]) == (3, ["broken.png"])
+    assert "r3: pictures/broken.png was left out" in done.stderr
+    (tmp_path / "pictures" / "broken.png").write_bytes(picture((256, 256)))
+    assert r3(*ROUNDTRIP).exit_code == 0
+
+
+def test_settings_that_the_server_refuses_end_the_run(r3: Run, tmp_path: Path) -> None:
+    refused = r3(*ROUNDTRIP, "--out", "out", "--max-tokens", "4000")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert refused.stderr.count("/describe/max_tokens") == 1
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["run.json"]
+
+
+def test_a_try_that_failed_is_followed_by_another_job(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    folder = RoundtripFolder(tmp_path / "out", {})
+    folder.open(tmp_path / "pictures")
+    file = tmp_path / "pictures" / "a.png"
+    keys = [folder.key(file, b"1"), folder.key(file, b"2")]
+    again = RoundtripFolder(tmp_path / "out", {})
+    again.open(tmp_path / "pictures")
+    assert again.key(file, b"1") == keys[0]
+    again.keep_failure(file, "the worker had no memory left")
+    assert len({*keys, again.key(file, b"1")}) == 3
+
+
+def test_a_run_that_is_left_goes_on_with_the_jobs_that_it_had(own: Service, tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    for number in range(4):
+        (tmp_path / "pictures" / f"{number}.png").write_bytes(picture((256, 256 + 16 * number)))
+    command = [sys.executable, "-P", "-m", "server.cli", *ROUNDTRIP, "--at-once", "2", "--url", own.url]
+    env = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    out = tmp_path / "r3-roundtrip-pictures"
+    with subprocess.Popen(command, cwd=tmp_path, env=env, text=True, stderr=subprocess.PIPE) as process:
+        until(lambda: any(out.glob("*.png.json")), 60)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert process.stderr is not None
+        assert re.search(r"left with [123] of 4 pictures in r3-roundtrip-pictures", process.stderr.read())
+    done = subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "of 4 pictures" in done.stdout
+    assert len(jobs_of(own, "roundtrip")) == 4
+
+
+# the table
+
+
+def test_unified_bench_is_the_mean_over_the_models_that_were_used() -> None:
+    proxies = {"self": 0.5, "latent": 0.1, "psnr": 12.0}
+    value = summary([{**proxies, "clip": 0.8, "dinov2": 0.6}, {**proxies, "clip": 0.9, "dinov2": 0.7}])
+    assert value["proxies"] == proxies
+    bench = value["unified_bench"]
+    assert bench["scores"] == pytest.approx({"clip": 85.0, "dinov2": 65.0})
+    assert (bench["overall"], bench["over"]) == (pytest.approx(75.0), ["clip", "dinov2"])
+    assert "75.00  Unified-Bench, protocol 1, over clip, dinov2" in shown(value)
+
+
+def test_a_measure_that_not_every_picture_has_is_left_out() -> None:
+    value = summary([{"self": 0.5, "clip": 0.8}, {"self": 0.7}])
+    assert value["unified_bench"]["overall"] is None
+    assert value["proxies"] == {"self": pytest.approx(0.6)}
+    assert summary([])["pictures"] == 0
