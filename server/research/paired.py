@@ -33,8 +33,8 @@ class Paired:
     p: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, rounded to six places."""
-        return {name: round(value, 6) for name, value in asdict(self).items()}
+        """Plain values, rounded to six places; `p`, which may be tiny, to three digits."""
+        return {**{name: round(value, 6) for name, value in asdict(self).items()}, "p": float(f"{self.p:.3g}")}
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Paired | None:
