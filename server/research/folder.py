@@ -23,8 +23,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
-
 from r3client import Job
 from server.misconfigured import Misconfigured
 from server.out_folder import pictures_of
@@ -118,7 +116,8 @@ class BatchFolder:
 
     def _tries(self, line: Line) -> int:
         path = self._failed(line) / "why.json"
-        return int(read_json(path)["tries"]) if path.exists() else 0
+        tries = read_json(path).get("tries") if path.exists() else 0
+        return tries if isinstance(tries, int) else 1
 
 
 @contextmanager
@@ -143,15 +142,15 @@ def _hold(lock: int, path: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise Misconfigured(
-            f"--out {path} is being written by another r3 batch; wait for it, or name another"
-        ) from error
+        raise Misconfigured(f"--out {path} is being written by another r3 batch; wait, or name another") from error
+    except OSError:
+        pass  # a disk that knows no locks
 
 
 def _about(path: Path, asked: Json) -> Json:
     file = path / "run.json"
     if not file.exists():
-        if others := sorted(p.name for p in path.iterdir() if p.name != ".lock"):
+        if others := sorted(p.name for p in path.iterdir() if not p.name.startswith(".")):
             raise Misconfigured(f"--out {path} holds something else ({others[0]}); name another folder")
         about = {"format": FORMAT, "id": uuid.uuid4().hex, **asked}
         _write_json(file, about)
@@ -171,15 +170,21 @@ def read_about(path: Path) -> Json:
     about = read_json(path / "run.json")
     if not isinstance(about.get("format"), int) or about["format"] > FORMAT:
         raise Misconfigured(f"{path}/run.json has format {about.get('format')!r}; this build reads {FORMAT} and older")
+    model = about.get("model")
+    if not (model is None or (isinstance(model, dict) and {"name", "hash"} <= set(model))):
+        raise Misconfigured(f"{path}/run.json names the model {model!r}, without name and hash; it was changed by hand")
     return about
 
 
 def read_job(folder: Path) -> Job:
     """A prompt's job. Raises Misconfigured where it cannot be read."""
     try:
-        return Job.model_validate_json((folder / "job.json").read_bytes())
-    except (OSError, ValidationError) as error:
+        job = Job.model_validate_json((folder / "job.json").read_bytes())
+        if not isinstance(job.params.get("max_rounds"), int) or not isinstance(job.params.get("judge") or {}, dict):
+            raise ValueError("its params are not those of a job")
+    except (OSError, ValueError) as error:  # pydantic's is a ValueError
         raise Misconfigured(_broken(folder / "job.json", error)) from error
+    return job
 
 
 def read_json(path: Path) -> Json:
