@@ -47,7 +47,7 @@ class Batch:
     failed: dict[int, str] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Ask for all that is missing. Raises Misconfigured where none of it can be had."""
+        """Ask for all that is missing. Raises Misconfigured where none of it can be had, and OSError."""
         missing = iter([line for line in self.lines if not self.folder.has(line)])
         try:
             async with asyncio.TaskGroup() as group:
@@ -65,7 +65,7 @@ class Batch:
             self.view.end(line, failed=why is not None)
 
     async def _one(self, line: Line) -> str | None:
-        """Make and keep one prompt's pictures; why there are none."""
+        """Make and keep one prompt's pictures; why there are none. Raises OSError where they cannot be kept."""
         try:
             key = self.folder.key(line)
             job = await self.client.generate(line.prompt, idempotency_key=key, **line.settings)
@@ -82,9 +82,6 @@ class Batch:
         except R3Error as error:
             await self._note(line, str(error), None)
             return str(error)
-        except OSError as error:
-            told = f"{error.filename or self.folder.path} cannot be written or read ({error.strerror})"
-            raise Misconfigured(f"{told}; make room or mend it, and {AGAIN}") from error
         return None
 
     def _refuse_for_all(self, error: Refused, line: Line) -> None:
@@ -110,7 +107,7 @@ _NONE: Final = object()
 
 
 def run_batch(batch: Batch) -> None:
-    """Do all that is missing. Raises Misconfigured, and KeyboardInterrupt where it was told to leave."""
+    """Do all that is missing. Raises Misconfigured, OSError, and KeyboardInterrupt where it was told to leave."""
     with silenced_client(batch.view), batch.view:
         asyncio.run(_whole(batch))
 

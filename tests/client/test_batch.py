@@ -176,6 +176,16 @@ def test_a_mistake_of_the_callers_is_one_line(batch: Run, folder: Path, given: l
     assert said in str(done.exception)
 
 
+def test_a_folder_that_cannot_be_written_ends_the_run_with_one_line(batch: Run, folder: Path) -> None:
+    prompts(folder, "a cat edits=0", "a dog edits=0", "a cow raise=generate")
+    assert batch("--limit", "1").exit_code == 0
+    (folder / "out" / "failed").touch()
+    assert "failed/.00002.part cannot be written or read (Not a directory)" in str(batch().exception)
+    (folder / "out" / "failed").unlink()
+    assert batch().exit_code == 1
+    assert sorted(path.name for path in (folder / "out" / "jobs").iterdir()) == ["00000", "00001"]
+
+
 def test_other_prompts_or_settings_do_not_mix_with_those_of_before(batch: Run, folder: Path) -> None:
     prompts(folder, "a cat edits=0")
     assert batch().exit_code == 0
