@@ -55,8 +55,7 @@ def main() -> int:
             code = 1
             continue
         _say(json.dumps(figures, indent=1) if asked.verbose else told(point, figures))
-        results["points"][point.name] = figures
-        results["machine"] = machine()
+        results["points"][point.name] = {**figures, "machine": machine()}
         code = code if figures["is_whole"] else 1
         if asked.results or not point.is_trial:
             _write(asked.results or RESULTS, results)

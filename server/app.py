@@ -127,7 +127,7 @@ def _lifespan(
         presenter = Presenter(own, images, authority)
         catalogue = Catalogue(own, settings)
         parts = app.state.service = Service(
-            settings, own, images, hub, metrics, catalogue, presenter, authority, GivingUp(own), traces
+            settings, own, images, hub, metrics, catalogue, presenter, authority, GivingUp(own, traces), traces
         )
         background: dict[str, Callable[[], Awaitable[None]]] = {
             "keys": authority.keep_fresh,

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from r3core.errors import R3Error
 from server.image_errors import StoreAway
-from server.misconfigured import Misconfigured
+from server.misconfigured import Misconfigured, shown_url
 from server.other_variables import Telemetry
-from server.preflight import check_data_dir, check_redis_answers, check_redis_url, probe_image_store, shown_url
+from server.preflight import check_data_dir, check_redis_answers, check_redis_url, probe_image_store
 from server.settings import Settings
 
 if TYPE_CHECKING:

@@ -6,12 +6,14 @@ Who hangs up is gone when that is found out; so it is done beside the requests, 
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from time import monotonic
 from typing import Final
 
 import structlog
 
 from server.queue import Queue, QueueUnavailable
+from server.traces import OFF, Traces
 
 log = structlog.get_logger("r3.api")
 
@@ -24,8 +26,8 @@ _CLOSE_WITHIN_S: Final = 2.0
 class GivingUp:
     """See above. Made in a running event loop; `close` it before the queue is closed."""
 
-    def __init__(self, queue: Queue) -> None:
-        self._queue = queue
+    def __init__(self, queue: Queue, traces: Traces = OFF) -> None:
+        self._queue, self._traces = queue, traces
         self._tasks: set[asyncio.Task[None]] = set()
 
     def on(self, job_id: str, *, may_come: bool = False) -> None:
@@ -55,6 +57,12 @@ class GivingUp:
                 continue
             if answer == "accepted":
                 log.info("nobody waits for the job any more; it was cancelled", job_id=job_id)
+                await self._trace(job_id)
             if answer != "not_found" or monotonic() - began >= look_for_s:
                 return
             await asyncio.sleep(_REST_S)
+
+    async def _trace(self, job_id: str) -> None:
+        with suppress(QueueUnavailable):
+            if (job := await self._queue.job(job_id)) is not None:
+                self._traces.cancelled_unbegun(job)

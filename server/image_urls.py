@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from server.image_errors import ImageMissing, StoreAway, StoreFailed
+from server.misconfigured import shown_url
 
 
 class UrlObjects:
@@ -84,8 +85,8 @@ class UrlObjects:
 
 
 def told(error: Exception) -> str:
-    """The exception in one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """The exception in one line, without what a URL in it holds of secrets."""
+    return shown_url(" ".join(str(error).split()))[:300] or type(error).__name__
 
 
 def _written_s(info: dict[str, Any]) -> float:

@@ -113,16 +113,18 @@ class ImageStore:
         """The bytes that `put` stored. Raises ImageMissing where there are none."""
         return self._objects.read(_key(tenant, job, sha256))
 
-    def delete_job(self, tenant: str, job: str) -> None:
+    def delete_job(self, tenant: str, job: str) -> bool:
         """Remove all objects of a job; a job without objects is no error.
 
-        Where the store fails, nobody finds them any more and the sweep of orphans removes them.
+        Where the store fails it is False: nobody finds them any more, and the sweep of orphans removes them.
         """
         folder = _key(tenant, job)
         try:
             self._objects.remove_folder(folder)
         except OSError as error:
             log.warning("pictures of a job are left to the sweep", job_id=job, reason=str(error))
+            return False
+        return True
 
     def keep_only(self, tenant: str, job: str, hashes: Collection[str]) -> None:
         """Remove all objects of a job but those."""

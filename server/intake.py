@@ -199,8 +199,14 @@ class Intake:
     def _load(self, image_id: str, known: Json | None) -> Picture:
         record = known or self._record(image_id)
         tenant, job_id, sha256 = record["tenant"], record["job"], record["master_sha256"]
+
+        def ask() -> bytes:
+            if self._closing.is_set():  # a store that hangs must not keep a worker that is to end
+                raise NotHere("this worker ends", forgive=True)
+            return self._store.get(tenant, job_id, sha256)
+
         try:
-            master = tried_again(lambda: self._store.get(tenant, job_id, sha256), job_id)
+            master = tried_again(ask, job_id)
         except OSError as error:
             # While it is away that is no fault of the job's, however often it comes here.
             raise NotHere(f"the image store failed: {error}", forgive=isinstance(error, StoreAway)) from error

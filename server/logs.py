@@ -18,6 +18,8 @@ from server.audit import AUDIT
 
 _KEY: Final = re.compile(r"(r3_[0-9a-f]{16})_[A-Za-z0-9_-]+")
 _TOKEN: Final = re.compile(r"(token=)[^&\s\"']+")
+# Their warnings repeat what they could not read: a caller's `tracestate`, our OTEL_EXPORTER_OTLP_HEADERS with its key.
+_REPEATERS: Final = ("opentelemetry.trace.span", "opentelemetry.util.re")
 
 
 def configure_logging(level: str, log_format: Literal["json", "console"], to: TextIO | None = None) -> None:
@@ -52,6 +54,8 @@ def configure_logging(level: str, log_format: Literal["json", "console"], to: Te
     root.handlers = [handler]
     root.setLevel(level.upper())
     logging.getLogger(AUDIT).setLevel(logging.INFO)
+    for name in _REPEATERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = name != "uvicorn.access"  # ours (observe.py) leaves the query string out

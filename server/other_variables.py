@@ -10,9 +10,12 @@ from typing import Annotated, Final
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.misconfigured import shown_url
+
 ADDRESS: Final = re.compile(r"https?://([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?(/[\w./~-]*)?", re.IGNORECASE)
 
 PROTOCOL: Final = "http/protobuf"
+_HEADER: Final = re.compile(r"[!#-'*+.0-9A-Z^-z|~-]+[ \t]*=[ !#-+\--:<-\[\]-~]*")  # what the SDK reads
 
 
 class Connection(BaseSettings):
@@ -57,6 +60,8 @@ class Telemetry(BaseSettings):
     exporter_otlp_traces_endpoint: str | None = None
     exporter_otlp_protocol: str = PROTOCOL
     exporter_otlp_traces_protocol: str | None = None
+    exporter_otlp_headers: SecretStr = SecretStr("")
+    exporter_otlp_traces_headers: SecretStr = SecretStr("")
 
     @property
     def endpoint(self) -> str | None:
@@ -66,7 +71,7 @@ class Telemetry(BaseSettings):
     @property
     def shown_endpoint(self) -> str:
         """The same without a password."""
-        return re.sub(r"(?<=://)[^/@]*@", "***@", self.endpoint or "")
+        return shown_url(self.endpoint or "")
 
     @property
     def protocol(self) -> str:
@@ -80,6 +85,9 @@ class Telemetry(BaseSettings):
             return f"OTEL_EXPORTER_OTLP_PROTOCOL={self.protocol} is not spoken; leave it out, and name port 4318"
         if self.endpoint is not None and not self.endpoint.startswith(("http://", "https://")):
             return f"OTEL_EXPORTER_OTLP_ENDPOINT={self.shown_endpoint} is no address; write it as http://HOST:4318"
+        headers = (self.exporter_otlp_traces_headers or self.exporter_otlp_headers).get_secret_value()
+        if not all(_HEADER.fullmatch(part.strip()) for part in headers.split(",") if part.strip()):
+            return "OTEL_EXPORTER_OTLP_HEADERS is not NAME=VALUE,NAME=VALUE; encode other signs of a value as %XX"
         return None
 
     @property

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 from pydantic_settings import SettingsError
 
-from server.misconfigured import Misconfigured
+from server.misconfigured import Misconfigured, shown_url
 from server.other_variables import Connection
 from server.settings import Settings
 
@@ -255,11 +255,6 @@ def check_model(settings: Settings) -> str | None:
     return describe(settings.checkpoint, settings.base_checkpoint).name
 
 
-def shown_url(url: str) -> str:
-    """The URL without its password."""
-    return re.sub(r"(?<=://)[^/@]*@", "***@", url)
-
-
 _SECRETS: Final = frozenset({"api_key", "key", "token_secret"})
 _REDIS_REMEDY: Final = "give --redis-url/R3_REDIS_URL as redis://HOST:6379/0, rediss://… or unix:///PATH"
 
@@ -273,7 +268,7 @@ def _fault(fault: Any, given: dict[str, Any]) -> str:
         default = f", or leave it out for {known.default}"
     message = str(fault["msg"]).removeprefix("Value error, ")
     shown = "***" if field in _SECRETS else shown_url(str(fault["input"]))
-    return f"{name}={shown} is refused: {message[:1].lower()}{message[1:]}{default}"
+    return f"{name}={shown} is refused: {shown_url(message[:1].lower() + message[1:])}{default}"
 
 
 def _not_json(error: SettingsError) -> str:

@@ -59,8 +59,7 @@ class Retention:
                 continue
             job = await self._queue.job(folder.job)
             if job is None:
-                await asyncio.to_thread(self._images.delete_job, folder.tenant, folder.job)
-                removed += 1
+                removed += await asyncio.to_thread(self._images.delete_job, folder.tenant, folder.job)
             elif self._lost_its_previews(job, now):
                 await asyncio.to_thread(self._images.keep_only, folder.tenant, folder.job, _hashes(job))
         if removed:
@@ -116,8 +115,10 @@ class Retention:
             await asyncio.sleep(period_s)
             try:
                 await work()
-            except (QueueError, RedisError, OSError) as error:
-                log.debug("upkeep was put off", work=getattr(work, "__name__", ""), reason=str(error))
+            except (QueueError, RedisError) as error:
+                log.debug("upkeep was put off: Redis is away", reason=str(error))
+            except OSError as error:  # seldom asked, and nobody else would tell that the store fills up
+                log.warning("upkeep was put off: the image store failed", reason=str(error))
 
 
 def _hashes(job: StoredJob) -> set[str]:

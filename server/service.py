@@ -19,6 +19,7 @@ from server.images import ImageStore
 from server.metrics import Metrics
 from server.present import Presenter
 from server.queue import Queue, StoredJob
+from server.readiness import Readiness
 from server.settings import Settings
 from server.stream import JobStream
 from server.traces import OFF, Traces
@@ -39,6 +40,7 @@ class Service:
     authority: Authority
     giving_up: GivingUp
     traces: Traces = OFF
+    readiness: Readiness = field(default_factory=Readiness)
     # A picture takes up to 64 MB for a moment: two at once, whoever else waits.
     decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
 

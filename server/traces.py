@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from server.misconfigured import shown_url
 from server.other_variables import Telemetry
 
 if TYPE_CHECKING:
@@ -107,8 +108,8 @@ def open_traces(service: str) -> Traces:
             reason=str(error),
         )
         return OFF
-    except (OSError, ValueError) as error:
-        log.warning("traces are off: an OTEL_ variable is refused", reason=str(error))
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        log.warning("traces are off: an OTEL_ variable is refused", reason=shown_url(str(error)))
         return OFF
     log.info("traces are sent", endpoint=asked.shown_endpoint, service=service)
     return traces

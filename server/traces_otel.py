@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # The worker's drain and what it publishes then take up to 115 s of the 120 that it is given, the API 8 of 10.
 FLUSH_S: Final = 2.0
+LONGEST: Final = 512  # characters of a caller's header that are taken along, as W3C asks for; Redis keeps them
 _FAULTS: Final = frozenset({"failed", "cancelled", "lost"})
 _W3C: Final = TraceContextTextMapPropagator()
 
@@ -66,7 +67,9 @@ class OtelTraces(Traces):
 
     @contextmanager
     def submitting(self, headers: Mapping[str, str], again: Carrier | None = None) -> Iterator[Submitting]:
-        told = {name: headers[name] for name in _W3C.fields if name in headers}
+        told = {
+            name: headers[name] for name in _W3C.fields if len(headers.get(name, "")) <= LONGEST and name in headers
+        }
         links = [Link(get_current_span(_W3C.extract(again)).get_span_context())] if again else None
         span = self._tracer.start_span("submit", _W3C.extract(told), SpanKind.PRODUCER, links=links)
         under_way = Submitting()

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scale import PAGE, RESULTS, read
+from PIL import Image as PILImage
+
+from benchmarks.scale import IMAGES, PAGE, RESULTS, read
 from benchmarks.scaling import figures, plots
 from benchmarks.scaling.page import BEGIN, END, paper, tables, with_tables
 from benchmarks.scaling.plan import (
@@ -113,6 +115,15 @@ def test_tables_and_plots_tell_what_was_measured() -> None:
     assert plots.jobs(plots.steady(results))["in proportion"][-1] == (16, 2.0)
 
 
+def test_each_figure_is_told_with_the_machine_it_was_measured_on() -> None:
+    """A run that is gone on with may be on another than the points that are there."""
+    small, large = ({"cores": cores, "system": "Linux", "python": "3.11", "version": "0"} for cores in (2, 16))
+    points = {"workers-1": one_point(1), "workers-4": one_point(4, machine=large)}
+    made = tables({"machine": small, "points": points})["machine"]
+    assert "Measured on 2026-01-01: 2 cores, Linux, Python 3.11, r3 0, Valkey or Redis 9.1.2: workers-1.\n" in made
+    assert "Measured on 2026-01-01: 16 cores, Linux, Python 3.11, r3 0, Valkey or Redis 9.1.2: workers-4.\n" in made
+
+
 def test_a_fleet_is_computed_from_workers_alone_and_in_company() -> None:
     crowded = one_point(4, done_per_s=0.8, asked=Point(4, places=8).to_json())
     points = {"workers-4x8": crowded, "workers-1": one_point(1), "workers-16": one_point(16)}
@@ -128,6 +139,14 @@ def test_a_trial_is_marked_and_nothing_is_computed_from_it() -> None:
     assert "| workers-4 (a trial) |" in tables(results)["times"]
     assert tables(results)["plots"] == "Nothing was drawn yet.\n"
     assert paper(results) == "Nothing good for conclusions was measured yet.\n"
+
+
+def test_the_plots_are_those_that_the_results_make() -> None:
+    made = plots.drawn(read(RESULTS))
+    assert set(made) == set(plots.TITLES)
+    for name, picture in made.items():
+        with PILImage.open(IMAGES / name) as shown:
+            assert shown.tobytes() == picture.tobytes(), name
 
 
 def test_plots_are_drawn_where_there_is_something_to_draw(tmp_path: Path) -> None:

@@ -130,14 +130,21 @@ def _plots(results: Mapping[str, Any]) -> str:
 
 
 def _machine(results: Mapping[str, Any], points: Mapping[str, Json | None]) -> str:
-    measured = [point for point in points.values() if point is not None]
-    if not measured:
+    """Each kind of machine, with the points that were measured there where there are several."""
+    there: dict[str, list[str]] = {}
+    for name, point in points.items():
+        if point is not None:
+            machine = point.get("machine") or results["machine"]
+            of = "{cores} cores, {system}, Python {python}, r3 {version}".format(**machine)
+            there.setdefault(f"{of}, Valkey or Redis {point['redis']['version']}", []).append(name)
+    if not there:
         return "Nothing was measured yet.\n"
-    machine, dates = results["machine"], sorted({point["date"] for point in measured})
-    return (
-        f"Measured on {', '.join(dates)}: {machine['cores']} cores, {machine['system']}, Python {machine['python']}, "
-        f"r3 {machine['version']}, Valkey or Redis {measured[-1]['redis']['version']}.\n"
-    )
+    lines = []
+    for machine, names in there.items():
+        dates = sorted({point["date"] for name in names if (point := points[name])})
+        which = "" if len(there) == 1 else f": {', '.join(names)}"
+        lines.append(f"Measured on {', '.join(dates)}: {machine}{which}.\n")
+    return "\n".join(lines)
 
 
 def sources(results: Mapping[str, Any]) -> dict[str, Json]:

@@ -33,13 +33,19 @@ Lines = dict[str, list[Point]]
 
 
 def write_plots(folder: Path, results: Mapping[str, Any]) -> None:
-    """Draw them, where two points or more were measured with one job at a time; a trial is none."""
+    """Draw them into a folder."""
+    for name, picture in drawn(results).items():
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / name)
+
+
+def drawn(results: Mapping[str, Any]) -> dict[str, PILImage.Image]:
+    """Each by its name, where two points or more were measured with one job at a time; a trial is none."""
     points = steady(results)
     if len(points) < 2:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for (name, title), lines in zip(TITLES.items(), (jobs(points), cores(points), late(points)), strict=True):
-        _plot(title, lines, points).save(folder / name)
+        return {}
+    each = zip(TITLES.items(), (jobs(points), cores(points), late(points)), strict=True)
+    return {name: _plot(title, lines, points) for (name, title), lines in each}
 
 
 def steady(results: Mapping[str, Any]) -> list[Json]:

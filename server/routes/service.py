@@ -55,15 +55,14 @@ async def alive() -> Response:
 )
 async def ready(parts: Parts, query: Annotated[ReadyQuery, Query()]) -> Response:
     """200 once Redis answers; with `workers=1`, once a worker with a loaded model is heard from, too."""
-    await parts.queue.ping()
-    loaded = [worker for worker in await parts.queue.workers() if not worker.get("draining")]
-    if query.workers == "1" and not loaded:
+    told = await parts.readiness.told(parts.queue, parts.catalogue)
+    if query.workers == "1" and not told.workers:
         raise ApiError(
             "no_worker",
             "no worker with a loaded model is heard from; jobs are taken and wait",
             headers={"Retry-After": "5"},
         )
-    return json_response({"status": "ready", "workers": len(loaded), "models": sorted(await parts.catalogue.known())})
+    return json_response({"status": "ready", "workers": told.workers, "models": told.models})
 
 
 @router.get(

@@ -11,6 +11,7 @@ import pytest
 import typer
 import yaml
 
+from benchmarks.scaling.plan import EDITS, job_s
 from server.cli import app
 from server.worker import ARRIVED_WITHIN_S, PUBLISHED_WITHIN_S
 from tests.k8s.rendered import K8S, PROJECT, TO_SAY
@@ -84,6 +85,24 @@ def test_how_long_a_stop_may_take_is_what_the_program_takes(page: str) -> None:
     text = (PROJECT / "docs" / page).read_text()
     [told] = re.findall(r"longer\s+than `R3_DRAIN_S` and (\d+) s", text)
     assert int(told) == PUBLISHED_WITHIN_S + ARRIVED_WITHIN_S
+
+
+def test_what_is_computed_of_cold_starts_and_cost_is_computed_right() -> None:
+    """Nothing of it was measured; each figure follows from those that stand beside it."""
+    text = DEPLOY.replace("\n", " ")
+    size_gb, way = 29, r"(?:disk|file system) of (\d+) GB/s: (\d+)"
+    disks = [(size_gb / float(rate), told) for rate, told in re.findall(way, text)]
+    network = [(size_gb * 8 / float(rate), told) for rate, told in re.findall(r"at (\d+) Gbit/s: (\d+)", text)]
+    unpacked = [(size_gb * 1000 / float(rate), told) for rate, told in re.findall(r"at (\d+) MB/s: (\d+)", text)]
+    assert (len(disks), len(network), len(unpacked)) == (2, 1, 1)
+    for took_s, told in (*disks, *network, *unpacked):
+        assert abs(took_s - float(told)) <= 0.5
+    [(seconds, price, full, half)] = re.findall(
+        r"with (\d+) s, `P` = (\d+) and full use it would be ([\d.]+) cents, at half use ([\d.]+)\.", text
+    )
+    cents = 100 * float(price) * float(seconds) / 3600
+    assert (f"{cents:.1f}", f"{2 * cents:.1f}") == (full, half)
+    assert float(seconds) == round(job_s(max(EDITS)))  # the load test's device, and docs/scaling.md
 
 
 def unknown(text: str) -> list[str]:

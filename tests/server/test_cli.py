@@ -203,6 +203,24 @@ def test_a_malformed_redis_url_is_refused(command: str, environment: Environment
     assert "secret" not in line
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("R3_REDIS_URL", "redis://:pass/secret@127.0.0.1:1/0"),
+        ("R3_REDIS_URL", "rediss:/:secret@127.0.0.1"),
+        ("R3_IMAGE_STORE", "s3://AKIDME:pass/secret@bucket/folder"),
+        ("R3_IMAGE_STORE", "s3://AKIDME:secret/word@bucket/folder"),
+        ("R3_IMAGE_STORE_ENDPOINT", "http://me:secret@minio:9000"),
+        ("R3_PUBLIC_URL", "https://me:p@secret@r3.example"),
+        ("R3_CORS_ORIGINS", "https://me:secret@r3.example"),
+    ],
+)
+def test_a_url_that_is_refused_is_repeated_without_its_secret(name: str, value: str, environment: Environment) -> None:
+    line = refusal("api", environment={**environment, "R3_REDIS_URL": "redis://127.0.0.1:1", name: value})
+    assert "***@" in line or "do not belong into it" in line
+    assert "secret" not in line
+
+
 def test_a_redis_that_does_not_answer_is_refused_by_serve(environment: Environment) -> None:
     line = refusal("serve", "--redis-url", "redis://:secret@127.0.0.1:1/0", environment=environment)
     assert "no answer from Redis" in line

@@ -19,6 +19,7 @@ from opentelemetry.trace import StatusCode
 from r3core.types import StopReason
 from server.embedded import EmbeddedServer
 from server.engines import FAKE
+from server.giving_up import GivingUp
 from server.images import ImageStore
 from server.queue import Queue
 from server.queue_worker import WorkerQueue
@@ -219,6 +220,10 @@ async def test_a_cancel_is_the_status_of_what_it_ended(api: RunningApi, queue: Q
     api.client.post(f"/jobs/{waiting}/cancel").raise_for_status()
     queued = told.one("queue")
     assert (ids(queued)[0], code(queued)) == (TRACE, "cancelled")
+    given_up = GivingUp(queue, told.traces)
+    given_up.on(submit(api, {"traceparent": CALLER}))  # its caller hung up
+    await given_up.close()
+    assert [code(span) for span in told.named("queue")] == ["cancelled"] * 2
     start(0.01, traces=told.traces)
     running = new_job(replace(ASKED, generate=FOR_EVER))
     await queue.submit(running)
@@ -228,7 +233,7 @@ async def test_a_cancel_is_the_status_of_what_it_ended(api: RunningApi, queue: Q
     attempt = told.one("attempt")
     assert (about(attempt, "r3.outcome"), code(attempt)) == ("cancelled", "cancelled")
     assert code(told.one("generate")) == "cancelled"
-    assert len(told.named("queue")) == 2
+    assert len(told.named("queue")) == 3
     assert ids(attempt)[0] != TRACE  # it was submitted without one, and has one of its own
 
 

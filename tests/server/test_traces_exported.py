@@ -196,7 +196,10 @@ def test_where_no_collector_is_named_no_exporter_is_imported(environment: dict[s
     [
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "grpc is not spoken"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4318", "collector:4318 is no address"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "api-key: word", "is not NAME=VALUE"),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", 'tenant=1,api-key=a"word"', "is not NAME=VALUE"),
         ("OTEL_BSP_MAX_QUEUE_SIZE", "-1", "an OTEL_ variable is refused"),
+        ("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "nobody", "an OTEL_ variable is refused"),
     ],
 )
 def test_what_cannot_be_is_said_and_traces_are_off(
@@ -211,12 +214,35 @@ def test_what_cannot_be_is_said_and_traces_are_off(
     assert "word" not in str(lines)
 
 
+REPEATS_NOTHING = """
+from server.logs import configure_logging
+configure_logging("info", "json")
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.util.re import parse_env_headers
+from server.traces_otel import OtelTraces
+traces = OtelTraces("r3-api", SimpleSpanProcessor(InMemorySpanExporter()))
+for state in ("a secret cat", "a=" + "secret" * 1000, ",".join(name + "=" + "x" * 255 for name in "ab"), "a=1"):
+    with traces.submitting({"traceparent": "%s", "tracestate": state}) as job:
+        print(*sorted(job.trace))
+parse_env_headers("api-key: secret", liberal=True)
+"""
+
+
+def test_a_tracestate_that_is_long_or_none_is_neither_taken_along_nor_logged() -> None:
+    """With each job it would lie in Redis. Nor does a line repeat what a variable with a collector's key says."""
+    program = REPEATS_NOTHING % CALLER
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["traceparent"] * 3 + ["traceparent tracestate"]
+
+
 def test_who_the_process_is_can_be_said(monkeypatch: pytest.MonkeyPatch, collector: Collector) -> None:
     from tests.server.test_worker_parts import LEASE
 
     for name, value in (("OTEL_SERVICE_NAME", "mine"), ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=dev")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20abc==, x-tenant = 1")
     with capture_logs() as lines:
         traces = open_traces("r3-worker")
     assert lines[0]["endpoint"] == collector.url

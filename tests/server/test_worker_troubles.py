@@ -263,6 +263,29 @@ async def test_a_picture_that_is_away_with_its_store_costs_its_job_no_strike(
     assert (job.status, job.attempt) == ("succeeded", 6)
 
 
+async def test_a_worker_that_is_to_leave_waits_for_no_store_that_hangs(
+    queue: Queue, start: Start, store: ImageStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request under way is waited for; then all jobs that wait for a picture are given back."""
+    jobs = [(await with_a_picture(queue, store, GREY, FROM_A_PICTURE))[0] for _ in range(3)]
+    for job in jobs:
+        await queue.submit(job)
+    asked = threading.Event()
+
+    def hanging(*_: object) -> bytes:
+        asked.set()
+        time.sleep(1)
+        raise StoreAway("no byte of an answer")
+
+    monkeypatch.setattr(ImageStore, "get", hanging)
+    worker = start()
+    assert asked.wait(20)
+    began_s = time.monotonic()
+    assert worker.leave() == 0
+    assert time.monotonic() - began_s < 5
+    assert [(await read(queue, job.id)).status for job in jobs] == ["queued"] * 3
+
+
 @pytest.mark.usefixtures("soon")
 async def test_a_picture_waits_for_a_store_that_is_away_and_its_previews_do_not(
     queue: Queue, start: Start, monkeypatch: pytest.MonkeyPatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from server.embedded import EmbeddedServer
-from server.images import ImageMissing, ImageStore
+from server.images import ImageMissing, ImageStore, StoreFailed
 from server.queue import Queue
 from server.queue_records import ROOT
 from server.queue_worker import WorkerQueue
@@ -72,6 +74,35 @@ async def test_pictures_without_a_job_go_once_they_are_old_enough(
     aged(tmp_path, 2 * 3600)
     assert await keeper.sweep_orphans() == 1
     assert {folder.job for folder in images.jobs()} == {kept}
+
+
+async def test_what_the_store_does_not_let_go_is_not_told_of_as_removed(
+    queue: Queue, images: ImageStore, valkey: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images.put("local", GONE, png())
+    aged(tmp_path, 2 * 3600)
+    monkeypatch.setattr(images._objects, "remove_folder", refusing)
+    with capture_logs() as lines:
+        assert await retention(queue, images, valkey).sweep_orphans() == 0
+    assert [line["event"] for line in lines] == ["pictures of a job are left to the sweep"]
+
+
+async def test_a_store_that_cannot_be_swept_is_told_of(
+    queue: Queue, images: ImageStore, valkey: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests notice nothing of it, and it fills up."""
+    monkeypatch.setattr("server.retention.ORPHANS_EVERY_S", 0.05)
+    monkeypatch.setattr(images, "jobs", refusing)
+    with capture_logs() as lines:
+        upkeep = asyncio.create_task(retention(queue, images, valkey).run())
+        await asyncio.sleep(0.5)
+        upkeep.cancel()
+        await asyncio.gather(upkeep, return_exceptions=True)
+    assert {(line["log_level"], line["reason"]) for line in lines} == {("warning", "it may not be listed")}
+
+
+def refusing(*_: object) -> None:
+    raise StoreFailed("it may not be listed")
 
 
 async def test_previews_go_with_their_events_and_pictures_stay(

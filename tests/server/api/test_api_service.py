@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from tests.server.api.by_hand import TINY, HandWorker
 from tests.server.api.running import RunningApi, running_api
 from tests.server.api.test_api_generate import problem
 from tests.server.promises import promised
+from tests.server.waiting import until
 
 
 def raw(api: RunningApi, request: bytes) -> bytes:
@@ -34,12 +37,26 @@ def raw(api: RunningApi, request: bytes) -> bytes:
 def test_probes_answer(api: RunningApi, worker: HandWorker) -> None:
     for path in ("/livez", "/healthz", "/startupz"):
         assert (api.client.get(path).status_code, api.client.head(path).status_code) == (200, 200)
+    until(lambda: api.client.get("/readyz").json() == {"status": "ready", "workers": 0, "models": ["tiny"]})
     ready = api.client.get("/readyz")
     Ready.model_validate(ready.json())
-    assert (ready.status_code, ready.json()) == (200, {"status": "ready", "workers": 0, "models": ["tiny"]})
+    assert ready.status_code == 200
     problem(api.client.get("/readyz?workers=1"), 503, "no_worker")
     worker.lives()
-    assert api.client.get("/readyz?workers=1").json()["workers"] == 1
+    until(lambda: api.client.get("/readyz?workers=1").json().get("workers") == 1)
+
+
+def test_whoever_asks_whether_it_is_ready_redis_is_asked_once_a_second(api: RunningApi, database: redis.Redis) -> None:
+    """Nobody shows a key for it."""
+
+    def asked() -> int:
+        return int(database.info("commandstats").get("cmdstat_info", {"calls": 0})["calls"])
+
+    before, began_s = asked(), time.monotonic()
+    with ThreadPoolExecutor(8) as strangers:
+        answers = set(strangers.map(lambda _: api.client.get("/readyz").status_code, range(100)))
+    assert answers == {200}
+    assert asked() - before <= time.monotonic() - began_s + 3  # the first, the one under way, and our own
 
 
 def test_info_says_what_is_served(api: RunningApi) -> None:
