@@ -152,6 +152,41 @@ def test_where_a_key_is_asked_for_that_is_said_before_anything_is_made(
     assert "give a key with --key/R3_API_KEY" in str(done.exception)
 
 
+def test_a_round_is_what_a_run_of_so_many_rounds_comes_to(batch: Run, folder: Path) -> None:
+    prompts(folder, *[{"prompt": f"cat {n} edits={n}", "n": 2} for n in range(4)])
+    judged = ["judge.scorers=vqa", "choose=best", "on_regression=backtrack", "candidates.refine=2"]
+    settings = [part for setting in judged for part in ("--set", setting)]
+    assert batch("--rounds", "3", *settings).exit_code == 0
+    assert batch("--rounds", "1", *settings, "--out", "short").exit_code == 0
+    for number in range(4):
+        for sample in range(2):
+            place = Path("round_1") / f"{number:05}" / "samples" / f"{sample:05}.png"
+            assert (folder / "out" / place).read_bytes() == (folder / "short" / place).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "made", "stop"),
+    [
+        (["on_regression=backtrack"], [0, 1, 2, 3], "max_rounds"),
+        (["on_regression=backtrack", "choose=best"], [0, 1, 1, 3], "max_rounds"),
+        (["early_stop.score.scorer=vqa", "early_stop.score.at_least=7"], [0, 1, 1, 1], "score"),
+        (["max_images=3", "choose=best"], [0, 1, 1, 1], "budget"),
+    ],
+)
+def test_each_round_has_what_would_have_been_the_result(
+    batch: Run, folder: Path, given: list[str], made: list[int], stop: str
+) -> None:
+    prompts(folder, "a cat edits=9 scores=1728")
+    settings = [part for setting in ["judge.scorers=vqa", *given] for part in ("--set", setting)]
+    assert batch("--rounds", "3", *settings).exit_code == 0
+    [trajectory] = job(folder, 0).trajectories
+    hashes = [round_.image and round_.image.sha256 for round_ in trajectory.rounds]
+    shown = [folder / "out" / f"round_{round_}" / "00000" / "samples" / "00000.png" for round_ in range(4)]
+    assert [hashes.index(hashlib.sha256(path.read_bytes()).hexdigest()) for path in shown] == made
+    assert trajectory.image is not None
+    assert (trajectory.image.sha256, trajectory.stop_reason) == (hashes[made[-1]], stop)
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
