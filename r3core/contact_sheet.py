@@ -178,7 +178,7 @@ def _cells(trajectory: Trajectory, pictures: Pictures) -> list[_Cell]:
 def _about(round_: Round, width: int, *, is_given: bool) -> Iterator[_Line]:
     yield _Line("Round 0 · the given picture" if is_given else f"Round {round_.index}", _TEXT, _INK)
     if round_.candidates:
-        yield _Line(f"Picture {round_.chosen} of {len(round_.candidates)}", _SMALL, _GREY)
+        yield _Line(f"Candidate {round_.chosen}, the best of {len(round_.candidates)}", _SMALL, _GREY)
     if round_.scores:
         told = (f"{s.scorer} {'unread' if s.value is None else format(s.value, '.3g')}" for s in round_.scores)
         yield _Line(" · ".join(told), _SMALL, _INK)

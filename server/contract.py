@@ -24,8 +24,9 @@ from server.openai_request import ImagesEdit, ImagesGenerate, R3Settings
 from server.openai_shapes import EDIT_EVENTS, GENERATION_EVENTS, SHAPES
 from server.openai_shapes import stream_schema as openai_stream_schema
 from server.schemas import GenerationCreate, ShareCreate
+from server.service_views import Alive, Info, Ready
 from server.task_schemas import DescribeCreate, ReflectCreate, RoundtripCreate, ScoreCreate
-from server.views import Alive, Info, JobList, JobView, Problem, Ready, SessionView, ShareView
+from server.views import JobList, JobView, Problem, SessionView, ShareView
 
 Json = dict[str, Any]
 

@@ -10,7 +10,8 @@ from pydantic.json_schema import SkipJsonSchema
 from server.answers import answer, problems, ref, text_header
 from server.errors import CODES
 from server.openai_errors import PREFIX, status_below
-from server.views import JobId, Json, ModelView, OpenAiError, View
+from server.service_views import ModelView
+from server.views import JobId, Json, OpenAiError, View
 
 
 class ModelObject(ModelView):

@@ -59,6 +59,8 @@ class RunBars:
         self._tasks = [self.bars.add_task("waiting", total=None, count="") for _ in range(request.n)]
         self._stages = [""] * request.n
         self._tokens = [0] * request.n
+        self._fans: set[tuple[int, int]] = set()
+        """Trajectories and rounds that have several pictures."""
 
     def show(self, index: int, event: Event) -> None:
         """Draw what an event tells; lines of what was said stay above the bars."""
@@ -72,16 +74,20 @@ class RunBars:
                 self._stages[index] = ""
                 stage = f"round {round_}: {'draw' if round_ == 0 else 'refine'}"
                 self._bar(task, index, stage, step, steps, f"step {step}/{steps}")
-            case Reasoned(text):
-                self._say(index, f"reason: {text}")
-            case Reflected(round_, reflection):
-                self._say(index, f"round {round_}: {reflection.verdict}: {reflection.text}")
-            case ImageReady() | Scored() | Chose():
-                self._say(index, _pictured(event))
+            case Reasoned() | Reflected() | ImageReady() | Scored() | Chose():
+                self._say(index, self._line(index, event))
             case Finished() | Failed() | Cancelled():
                 self._end(task, index, event)
             case _:
                 pass
+
+    def _line(self, index: int, event: Reasoned | Reflected | ImageReady | Scored | Chose) -> str:
+        if isinstance(event, Reasoned):
+            return f"reason: {event.text}"
+        if isinstance(event, ImageReady) and wanted(event.trajectory, event.round) > 1:
+            self._fans.add((index, event.round))
+        which = f", candidate {event.candidate}" if (index, event.round) in self._fans else ""
+        return f"round {event.round}{which}: {_told(event)}"
 
     def _text(self, index: int, stage: str) -> None:
         if self._stages[index] != stage:
@@ -106,18 +112,16 @@ class RunBars:
         self._console.print(self._named(index, " ".join(line.split())), markup=False)
 
 
-def _pictured(event: ImageReady | Scored | Chose) -> str:
-    """A line about a picture, which is called by its number where its round has several."""
+def _told(event: Reflected | ImageReady | Scored | Chose) -> str:
     match event:
-        case ImageReady(round=round_, candidate=candidate, trajectory=trajectory):
-            which = f" {candidate}" if wanted(trajectory, round_) > 1 else ""
-            return f"round {round_}: picture{which}"
-        case Scored(round_, candidate, score):
+        case Reflected(reflection=said):
+            return f"{said.verdict}: {said.text}"
+        case ImageReady():
+            return "picture"
+        case Chose():
+            return "goes on"
+        case Scored(score=score):
             value = "unread" if score.value is None else f"{score.value:.4g}"
-            failed = sorted(score.words, key=lambda word: word.lift)[:_WORDS_TOLD]
-            words = ", ".join(f"{word.text} {word.lift:+.2f}" for word in failed)
-            return f"round {round_}, picture {candidate}: {score.scorer} {value}" + (
-                f" (least: {words})" if words else ""
-            )
-        case Chose(round_, candidate):
-            return f"round {round_}: picture {candidate} goes on"
+            least = sorted(score.words, key=lambda word: word.lift)[:_WORDS_TOLD]
+            words = ", ".join(f"{word.text} {word.lift:+.2f}" for word in least)
+            return f"{score.scorer} {value}" + (f" (least: {words})" if words else "")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from r3core.types import Image, Trajectory
-from server.queue_records import Ending, Event, Lease, rfc3339
+from server.queue_records import Ending, Event, Json, Lease, rfc3339
 
 if TYPE_CHECKING:
     from r3core.events import Pixels
@@ -90,3 +91,11 @@ def event(lease: Lease, name: str, trajectory: int | None, at_s: float | None = 
     """An event of a job, as of now unless another time (Unix seconds) is given."""
     at = rfc3339((time.time() if at_s is None else at_s) * 1000)
     return Event(name, {"job_id": lease.id, "trajectory": trajectory, "at": at, **fields})
+
+
+def record_of(
+    lease: Lease, trajectory: int, place: Mapping[str, int], size: tuple[int, int], *, preview: bool, **form: str
+) -> Json:
+    """What is kept of a stored picture; `form` is its format, the hashes of its bytes, and what made it."""
+    whose: Json = {"tenant": lease.job.tenant, "job": lease.id, "trajectory": trajectory, **place}
+    return {**whose, "preview": preview, "width": size[0], "height": size[1], **form}

@@ -21,7 +21,7 @@ from r3core.types import StopReason, Trajectory
 from server import encoding
 from server.held import Leases
 from server.images import ImageStore, StoreAway, tried_again
-from server.publications import End, GiveBack, Item, Keep, Say, Show, Tell, event
+from server.publications import End, GiveBack, Item, Keep, Say, Show, Tell, event, record_of
 from server.queue_errors import QueueUnavailable
 from server.queue_records import Checkpoint, Ending, Event, Json, Lease, picture
 from server.queue_worker import WorkerQueue, Written
@@ -183,26 +183,14 @@ class Publisher:
         with self._timing("store", item):
             master_sha256 = self._put(lease, master)
             sha256 = master_sha256 if name == "png" else self._put(lease, sent)
-        return {
-            "tenant": lease.job.tenant,
-            "job": lease.id,
-            "trajectory": item.trajectory.index,
-            **item.place,
-            "preview": False,
-            "width": item.image.width,
-            "height": item.image.height,
-            "format": name,
-            "sha256": sha256,
-            "master_sha256": master_sha256,
-            "model_hash": self._model_hash,
-        }
+        form = {"format": name, "sha256": sha256, "master_sha256": master_sha256, "model_hash": self._model_hash}
+        size = (item.image.width, item.image.height)
+        return record_of(lease, item.trajectory.index, item.place, size, preview=False, **form)
 
     @contextmanager
     def _timing(self, phase: Phase, item: Keep) -> Iterator[None]:
-        with (
-            self._metrics.timing(phase),
-            self.traces.beside(item.lease, phase, trajectory=item.trajectory.index, **item.place),
-        ):
+        about = {"trajectory": item.trajectory.index, **item.place}
+        with self._metrics.timing(phase), self.traces.beside(item.lease, phase, **about):
             yield
 
     def _put(self, lease: Lease, content: bytes) -> str:
@@ -219,17 +207,8 @@ class Publisher:
             self._metrics.live_dropped.inc()
             log.debug("a preview was left out: the image store failed", **item.lease.named, reason=str(error))
             return
-        record = {
-            "tenant": item.lease.job.tenant,
-            "job": item.lease.id,
-            "trajectory": item.index,
-            "round": item.round,
-            "preview": True,
-            "width": width,
-            "height": height,
-            "format": "webp",
-            "sha256": sha256,
-        }
+        form = {"format": "webp", "sha256": sha256}
+        record = record_of(item.lease, item.index, {"round": item.round}, (width, height), preview=True, **form)
         image_id = f"img_{secrets.token_hex(16)}"
         shown = Event(item.event.name, {**item.event.data, "image": picture(image_id, record)})
         self._work.preview(item.lease.id, item.lease.token, (image_id, record), shown)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from r3core import prompts
-from training.language import DESCRIBE_QUESTION, match_question
+from training.language import match_question
 from training.sampler import Sampler
 
 _SEED: Final = 7
@@ -28,4 +28,5 @@ def texts(count: int = 3000) -> Iterator[str]:
 def fixed() -> Iterator[str]:
     """Every string that is the same for every prompt."""
     yield from (prompts.GENERATE_SYSTEM, prompts.REFLECT_SYSTEM, prompts.reflect_question(""))
-    yield from (prompts.MALFORMED_INSTRUCTION, DESCRIBE_QUESTION, match_question(""), "yes", "no")
+    yield from (prompts.MALFORMED_INSTRUCTION, prompts.DESCRIBE_QUESTION, match_question(""))
+    yield from (prompts.YES, prompts.NO)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
@@ -14,6 +15,7 @@ from training.figures import Json
 _SCALE: Final = 2  # drawn twice as large as it is shown
 _SIZE: Final = (900, 560)
 _LEFT, _TOP, _WIDTH, _HEIGHT = 70, 90, 780, 390
+_MARK: Final = 0.05  # of the upright axis
 _PAPER: Final = (255, 255, 255)
 _INK: Final = (24, 26, 30)
 _GREY: Final = (104, 110, 120)
@@ -35,7 +37,7 @@ def judged_plot(record: Json) -> PILImage.Image:
     picture = PILImage.new("RGB", (_SIZE[0] * _SCALE, _SIZE[1] * _SCALE), _PAPER)
     draw = ImageDraw.Draw(picture)
     strategies = record["strategies"]
-    low = max(0.0, min(one["right"]["share"] for one in strategies) - 0.03)
+    low = max(0.0, math.floor(10 * min(one["right"]["share"] for one in strategies)) / 10)
     most = max(one["images"] for one in strategies)
 
     def at(one: Json) -> Point:
@@ -59,7 +61,7 @@ def judged_plot(record: Json) -> PILImage.Image:
 
 
 def _axes(draw: ImageDraw.ImageDraw, low: float, most: float) -> None:
-    steps = 5
+    steps = round((1 - low) / _MARK)
     for step in range(steps + 1):
         y = _TOP + _HEIGHT * (1 - step / steps)
         draw.line(_scaled([(_LEFT, y), (_LEFT + _WIDTH, y)]), _RULE, _SCALE)

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from r3core.prompts import THINK_CLOSE, THINK_OPEN
+from r3core.prompts import NO, THINK_CLOSE, THINK_OPEN, YES, PromptStrings
 from training.edits import PLACES, Add, Change, Op, Remove, read_ops, say_kind, say_ops
 from training.held_out import is_held_out_picture, split_of, training_prompt
 from training.oracle import first_ops, oracle
@@ -42,8 +42,6 @@ from training.phrasing import (
 from training.spec import Relation, Spec, related, relations_of, satisfies, shows_things, spec_of, tally, uncoloured
 from training.world import BLOB, COLOURS, SHAPES, Scene, Thing, column, in_reading_order, row
 
-DESCRIBE_QUESTION: Final = "Describe the image in detail."
-_MATCH_QUESTION: Final = 'Does this figure show "{prompt}"? Please answer yes or no.'
 _RELATION_WORDS: Final[dict[Relation, str]] = {
     "left": "left of",
     "right": "right of",
@@ -116,12 +114,12 @@ def read_reflection_text(text: str) -> Reading | None:
 
 def match_question(prompt: str) -> str:
     """The question whether a picture shows a prompt; the answer is `answer`."""
-    return _MATCH_QUESTION.replace("{prompt}", prompt, 1)
+    return PromptStrings().yes_no_question(prompt)
 
 
 def answer(spec: Spec, things: Iterable[Thing]) -> str:
     """`yes` or `no`."""
-    return "yes" if satisfies(spec, things) else "no"
+    return YES if satisfies(spec, things) else NO
 
 
 def describe(things: Iterable[Thing]) -> str | None:

@@ -26,7 +26,7 @@ from r3core.schedule import is_guided, timesteps
 from r3core.types import ImageSampling
 from training.batches import Clean, Collated, Eye, Floats, Noise, Sample, Text, collate, embed
 from training.held_out import check_pictures, check_prompts, training_prompt
-from training.language import DESCRIBE_QUESTION, match_question
+from training.language import match_question
 from training.net import forward
 from training.parse import parse
 from training.progress import Report
@@ -157,7 +157,7 @@ class Teacher:
         if how < 0.1:
             described = self._sampler.description()
             eye = self._eye(render([described.scene])[0])
-            return [eye, Text(segment(DESCRIBE_QUESTION)), Text(segment(described.text), learn=True)]
+            return [eye, Text(segment(prompts.DESCRIBE_QUESTION)), Text(segment(described.text), learn=True)]
         if how < 0.2:
             judged = self._sampler.judgement()
             eye = self._eye(render([judged.scene])[0])

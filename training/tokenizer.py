@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from r3core.prompts import GENERATE_SYSTEM, REFLECT_SYSTEM, reflect_question
-from training.language import DESCRIBE_QUESTION, match_question
+from r3core.prompts import DESCRIBE_QUESTION, GENERATE_SYSTEM, REFLECT_SYSTEM, reflect_question
+from training.language import match_question
 
 SPECIAL_TOKENS: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>")
 # Qwen2's: contractions; letters with one character before them; single digits; runs of other signs; white space.

@@ -58,11 +58,10 @@ class Prompt:
             owners=owners,
         )
 
-    def rows(self, scorers: Sequence[str]) -> int:
-        """Rows that are fed of it for one picture."""
-        described = len(self.question) + len(self.ids) - 1 if _describes(scorers) else 0
-        answered = sum(len(self.yes_no) + len(ids) - 1 for ids in self.answers) if "vqa" in scorers else 0
-        return described + answered
+    def texts(self, scorers: Sequence[str]) -> list[int]:
+        """Rows of each text that is fed of it for one picture."""
+        described = [len(self.question) + len(self.ids) - 1] if _describes(scorers) else []
+        return described + [len(self.yes_no) + len(ids) - 1 for ids in self.answers if "vqa" in scorers]
 
     def prior_rows(self, scorers: Sequence[str]) -> int:
         """Rows that are fed of it once."""

@@ -100,10 +100,10 @@ class RowCounter:
     def _judge_need(self, prompt: str, scorers: tuple[Scorer, ...], sizes: list[_Size]) -> Need:
         """A span for each picture of a turn: as many as a forward holds with what is asked of them."""
         said = Prompt.of(prompt, self._tokenizer, self._strings)
-        largest = max(self._seen_rows(size) for size in sizes)
-        fit = (self.max_batch_rows - said.prior_rows(scorers)) // (largest + said.rows(scorers))
-        count = max(1, min(len(sizes), fit, self.cache_rows // largest))
-        return Need((largest,) * count, count * (largest + said.rows(scorers)) + said.prior_rows(scorers))
+        largest, once = max(self._seen_rows(size) for size in sizes), said.prior_rows(scorers)
+        each = largest + sum(said.texts(scorers))
+        count = max(1, min(len(sizes), (self.max_batch_rows - once) // each, self.cache_rows // largest))
+        return Need((largest,) * count, count * each + once)
 
     def _contexts(self, trajectory: Trajectory) -> Iterator[tuple[str, int]]:
         """The contexts that this trajectory is sure to need, and the most rows that each may take."""
@@ -119,7 +119,7 @@ class RowCounter:
                 yield "the reflection on a picture", self._reflect_rows(request.prompt, size, request.reflect)
             if scorers := _looking(request):
                 said = Prompt.of(request.prompt, self._tokenizer, self._strings)
-                yield "the judging of a picture", self._seen_rows(size) + said.rows(scorers)
+                yield "the judging of a picture", self._seen_rows(size) + max(said.texts(scorers))
         if request.kind in ("describe", "roundtrip"):
             yield "the description of a picture", self._describe_rows(request, size)
         if request.instruction is not None:

@@ -10,7 +10,7 @@ that one step judges or draws are more than a forward should hold does it run fu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -39,9 +39,10 @@ from r3core.engine.drawing import Drawing, Moved, forwards_of
 from r3core.engine.feeds import Feeder
 from r3core.engine.isolation import Isolation, Outputs
 from r3core.engine.likeness import Likeness
-from r3core.engine.looking import Asked, Looking, Prompt
+from r3core.engine.looking import Looking, Prompt
 from r3core.engine.packing import Cursor, Feed, Packed, pack
 from r3core.engine.rows import RowCounter
+from r3core.engine.state import Places, State, Turn, Writing, places_of
 from r3core.engine.stopwatch import Stopwatch
 from r3core.engine.verdict import asked_after, verdict_of
 from r3core.judge import Score
@@ -63,54 +64,6 @@ if TYPE_CHECKING:
     from r3core.similarity import Similarity
 
 _MARKERS: Final = 2  # around a picture
-
-
-@dataclass
-class _Writing:
-    """A text that is being decoded. `prompt` is where its first token went in, so that it can be asked again."""
-
-    cursor: Cursor
-    sampling: TextSampling
-    draws: np.random.Generator
-    stream: TextStream
-    prompt: Cursor
-    tokens: int = 0
-    ids: list[int] = field(default_factory=list)  # what was chosen, the end left out; the last is the one to feed next
-    verdict: bool = False  # whether its own score is wanted
-    ended: tuple[Text, Asked] | None = None  # the whole text, and what is still to be asked for its score
-
-
-@dataclass
-class _State:
-    """All that is held for one trajectory."""
-
-    prefill: list[Feed] = field(default_factory=list)
-    writing: _Writing | None = None
-    looking: Looking | None = None
-    drawings: list[Drawing] = field(default_factory=list)
-    vit_rows: dict[str, Tensor] = field(default_factory=dict)  # by image id, [n, H]
-    prior: list[float] | None = None  # the prompt's likelihoods without a picture
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """What a trajectory puts into the text forward: `stored` rows, and what is read off rows that leave no trace.
-
-    Of a text that is being written the next token comes from the last row of `stored`.
-    """
-
-    stored: list[Feed]
-    asked: list[Asked] = field(default_factory=list)
-
-    @property
-    def feeds(self) -> list[Feed]:
-        """All that goes in, in its order."""
-        return [*self.stored, *(one.feed for one in self.asked)]
-
-    @property
-    def rows(self) -> int:
-        """Rows in the forward."""
-        return sum(feed.rows for feed in self.feeds)
 
 
 class ModelRunner:
@@ -135,7 +88,7 @@ class ModelRunner:
         self._tokenizer, self._description, self._attention = tokenizer, description, attention
         self._plan = plan
         self.max_batch_rows = max_batch_rows
-        self._states: dict[str, _State] = {}
+        self._states: dict[str, State] = {}
         self._device = model.bagel.device
         self._isolation = Isolation(self._free_memory, self._answers)
         self._stopwatch = DeviceStopwatch(self._device) if self._device.type == "cuda" else Stopwatch()
@@ -213,7 +166,7 @@ class ModelRunner:
 
     def _begin(self, begin: Begin) -> None:
         # May be called again where memory ran out, so what it goes on from is not forgotten before the end.
-        state = self._states.setdefault(begin.key, _State())
+        state = self._states.setdefault(begin.key, State())
         state.prefill, state.looking = [], None
         at_hand = {p.image.id for p in begin.pictures} | {image.id for image in needed(begin.trajectory)}
         state.vit_rows = {id_: rows for id_, rows in state.vit_rows.items() if id_ in at_hand}
@@ -232,13 +185,13 @@ class ModelRunner:
             case Refine(instruction=instruction):
                 self._begin_refine(state, begin, instruction)
 
-    def _begin_reason(self, state: _State, begin: Begin) -> None:
+    def _begin_reason(self, state: State, begin: Begin) -> None:
         request = begin.trajectory.request
         start = self._copy_prefix(self._generate_system, begin.spans[0].start)
         ids = [*self._tokenizer.segment(request.prompt), self._tokenizer.im_start]
         self._ask(state, begin, start, request.reason, ids)
 
-    def _begin_reflect(self, state: _State, begin: Begin) -> None:
+    def _begin_reflect(self, state: State, begin: Begin) -> None:
         request = begin.trajectory.request
         before = state.writing
         if begin.keeps and before is not None:  # the same question once more: only its first token goes in again
@@ -251,14 +204,14 @@ class ModelRunner:
         ids = [*question, self._tokenizer.im_start]
         self._ask(state, begin, start.after(eye), request.reflect, ids)
 
-    def _begin_describe(self, state: _State, begin: Begin) -> None:
+    def _begin_describe(self, state: State, begin: Begin) -> None:
         request = begin.trajectory.request
         eye = self._feeder.vit(Cursor(begin.spans[0].start), self._vit_rows(state, begin.picture))
         state.prefill.append(eye)
         question = self._tokenizer.segment(request.question or self.prompt_strings.describe_question)
         self._ask(state, begin, eye.at.after(eye), request.describe, [*question, self._tokenizer.im_start])
 
-    def _ask(self, state: _State, begin: Begin, at: Cursor, sampling: TextSampling, ids: list[int]) -> None:
+    def _ask(self, state: State, begin: Begin, at: Cursor, sampling: TextSampling, ids: list[int]) -> None:
         """Feed ids, whose last is the start of the answer, and be ready to decode it."""
         trajectory, step = begin.trajectory, begin.step
         feed = self._feeder.text(at, ids)
@@ -267,7 +220,7 @@ class ModelRunner:
         if isinstance(step, Reflect):
             round_, attempt, candidate = step.round, step.attempt, step.candidate
             verdict = not attempt and "verdict" in trajectory.request.scorers
-        state.writing = _Writing(
+        state.writing = Writing(
             cursor=at.after(feed),
             sampling=sampling,
             draws=generator(trajectory.seed, round_, type(step).__name__.lower(), attempt, candidate),
@@ -276,7 +229,7 @@ class ModelRunner:
             verdict=verdict,
         )
 
-    def _begin_generate(self, state: _State, begin: Begin) -> None:
+    def _begin_generate(self, state: State, begin: Begin) -> None:
         trajectory, start = begin.trajectory, begin.spans[0].start
         round_, prompt = 0, trajectory.request.prompt
         if isinstance(begin.step, Reconstruct):
@@ -292,7 +245,7 @@ class ModelRunner:
         state.drawings = self._drawings(begin, trajectory.request.generate, views, round_)
         state.writing = None  # last, for where it stands was read above
 
-    def _begin_refine(self, state: _State, begin: Begin, instruction: str) -> None:
+    def _begin_refine(self, state: State, begin: Begin, instruction: str) -> None:
         request, step, picture = begin.trajectory.request, begin.step, begin.picture
         assert isinstance(step, Refine)
         ids = self._tokenizer.segment(instruction)
@@ -366,18 +319,18 @@ class ModelRunner:
             outputs |= self._isolation.once(key, lambda k=key, o=own: {k: self._read(self._states[k], o)})  # type: ignore[misc]
         return outputs
 
-    def _turn(self, state: _State) -> _Turn:
+    def _turn(self, state: State) -> Turn:
         if state.looking is not None:
-            return _Turn(*state.looking.turn(self._feeder, lambda picture: self._vit_rows(state, picture)))
+            return Turn(*state.looking.turn(self._feeder, lambda picture: self._vit_rows(state, picture)))
         if state.prefill:
-            return _Turn(state.prefill)
+            return Turn(state.prefill)
         writing = state.writing
         assert writing is not None
         if writing.ended is not None:
-            return _Turn([], [writing.ended[1]])
-        return _Turn([self._feeder.text(writing.cursor, writing.ids[-1:])])
+            return Turn([], [writing.ended[1]])
+        return Turn([self._feeder.text(writing.cursor, writing.ids[-1:])])
 
-    def _text_forwards(self, turns: dict[str, _Turn]) -> Iterator[dict[str, _Turn]]:
+    def _text_forwards(self, turns: dict[str, Turn]) -> Iterator[dict[str, Turn]]:
         """One forward; those that judge join it as far as it holds them, and others after it hold the rest."""
         forward = {key: turn for key, turn in turns.items() if self._states[key].looking is None}
         rows = sum(turn.rows for turn in forward.values())
@@ -389,27 +342,27 @@ class ModelRunner:
             rows += turns[key].rows
         yield forward
 
-    def _text_forward(self, turns: dict[str, _Turn]) -> tuple[dict[str, Tensor], dict[str, list[list[float]]]]:
+    def _text_forward(self, turns: dict[str, Turn]) -> tuple[dict[str, Tensor], dict[str, list[list[float]]]]:
         """The logits of each that writes, and the likelihoods that each asked for."""
         writers = [key for key, turn in turns.items() if self._states[key].writing is not None and not turn.asked]
         with self._stopwatch.timing("text", len(writers)):
             packed = pack([feed for turn in turns.values() for feed in turn.feeds])
             hidden = self._forward(packed)
-            places = _places(turns, packed.firsts)
+            places = places_of(turns, packed.firsts)
             logits: list[Tensor] = []
             if writers:
                 # One copy to the host a turn: the stop must be known.
-                logits = list(self._bagel.logits(hidden[self._feeder.ids([places[k][0] for k in writers])]).cpu())
+                logits = list(self._bagel.logits(hidden[self._feeder.ids([places[k].end for k in writers])]).cpu())
             read = self._likelihoods(hidden, turns, places)
         return dict(zip(writers, logits, strict=True)), read
 
     def _likelihoods(
-        self, hidden: Tensor, turns: dict[str, _Turn], places: dict[str, list[int]]
+        self, hidden: Tensor, turns: dict[str, Turn], places: dict[str, Places]
     ) -> dict[str, list[list[float]]]:
         asked = {key: turn.asked for key, turn in turns.items() if turn.asked}
         if not asked:
             return {}
-        each = [(one, place) for key, own in asked.items() for one, place in zip(own, places[key][1:], strict=True)]
+        each = [(one, place) for key, own in asked.items() for one, place in zip(own, places[key].asked, strict=True)]
         rows = [place + i for one, place in each for i in range(len(one.ids))]
         ids = [id_ for one, _ in each for id_ in one.ids]
         numbers = iter(self._bagel.likelihoods(hidden[self._feeder.ids(rows)], self._feeder.ids(ids)).tolist())
@@ -441,7 +394,7 @@ class ModelRunner:
         writing.ended = text, asked
         return Working()
 
-    def _read(self, state: _State, likelihoods: list[list[float]]) -> Output:
+    def _read(self, state: State, likelihoods: list[list[float]]) -> Output:
         """What a picture's or a text's likelihoods come to."""
         if state.looking is None:
             assert state.writing is not None
@@ -522,7 +475,7 @@ class ModelRunner:
             latent = vae.unpack(tokens, grid, self._config.latent_patch)[None]
             return vae.to_uint8(self._vae.decode(latent))[0].cpu().numpy()
 
-    def _vit_rows(self, state: _State, picture: Picture) -> Tensor:
+    def _vit_rows(self, state: State, picture: Picture) -> Tensor:
         """The decoder's rows of a picture, computed once and kept as long as it may be looked at again."""
         if picture.image.id not in state.vit_rows:
             state.vit_rows[picture.image.id] = self._feeder.look(picture.pixels)
@@ -551,15 +504,3 @@ def _optional(branches_: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | No
 
 def _candidates(step: Step) -> tuple[int, ...]:
     return step.candidates if isinstance(step, Generate | Refine) else FIRST
-
-
-def _places(turns: dict[str, _Turn], firsts: Sequence[int]) -> dict[str, list[int]]:
-    """For each trajectory the packed row of the last that it stores, and those from which what it asked is read."""
-    places = {}
-    left = iter(firsts)
-    for key, turn in turns.items():
-        stored = [next(left) + feed.und.shape[0] - 1 for feed in turn.stored]
-        places[key] = [*stored[-1:], *(next(left) + one.first for one in turn.asked)]
-        if not stored:
-            places[key].insert(0, -1)
-    return places

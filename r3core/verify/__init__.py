@@ -4,7 +4,7 @@
     judging.py    tolerances and verdicts
     replaying.py  the engine that serves, on recorded noise, looked at while it works
     traces.py     what is run, and what is seen of it
-    facts.py, texts.py, pictures.py, drawings.py, loops.py    the kinds of cases
+    facts.py, texts.py, pictures.py, drawings.py, loops.py, scores.py    the kinds of cases
 
 Everything recorded is compared by something, or is known to be informational, or fails by name.
 """
@@ -25,6 +25,7 @@ from r3core.verify.judging import HEADER, Judge, Report, Row
 from r3core.verify.loops import check_loops
 from r3core.verify.pictures import check_pictures
 from r3core.verify.replaying import Replay
+from r3core.verify.scores import check_scores
 from r3core.verify.texts import check_texts
 
 __all__ = ["Report", "Row", "main", "verify"]
@@ -37,6 +38,7 @@ _CHECKS: Final = {
     "pictures": check_pictures,
     "drawings": check_drawings,
     "loops": check_loops,
+    "judge": check_scores,
 }
 _FOR_READING: Final = ("set", "compute_dtype", "legend", "tolerance_hint")
 
@@ -64,8 +66,6 @@ def verify(
         with judge.case(name):
             check(replay, judge)
     _account(recorded, judge)
-    if (golden / "judge.json").is_file():
-        judge.inform("judge.json", "this build has no scorer to replay it with")
     return Report(tuple(judge.rows))
 
 
@@ -107,8 +107,9 @@ def _account(golden: GoldenSet, judge: Judge) -> None:
         if name in golden.root:
             golden.root.read(name)
             judge.inform(name, "for reading")
-    for name in golden.root.unread():
-        judge.fail(name, "the replay does not know this")
+    for record in (golden.root, golden.scores):
+        for name in () if record is None else record.unread():
+            judge.fail(name, "the replay does not know this")
     for name in golden.excused:
         judge.inform(name, "after its loop's stop")
     for name in golden.unused():

@@ -1,4 +1,5 @@
-"""A set of recorded numbers: golden.json and golden.safetensors, with an account of what has been used of them.
+"""A set of recorded numbers: golden.json and golden.safetensors, and scores in judge.json where there is one, with an
+account of what has been used of them.
 
 A replay must miss nothing, so everything here remembers that it was read: whatever is left at the end, and is not
 known to be informational, fails by name.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,16 +46,16 @@ class Missing(KeyError):
 class Record(Mapping[str, Any]):
     """A JSON object that knows its name in the set and which of its fields were read."""
 
-    def __init__(self, name: str, value: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, value: Mapping[str, Any], file: str = "golden.json") -> None:
         self.name = name
-        self._value = value
+        self._value, self._file = value, file
         self._read: dict[str, Any] = {}
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._value:
-            raise Missing(f"{_path(self.name, key)} is not in golden.json")
+            raise Missing(f"{_path(self.name, key)} is not in {self._file}")
         if key not in self._read:
-            self._read[key] = _wrapped(_path(self.name, key), self._value[key])
+            self._read[key] = _wrapped(_path(self.name, key), self._value[key], self._file)
         return self._read[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -102,6 +104,8 @@ class GoldenSet:
             self._tensors: dict[str, Tensor] = load_file(folder / "golden.safetensors")
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{folder / 'golden.safetensors'} cannot be read: {error}") from error
+        scores = folder / "judge.json"
+        self.scores = Record("judge", read_json(scores), scores.name) if scores.is_file() else None
         self._used: set[str] = set()
         self.excused: list[str] = []
 
@@ -143,10 +147,15 @@ class GoldenSet:
     def prompt_strings(self) -> PromptStrings:
         """The strings that stood around the recorded prompts."""
         strings = self.root["prompt_strings"]
-        return PromptStrings(
+        recorded = PromptStrings(
             generate_system=strings["GEN_THINK_SYSTEM_PROMPT"],
             reflect_system=strings["VLM_THINK_SYSTEM_PROMPT"],
             reflect_template=strings["REFLECTION_TEMPLATE"],
+        )
+        if self.scores is None:
+            return recorded
+        return replace(
+            recorded, describe_question=self.scores["question"], yes_no_template=self.scores["yes_no_question"]
         )
 
     def cases(self, kind: str) -> list[Record]:
@@ -169,11 +178,11 @@ def _path(name: str, key: str) -> str:
     return f"{name}.{key}" if name else key
 
 
-def _wrapped(name: str, value: Any) -> Any:
+def _wrapped(name: str, value: Any, file: str) -> Any:
     if isinstance(value, dict):
-        return Record(name, value)
+        return Record(name, value, file)
     if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
-        return [Record(f"{name}[{i}]", v) for i, v in enumerate(value)]
+        return [Record(f"{name}[{i}]", v, file) for i, v in enumerate(value)]
     return value
 
 

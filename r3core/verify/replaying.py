@@ -19,6 +19,7 @@ from r3core.engine.batch import Begin, MemoryPlan
 from r3core.engine.drawing import Drawing, Moved
 from r3core.engine.engine import Engine
 from r3core.engine.runner import ModelRunner
+from r3core.engine.state import Places, Turn
 from r3core.errors import R3Error, StepFailed
 from r3core.events import Event, Failed
 from r3core.model import flow
@@ -31,7 +32,7 @@ from r3core.prompts import PromptStrings
 from r3core.runtime import pick_device, pick_dtype, plan_memory, set_up_torch
 from r3core.steps import Reason, Reflect
 from r3core.verify.golden import GoldenSet
-from r3core.verify.traces import Drawn, Job, Pass, Seen, Trace, Written
+from r3core.verify.traces import Drawn, Job, Likelihoods, Pass, Seen, Trace, Written
 
 AT_ONCE: Final = 8  # trajectories that share a batch
 
@@ -90,6 +91,15 @@ class ReplayRunner(ModelRunner):
         written.ids.append(chosen)
         written.logits.append(logits)
         return chosen
+
+    def _likelihoods(
+        self, hidden: Tensor, turns: dict[str, Turn], places: dict[str, Places]
+    ) -> dict[str, list[list[float]]]:
+        found = super()._likelihoods(hidden, turns, places)
+        for key, own in found.items():
+            asked = zip(turns[key].asked, own, strict=True)
+            self.traces[key].scored += [Likelihoods(one.ids, likelihoods) for one, likelihoods in asked]
+        return found
 
     def _euler(self, drawing: Drawing, own: tuple[Tensor, ...]) -> Moved:
         trace = self._trace_of(drawing)

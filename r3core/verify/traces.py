@@ -100,6 +100,14 @@ class Seen:
     features: Tensor
 
 
+@dataclass(frozen=True)
+class Likelihoods:
+    """What was asked of a picture or without one: ids, and the log-probability of each."""
+
+    ids: list[int]
+    likelihoods: list[float]
+
+
 @dataclass
 class Trace:
     """What was seen of one job."""
@@ -111,7 +119,13 @@ class Trace:
     passes: list[Pass] = field(default_factory=list)
     seen: list[Seen] = field(default_factory=list)
     context: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # K and V of each layer
+    scored: list[Likelihoods] = field(default_factory=list)
     error: R3Error | None = None
+
+    def asked(self) -> list[Likelihoods]:
+        """All that was asked of pictures, in order. Raises what the job failed with."""
+        self._raise()
+        return self.scored
 
     def text(self, stage: str) -> Written:
         """The text of a stage. Raises what the job failed with, or StepFailed where it never came to that."""

@@ -23,7 +23,7 @@ from server.resolve import postable
 from server.routes import allow_head
 from server.schemas import MAX_PROMPT_CHARS, ReadyQuery
 from server.service import Parts, Service
-from server.views import Alive, Info, Ready
+from server.service_views import Alive, Info, Ready
 
 router = APIRouter(tags=["service"])
 

@@ -82,7 +82,7 @@ def test_one_failed_trajectory_leaves_the_others_and_is_named() -> None:
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is_begun() -> None:
-    with pytest.raises(InvalidRequest, match="pass it as `picture`"):
+    with pytest.raises(InvalidRequest, match="pass it in `pictures`"):
         Run(Engine(FakeRunner()), replace(REQUEST, given_image=True))
     with pytest.raises(OutOfCapacity, match="1 trajectories are running"):
         Run(Engine(FakeRunner(), max_trajectories=1), REQUEST)

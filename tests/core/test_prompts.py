@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from r3core.prompts import (
     MALFORMED_INSTRUCTION,
     REFLECT_SYSTEM,
     SATISFIED_MARK,
+    PromptStrings,
     is_reflection_format,
     is_think_format,
     read_reflection,
@@ -27,6 +30,14 @@ def test_the_strings_are_those_that_the_checkpoint_was_trained_with(golden: dict
     assert strings["VLM_THINK_SYSTEM_PROMPT"] == REFLECT_SYSTEM
     for prompt in ("a yellow bus", "", "{prompt} {0} {} }{", "line\nline", r"\1 \g<0>"):
         assert strings["REFLECTION_TEMPLATE"].replace("{prompt}", prompt, 1) == reflect_question(prompt)
+
+
+def test_the_questions_behind_scores_are_those_of_the_recorded_ones() -> None:
+    recorded = json.loads((Path(__file__).parents[1] / "golden" / "judge.json").read_text(encoding="utf-8"))
+    strings = PromptStrings()
+    assert strings.describe_question == recorded["question"]
+    for prompt in ("a yellow bus", "{prompt} {0}", 'a "quoted" word'):
+        assert strings.yes_no_question(prompt) == recorded["yes_no_question"].replace("{prompt}", prompt, 1)
 
 
 def test_what_the_reference_read_from_its_reflections(golden: dict[str, Any]) -> None:

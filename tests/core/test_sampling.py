@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ from r3core.model.sampling import generator, noise, probabilities, sample
 from r3core.types import TextSampling
 from tests.core.strategies import seeds
 
-stages = st.sampled_from(["reason", "generate", "reflect", "refine"])
-keys = st.tuples(seeds, st.integers(0, 8), stages, st.integers(0, 4))
+stages = st.sampled_from(["reason", "generate", "reflect", "refine", "describe"])
+keys = st.tuples(seeds, st.integers(0, 8), stages, st.integers(0, 4), st.integers(0, 8))
 
 
 def test_distributions_equal_the_references(golden: dict[str, Any], golden_tensors: dict[str, Tensor]) -> None:
@@ -77,13 +78,15 @@ def test_no_draw_gives_a_token_without_mass_even_at_the_very_end() -> None:
 
 
 @given(keys)
-def test_a_key_always_gives_the_same_draws(key: tuple[int, int, str, int]) -> None:
+def test_a_key_always_gives_the_same_draws(key: tuple[int, int, str, int, int]) -> None:
     assert generator(*key).random() == generator(*key).random()
     assert torch.equal(noise(generator(*key), 4, 8), noise(generator(*key), 4, 8))
 
 
 @given(keys, keys)
-def test_different_keys_give_different_draws(one: tuple[int, int, str, int], other: tuple[int, int, str, int]) -> None:
+def test_different_keys_give_different_draws(
+    one: tuple[int, int, str, int, int], other: tuple[int, int, str, int, int]
+) -> None:
     assert (generator(*one).random() == generator(*other).random()) == (one == other)
 
 
@@ -104,6 +107,14 @@ def test_draws_are_a_contract_and_never_change() -> None:
     assert generator(1, 0, "reason").random(3).tolist() == [0.7136337081556158, 0.1276443495974262, 0.4541384980921297]
     assert noise(generator(1, 0, "generate"), 2, 2).tolist() == [[-0.67578125, 0.640625], [-0.1337890625, 0.416015625]]
     assert generator(2**53 - 1, 8, "refine", 4).random() == 0.8030270667373415
+
+
+@given(keys)
+def test_the_first_candidate_has_the_key_of_a_request_without_and_the_others_their_number_after_it(key: Any) -> None:
+    *four, candidate = key
+    text = "|".join(map(str, key if candidate else four))
+    words = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "little")
+    assert generator(*key).random() == np.random.Generator(np.random.Philox(key=words)).random()
 
 
 def test_noise_is_normal_and_rounded_to_bf16() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +109,37 @@ def test_a_tokenizer_without_the_markers_is_refused_with_their_names(checkpoint:
     path.write_text(whole.replace("<|vision_end|>", "<|other|>"), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"lacks <\|vision_end\|>; take tokenizer\.json from the BAGEL files"):
         Tokenizer(path)
+
+
+# --- words
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "owners"),
+    [
+        ("Two  red\n circles.", ("Two", "red", "circles."), None),
+        ("na\u00efve \u65e5\u672c x", ("na\u00efve", "\u65e5\u672c", "x"), None),
+        (" <|im_end|> a", ("<|im_end|>", "a"), None),
+        ("", (), ()),
+    ],
+)
+def test_words_are_what_white_space_parts(
+    text: str, words: tuple[str, ...], owners: tuple[int, ...] | None, tokenizer: Tokenizer
+) -> None:
+    found, owned = tokenizer.words(text)
+    assert found == words
+    assert owners is None or owned == owners
+    assert len(owned) == len(tokenizer.encode(text))
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
+def test_every_token_has_a_word_in_their_order_and_every_word_its_own_bytes(tokenizer: Tokenizer, text: str) -> None:
+    words, owners = tokenizer.words(text)
+    assert words == tuple(text.split())
+    ids = tokenizer.encode(text)
+    assert len(owners) == len(ids)
+    assert list(owners) == sorted(owners)
+    if unicodedata.is_normalized("NFC", text):
+        for number, word in enumerate(words):
+            own = b"".join(tokenizer.bytes_of(id_) for id_, owner in zip(ids, owners, strict=True) if owner == number)
+            assert own.decode().strip() == word

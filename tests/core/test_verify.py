@@ -17,6 +17,7 @@ from r3core.errors import CheckpointError, InvalidRequest
 from r3core.verify import Report, Row, main, verify
 from r3core.verify.golden import is_informational
 from r3core.verify.judging import Judge
+from r3core.verify.scores import check_scores
 from tests.core.plain_checkpoint import Sizes, write_checkpoint
 from tests.core.plain_golden import write_golden
 
@@ -270,6 +271,84 @@ def test_what_the_replay_does_not_know_and_what_it_misses_fail_by_name(checkpoin
     assert "t2i.interval_hi.latents" in names
     assert "edit" in names  # not a list of cases any more
     assert not any(name.startswith(("t2i.c.", "vae.", "loop.single4")) for name in names)
+
+
+# --- scores
+
+
+def with_scores(folder: Path, spoil: Callable[[dict[str, Any]], None]) -> Path:
+    """The recorded set with something changed in its scores."""
+    scores: dict[str, Any] = json.loads((GOLDEN / "judge.json").read_text(encoding="utf-8"))
+    spoil(scores)
+    for name in ("golden.json", "golden.safetensors"):
+        (folder / name).symlink_to(GOLDEN / name)
+    (folder / "judge.json").write_text(json.dumps(scores), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def scores_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replay scores and nothing else, which leaves the rest of a set unused."""
+    monkeypatch.setattr("r3core.verify._CHECKS", {"judge": check_scores})
+
+
+def judged(report: Report, verdict: str) -> set[str]:
+    return {row.case for row in report.rows if row.case.startswith("judge") and row.verdict == verdict}
+
+
+@pytest.mark.usefixtures("scores_alone")
+def test_every_recorded_score_is_judged_in_float32_and_shown_in_bf16(checkpoint: Path) -> None:
+    exact = verify(checkpoint, GOLDEN, device="cpu", dtype="fp32")
+    assert len(judged(exact, "holds")) == 10 * 8
+    assert not judged(exact, "fails")
+    rounded = verify(checkpoint, GOLDEN, device="cpu", dtype="bf16")
+    assert len(judged(rounded, "shown")) == 10 * 7
+    assert len(judged(rounded, "holds")) == 10  # ids are no matter of rounding
+
+
+@pytest.mark.usefixtures("scores_alone")
+def test_a_score_moved_by_more_than_twice_its_tolerance_fails(checkpoint: Path, tmp_path: Path) -> None:
+    moved = 2.1 * 5e-4
+
+    def spoil(scores: dict[str, Any]) -> None:
+        for case in scores["cases"]:
+            for name in ("logprobs", "prior_logprobs"):
+                case[name][len(case[name]) // 2] += moved
+            for name in ("logp_yes", "logp_no", "lift"):
+                case[name] -= moved
+            case["gvu"] *= 1 + moved
+            case["p_yes"] *= 1 - 2 * moved
+            case["ids"][0] += 1
+
+    report = verify(checkpoint, with_scores(tmp_path, spoil), device="cpu", dtype="fp32")
+    assert len(judged(report, "fails")) == 10 * 8
+
+
+@pytest.mark.usefixtures("scores_alone")
+def test_scores_that_the_replay_does_not_know_and_that_it_misses_fail_by_name(checkpoint: Path, tmp_path: Path) -> None:
+    def spoil(scores: dict[str, Any]) -> None:
+        scores["cases"][0]["beauty"] = 0.5
+        del scores["cases"][1]["lift"]
+        scores["cases"][2]["logprobs"].pop()
+        scores["cases"][3]["image"] = "image.nobody_u8"
+        scores["dreams"] = 1
+
+    report = verify(checkpoint, with_scores(tmp_path, spoil), device="cpu", dtype="fp32")
+    lost = {row.case: row.note for row in report.failures if row.case.startswith("judge")}
+    assert {"judge.cases[0].beauty", "judge.cases[1]", "judge.cases[2].logprobs", "judge.dreams"} <= lost.keys()
+    assert "judge.cases[1].lift is not in judge.json" in lost["judge.cases[1]"]
+    assert "image.nobody_u8" in lost["judge.cases[3]"]
+    assert not any(case.startswith("judge.cases[4]") for case in lost)
+
+
+@pytest.mark.usefixtures("scores_alone")
+def test_another_question_gives_other_scores(checkpoint: Path, tmp_path: Path) -> None:
+    """What is asked is the set's, so that it is seen where a server's words part from it."""
+    report = verify(
+        checkpoint, with_scores(tmp_path, lambda s: s.update(question="What is this?")), device="cpu", dtype="fp32"
+    )
+    assert "judge.cases[0].logprobs" in judged(report, "fails")
+    assert "judge.cases[0].logp_yes" in judged(report, "holds")
 
 
 def test_a_wrong_checkpoint_fails_and_says_so_by_its_exit_status(

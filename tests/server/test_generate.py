@@ -113,8 +113,9 @@ def test_every_candidate_is_kept_with_its_scores_and_the_best_is_the_result(
             assert (picture.info["round"], picture.info["candidate"]) == ("0", str(number))
     assert (tmp_path / "contact_sheet.png").exists()
     shown = capsys.readouterr().err
-    assert "round 0, picture 1: lift 3.5 (least: " in shown
-    assert "round 0: picture 1 goes on" in shown
+    assert "round 0, candidate 1: lift 3.5 (least: " in shown
+    assert "round 0, candidate 1: goes on" in shown
+    assert "round 1: vqa 5" in shown
     generate(tmp_path, overwrite=True)
     assert not (tmp_path / "t0_round0_candidate1.png").exists(), "an earlier run's pictures go with it"
 

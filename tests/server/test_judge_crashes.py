@@ -55,6 +55,16 @@ async def submitted(queue: Queue, asked: Request = JUDGED, **fields: Any) -> str
     return new.id
 
 
+async def there(queue: Queue, worker: WorkerProcess) -> WorkerProcess:
+    """The worker, once it is heard from: from then on a deadline leaves it time enough."""
+
+    async def heard() -> bool:
+        return bool(await queue.workers())
+
+    await until(heard)
+    return worker
+
+
 async def dead(worker: WorkerProcess, timeout_s: float = 20) -> None:
     """Waits until the worker has killed itself."""
 
@@ -150,9 +160,10 @@ async def test_a_job_that_nobody_holds_ends_with_the_candidates_that_it_has(
 ) -> None:
     """Its worker was killed after two of three candidates; nobody is there but the API, which sweeps."""
     monkeypatch.setenv("DIE_AT", "image 2 after")
-    deadline = int((time.time() + 4) * 1000) if end == "deadline" else None
+    worker = await there(queue, start(program=DYING))
+    deadline = int((time.time() + 3) * 1000) if end == "deadline" else None
     job_id = await submitted(queue, deadline_at_ms=deadline)
-    await dead(start(program=DYING))
+    await dead(worker)
     if end == "stopped":
         assert await queue.stop(job_id) == "accepted"
     elif end == "cancelled":
@@ -208,8 +219,8 @@ async def test_a_job_that_nobody_holds_ends_with_its_best_picture(
 async def test_the_end_of_a_job_in_the_midst_of_candidates_that_are_being_drawn(
     queue: Queue, start: StartWorker, end: str
 ) -> None:
-    start(fake_step_s=0.01)
-    deadline = int((time.time() + 6) * 1000) if end == "deadline" else None
+    await there(queue, start(fake_step_s=0.01))
+    deadline = int((time.time() + 3) * 1000) if end == "deadline" else None
     job_id = await submitted(queue, replace(JUDGED, refine=FOR_EVER), deadline_at_ms=deadline)
     await until_event(queue, job_id, "reflect.done")
     if end == "stopped":

@@ -18,7 +18,8 @@ from server.embedded import EmbeddedServer
 from server.images import ImageStore
 from server.queue_worker import WorkerQueue
 from server.ranges import ranges
-from server.views import Info, Problem, Ready
+from server.service_views import Info, Ready
+from server.views import Problem
 from tests.server.api.by_hand import TINY, HandWorker
 from tests.server.api.running import RunningApi, running_api
 from tests.server.api.test_api_generate import problem

@@ -1,0 +1,82 @@
+"""What a runner holds of a trajectory between turns, and what the trajectory puts into a text forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from r3core.engine.batch import Text
+from r3core.engine.drawing import Drawing
+from r3core.engine.looking import Asked, Looking
+from r3core.engine.packing import Cursor, Feed
+from r3core.model.tokenizer import TextStream
+from r3core.types import TextSampling
+
+
+@dataclass
+class Writing:
+    """A text that is being decoded. `prompt` is where its first token went in, so that it can be asked again."""
+
+    cursor: Cursor
+    sampling: TextSampling
+    draws: np.random.Generator
+    stream: TextStream
+    prompt: Cursor
+    tokens: int = 0
+    ids: list[int] = field(default_factory=list)  # what was chosen, the end left out; the last is the one to feed next
+    verdict: bool = False  # whether its own score is wanted
+    ended: tuple[Text, Asked] | None = None  # the whole text, and what is still to be asked for its score
+
+
+@dataclass
+class State:
+    """All that is held for one trajectory."""
+
+    prefill: list[Feed] = field(default_factory=list)
+    writing: Writing | None = None
+    looking: Looking | None = None
+    drawings: list[Drawing] = field(default_factory=list)
+    vit_rows: dict[str, Tensor] = field(default_factory=dict)  # by image id, [n, H]
+    prior: list[float] | None = None  # the prompt's likelihoods without a picture
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a trajectory puts into the text forward: `stored` rows, and what is read off rows that leave no trace.
+
+    Of a text that is being written the next token comes from the last row of `stored`.
+    """
+
+    stored: list[Feed]
+    asked: list[Asked] = field(default_factory=list)
+
+    @property
+    def feeds(self) -> list[Feed]:
+        """All that goes in, in its order."""
+        return [*self.stored, *(one.feed for one in self.asked)]
+
+    @property
+    def rows(self) -> int:
+        """Rows in the forward."""
+        return sum(feed.rows for feed in self.feeds)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Packed rows of a turn: the last that it stores, if any, and for each thing asked the first that is read."""
+
+    end: int
+    asked: list[int]
+
+
+def places_of(turns: Mapping[str, Turn], firsts: Sequence[int]) -> dict[str, Places]:
+    """Where each turn's rows lie in a forward whose feeds begin at the rows `firsts`."""
+    left = iter(firsts)
+    places = {}
+    for key, turn in turns.items():
+        ends = [next(left) + feed.und.shape[0] - 1 for feed in turn.stored]
+        places[key] = Places(ends[-1] if ends else -1, [next(left) + one.first for one in turn.asked])
+    return places
