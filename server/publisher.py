@@ -275,7 +275,8 @@ class Publisher:
     def _release(self, lease: Lease) -> None:
         """Give back a job that is no fault of its own, at the end of this worker."""
         try:
-            self._work.release(lease.id, lease.token, forgive=True)
+            written = self._work.release(lease.id, lease.token, forgive=True)
+            self.traces.outcome(lease, "lost" if written == "lost" else "given_back")
         except QueueUnavailable as error:
             log.warning("not given back either; its lease runs out", **lease.named, reason=str(error))
         self._let_go(lease)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from torch import Tensor
 
@@ -23,6 +24,8 @@ from r3core.judge import Score, WordLift
 from r3core.model.tokenizer import Tokenizer
 from r3core.prompts import NO, YES, PromptStrings
 from r3core.steps import Judge
+
+_DIGITS: Final = 6
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,8 @@ def said_of(prompt: Prompt, likelihoods: Sequence[float], prior: Sequence[float]
     for owner, lift in zip(prompt.owners, lifts, strict=True):
         if by_word:  # a prompt of white space has tokens and no words
             by_word[owner] += lift
-    words = tuple(WordLift(text, lift) for text, lift in zip(prompt.words, by_word, strict=True))
+    # A long prompt has many words, and they are stored and told with every picture.
+    words = tuple(WordLift(text, round(lift, _DIGITS)) for text, lift in zip(prompt.words, by_word, strict=True))
     lift = sum(lifts) / len(lifts)
     gvu = math.exp(sum(likelihoods) / len(likelihoods))
     return {"gvu": Score("gvu", gvu, lift, words), "lift": Score("lift", lift, lift, words)}
