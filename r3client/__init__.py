@@ -33,6 +33,7 @@ from r3client.errors import (
 )
 from r3client.live import Live
 from r3client.models import (
+    Candidate,
     DescribeResult,
     Image,
     Job,
@@ -51,6 +52,7 @@ __all__ = [
     "AsyncClient",
     "AsyncEventStream",
     "Busy",
+    "Candidate",
     "Client",
     "Conflict",
     "DescribeResult",

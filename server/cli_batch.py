@@ -26,7 +26,7 @@ def batch(
     model: Annotated[str | None, typer.Option(help="Where the server has several")] = None,
     settings: Set = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first so many prompts", min=1)] = None,
-    concurrency: Annotated[int, typer.Option(metavar="N", help="Jobs at a time", min=1, max=256)] = 16,
+    concurrency: Annotated[int, typer.Option(metavar="N", help="Jobs at a time", min=1, max=64)] = 16,
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="The server [R3_URL; the one on this machine; one for this run]")
     ] = None,

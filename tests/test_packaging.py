@@ -207,8 +207,20 @@ def test_what_the_client_extra_asks_for_is_enough_for_r3_score_and_r3_roundtrip(
     assert "all there" in done.stdout, done.stderr
 
 
+def test_what_the_client_extra_asks_for_is_enough_for_r3_batch_and_r3_compare(wheel: Path) -> None:
+    (wheel.parent / "prompts.jsonl").write_text('{"prompt": "a cat"}')
+    given = ["r3", "batch", "prompts.jsonl", "--out", "out", "--url", "http://127.0.0.1:9"]
+    done = run_with_only(wheel, "client", f"sys.argv = {given}; from server.cli import main; main()")
+    assert done.returncode == 2, done.stderr
+    assert "r3: no answer" in done.stderr
+    program = "import server.research.difference_sheet, server.research.compare; print('all there')"
+    done = run_with_only(wheel, "client", program)
+    assert "all there" in done.stdout, done.stderr
+
+
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/checkpoints.md", "docs/api.md", "docs/deploy.md"]
+    "document",
+    ["README.md", "CONTRIBUTING.md", "docs/checkpoints.md", "docs/api.md", "docs/deploy.md", "docs/research.md"],
 )
 def test_every_make_target_and_file_that_a_document_names_is_there(document: str) -> None:
     text = (PROJECT / document).read_text()
@@ -221,7 +233,7 @@ def test_every_make_target_and_file_that_a_document_names_is_there(document: str
 
 def test_every_r3_command_that_a_document_names_is_there() -> None:
     commands = {c.name or c.callback.__name__ for c in app.registered_commands if c.callback is not None}
-    for document in ("README.md", "CONTRIBUTING.md", "docs/checkpoints.md", "docs/api.md"):
+    for document in ("README.md", "CONTRIBUTING.md", "docs/checkpoints.md", "docs/api.md", "docs/research.md"):
         for named in re.findall(
             r"\br3 ([a-z]+)\b", " ".join(re.findall(r"`[^`\n]+`", (PROJECT / document).read_text()))
         ):

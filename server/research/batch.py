@@ -47,7 +47,7 @@ class Batch:
     failed: dict[int, str] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Ask for all that is missing. Raises Misconfigured where none of it can be had."""
+        """Ask for all that is missing. Raises Misconfigured where none of it can be had, and OSError."""
         missing = iter([line for line in self.lines if not self.folder.has(line)])
         try:
             async with asyncio.TaskGroup() as group:
@@ -65,7 +65,7 @@ class Batch:
             self.view.end(line, failed=why is not None)
 
     async def _one(self, line: Line) -> str | None:
-        """Make and keep one prompt's pictures; why there are none."""
+        """Make and keep one prompt's pictures; why there are none. Raises OSError where they cannot be kept."""
         try:
             key = self.folder.key(line)
             job = await self.client.generate(line.prompt, idempotency_key=key, **line.settings)
@@ -82,9 +82,6 @@ class Batch:
         except R3Error as error:
             await self._note(line, str(error), None)
             return str(error)
-        except OSError as error:
-            told = f"{error.filename or self.folder.path} cannot be written or read ({error.strerror})"
-            raise Misconfigured(f"{told}; make room or mend it, and {AGAIN}") from error
         return None
 
     def _refuse_for_all(self, error: Refused, line: Line) -> None:
@@ -97,10 +94,12 @@ class Batch:
             raise Misconfigured(f"the server refuses the settings of this run: {error.detail or error}") from error
 
     async def _note(self, line: Line, why: str, job_id: str | None) -> None:
+        """Keep what can still be had of it."""
         job: Job | None = None
         if job_id is not None:
             with suppress(R3Error):
                 job = await self.client.job(job_id)
+                job = job.with_contents({image.id: await self.client.image(image) for image in job.every_image()})
         await asyncio.to_thread(self.folder.keep_failure, line, why, job)
 
 
@@ -108,7 +107,7 @@ _NONE: Final = object()
 
 
 def run_batch(batch: Batch) -> None:
-    """Do all that is missing. Raises Misconfigured, and KeyboardInterrupt where it was told to leave."""
+    """Do all that is missing. Raises Misconfigured, OSError, and KeyboardInterrupt where it was told to leave."""
     with silenced_client(batch.view), batch.view:
         asyncio.run(_whole(batch))
 

@@ -15,6 +15,7 @@ from server.research.prompts import Line
 from server.tables import plain
 
 _TENTHS: Final = 10
+_SHOWN: Final = 40  # characters of a prompt
 _SAID_AGAIN_S: Final = 30.0
 
 
@@ -29,7 +30,7 @@ class BatchView:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=on,
             disable=not on.is_terminal,
@@ -59,18 +60,16 @@ class BatchView:
         self._note()
         tenth = self._done * _TENTHS // self._total
         if not self._console.is_terminal and tenth > (self._done - 1) * _TENTHS // self._total:
-            self.say(f"{self._done} of {self._total} prompts{self._failures()}")
+            self.say(f"{self._done} of {self._total} prompts" + (f", {self._failed} failed" if self._failed else ""))
 
     def say(self, line: str) -> None:
         """A remark."""
         self._console.print(plain(line), markup=False, soft_wrap=True)
 
     def _note(self) -> None:
+        failed = f"{self._failed} failed  " if self._failed else ""
         oldest = next(iter(self._under_way.values()), "")
-        self._bar.update(self._task, note=plain(f"{oldest[:40]}{self._failures()}"))
-
-    def _failures(self) -> str:
-        return f", {self._failed} failed" if self._failed else ""
+        self._bar.update(self._task, note=failed + plain(oldest[:_SHOWN]))
 
 
 @contextmanager

@@ -68,6 +68,9 @@ def _draw(comparison: Comparison, path: Path) -> Path | None:
 def _report(value: Json) -> Iterator[str]:
     yield _runs(value["runs"])
     yield _prompts(value["prompts"])
+    if any(value["truth"]) and not all(value["truth"]):
+        known, unknown = ("first", "second") if value["truth"][0] else ("second", "first")
+        yield f"what is right is known of the {known} alone; have the {unknown} scored too, and accuracy is compared"
     for what in [name for name in value["rounds"][-1] if name != "round"]:
         yield _rounds(value, what)
     if value["by"] is None:

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from r3client.models import Scorer
-from server.research.paired import Paired, paired
+from server.research.paired import SAME, Paired, paired
 from server.research.runs import Run, same_prompts
 from server.research.truth import Truth
 
@@ -83,7 +83,7 @@ class Comparison:
         """Every prompt that is won or lost in the last round, the largest differences first."""
         if self.by is None:
             return []
-        found = [Difference(n, a, b) for n, a, b in self._pairs(self.by, self.last, self.numbers) if a != b]
+        found = [Difference(n, a, b) for n, a, b in self._pairs(self.by, self.last, self.numbers) if abs(b - a) > SAME]
         return sorted(found, key=lambda one: (-abs(one.gain), one.number))
 
     def measured(self, what: What, round_: int, numbers: Iterable[int] | None = None) -> Paired | None:
@@ -120,6 +120,7 @@ def to_json(comparison: Comparison) -> Json:
             {"round": round_, **{what: _plain(comparison.measured(what, round_)) for what in known}}
             for round_ in range(comparison.last + 1)
         ],
+        "truth": [bool(comparison.first.truth), bool(comparison.second.truth)],
         "by": comparison.by,
         "tags": {
             tag: _plain(comparison.measured(comparison.by, comparison.last, numbers))

@@ -6,7 +6,7 @@
     jobs/00000/t0_round0.png …     every picture, of several candidates each
     round_0/00000/metadata.jsonl   GenEval's own layout: its scorer is run on round_0, on round_1 …
     round_0/00000/samples/00000.png
-    failed/00000.json              why a prompt has no pictures yet, and how often it was tried
+    failed/00000/why.json          why there are none yet, and how often it was tried; beside it what was finished
 
 Folders of prompts are renamed into their places when they are whole, so that whatever ends a run leaves no half one.
 """
@@ -22,8 +22,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
-
-from pydantic import ValidationError
 
 from r3client import Job
 from server.misconfigured import Misconfigured
@@ -65,8 +63,7 @@ class BatchFolder:
 
     def key(self, line: Line) -> str:
         """The idempotency key: the same until the prompt has failed, so that a job under way is found again."""
-        tries = read_json(failed)["tries"] if (failed := self._failed(line)).exists() else 0
-        return f"r3-batch-{self.about['id']}-{line.name}-{tries}"
+        return f"r3-batch-{self.about['id']}-{line.name}-{self._tries(line)}"
 
     def keep(self, line: Line, job: Job) -> None:
         """Write a finished job with its pictures, and lay out its rounds."""
@@ -75,16 +72,18 @@ class BatchFolder:
                 image.save(folder / f"{name}.png")
             _write_json(folder / "job.json", job.model_dump(mode="json", exclude_unset=True))
             _write_json(folder / "request.json", line.asked())
-        self._failed(line).unlink(missing_ok=True)
+        shutil.rmtree(self._failed(line), ignore_errors=True)
         self.lay_out(line, job, rounds_of(job))
 
     def keep_failure(self, line: Line, why: str, job: Job | None) -> None:
-        """Note that it came to nothing, with the job as it stands."""
-        path = self._failed(line)
-        tries = read_json(path)["tries"] if path.exists() else 0
-        path.parent.mkdir(exist_ok=True)
+        """Note that it came to nothing, with the job as it stands and the pictures that were finished."""
+        tries = self._tries(line) + 1
         told = None if job is None else job.model_dump(mode="json", exclude_unset=True)
-        _write_json(path, {"prompt": line.prompt, "why": why, "tries": tries + 1, "job": told})
+        with _whole(self._failed(line)) as folder:
+            for name, image in () if job is None else pictures_of(job):
+                if image.content is not None:
+                    image.save(folder / f"{name}.png")
+            _write_json(folder / "why.json", {"prompt": line.prompt, "why": why, "tries": tries, "job": told})
 
     def lay_out(self, line: Line, job: Job, most_rounds: int) -> None:
         """Rounds as GenEval's scorer reads them; those that are there stay."""
@@ -113,7 +112,12 @@ class BatchFolder:
         return self.path / "jobs" / name
 
     def _failed(self, line: Line) -> Path:
-        return self.path / "failed" / f"{line.name}.json"
+        return self.path / "failed" / line.name
+
+    def _tries(self, line: Line) -> int:
+        path = self._failed(line) / "why.json"
+        tries = read_json(path).get("tries") if path.exists() else 0
+        return tries if isinstance(tries, int) else 1
 
 
 @contextmanager
@@ -138,15 +142,15 @@ def _hold(lock: int, path: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise Misconfigured(
-            f"--out {path} is being written by another r3 batch; wait for it, or name another"
-        ) from error
+        raise Misconfigured(f"--out {path} is being written by another r3 batch; wait, or name another") from error
+    except OSError:
+        pass  # a disk that knows no locks
 
 
 def _about(path: Path, asked: Json) -> Json:
     file = path / "run.json"
     if not file.exists():
-        if others := sorted(p.name for p in path.iterdir() if p.name != ".lock"):
+        if others := sorted(p.name for p in path.iterdir() if not p.name.startswith(".")):
             raise Misconfigured(f"--out {path} holds something else ({others[0]}); name another folder")
         about = {"format": FORMAT, "id": uuid.uuid4().hex, **asked}
         _write_json(file, about)
@@ -166,15 +170,21 @@ def read_about(path: Path) -> Json:
     about = read_json(path / "run.json")
     if not isinstance(about.get("format"), int) or about["format"] > FORMAT:
         raise Misconfigured(f"{path}/run.json has format {about.get('format')!r}; this build reads {FORMAT} and older")
+    model = about.get("model")
+    if not (model is None or (isinstance(model, dict) and {"name", "hash"} <= set(model))):
+        raise Misconfigured(f"{path}/run.json names the model {model!r}, without name and hash; it was changed by hand")
     return about
 
 
 def read_job(folder: Path) -> Job:
     """A prompt's job. Raises Misconfigured where it cannot be read."""
     try:
-        return Job.model_validate_json((folder / "job.json").read_bytes())
-    except (OSError, ValidationError) as error:
+        job = Job.model_validate_json((folder / "job.json").read_bytes())
+        if not isinstance(job.params.get("max_rounds"), int) or not isinstance(job.params.get("judge") or {}, dict):
+            raise ValueError("its params are not those of a job")
+    except (OSError, ValueError) as error:  # pydantic's is a ValueError
         raise Misconfigured(_broken(folder / "job.json", error)) from error
+    return job
 
 
 def read_json(path: Path) -> Json:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 RESAMPLES: Final = 2000
+SAME: Final = 1e-3  # scores of one picture differ by less, for others in its batch; a tie
 _CUT: Final = 0.025
 
 
@@ -33,8 +34,8 @@ class Paired:
     p: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, rounded to six places."""
-        return {name: round(value, 6) for name, value in asdict(self).items()}
+        """Plain values, rounded to six places; `p`, which may be tiny, to three digits."""
+        return {**{name: round(value, 6) for name, value in asdict(self).items()}, "p": float(f"{self.p:.3g}")}
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Paired | None:
@@ -42,7 +43,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired | None:
     if not first:
         return None
     differences = [b - a for a, b in zip(first, second, strict=True)]
-    wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    wins, losses = sum(d > SAME for d in differences), sum(d < -SAME for d in differences)
     low, high = _interval(differences)
     return Paired(
         of=len(first),

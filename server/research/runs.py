@@ -83,7 +83,7 @@ def read_run(path: Path) -> Run:
     entries = [_entry(folder) for folder in sorted((path / "jobs").glob("[0-9]*")) if folder.name.isdigit()]
     if not entries:
         raise Misconfigured(f"{path} has no finished prompt yet; run r3 batch until it has")
-    failed = sorted(file.stem for file in (path / "failed").glob("[0-9]*.json"))
+    failed = sorted(folder.name for folder in (path / "failed").glob("[0-9]*"))
     return Run(path, about, {entry.number: entry for entry in entries}, failed)
 
 

@@ -13,10 +13,10 @@ import httpx
 from rich.console import Console
 
 from r3client import AsyncClient
-from r3client.connection import Connection as Client
+from r3client.connection import Connection as ClientConnection
 from server.misconfigured import Misconfigured
 from server.preflight import load_connection
-from server.research.batch import Batch, finish, left, run_batch
+from server.research.batch import AGAIN, Batch, finish, left, run_batch
 from server.research.batch_view import BatchView
 from server.research.folder import BatchFolder, opened
 from server.research.own_server import own_server
@@ -51,10 +51,13 @@ def start(
     with opened(out, {"settings": common}) as folder:
         try:
             failed = _run(folder, lines, common, where, concurrency, on)
+            shutil.rmtree(folder.path / _OWN, ignore_errors=True)
+            return finish(folder, lines, failed, on)
         except KeyboardInterrupt:
             return left(folder, lines, on)
-        shutil.rmtree(folder.path / _OWN, ignore_errors=True)
-        return finish(folder, lines, failed, on)
+        except OSError as error:
+            told = f"{error.filename or folder.path} cannot be written or read ({error.strerror or error})"
+            raise Misconfigured(f"{told}; make room or mend it, and {AGAIN}") from error
 
 
 def _run(
@@ -125,7 +128,7 @@ def _info(address: str, key: str | None) -> Json:
 
 
 def _get(address: str, key: str | None) -> httpx.Response:
-    with httpx.Client(**Client.of(address, key, _LOOK_S).options()) as http:
+    with httpx.Client(**ClientConnection.of(address, key, _LOOK_S).options()) as http:
         return http.get("/info")
 
 

@@ -19,9 +19,10 @@ from typer.testing import CliRunner, Result
 
 from r3client import Client, Job
 from server.cli import app
+from server.embedded import EmbeddedServer
 from server.misconfigured import Misconfigured
 from server.research.folder import read_job
-from tests.client.service import Service
+from tests.client.service import Service, running_service
 from tests.programs import without_proxies
 from tests.research.made import samples
 from tests.server.processes import free_port
@@ -124,12 +125,66 @@ def test_prompts_that_fail_are_named_and_tried_again_as_other_jobs(batch: Run, f
     assert "00001 (a dog raise=generate), 00002 (a bird raise=generate): generate failed because" in said
     assert "00003 (a cow): /n" in said
     assert samples(folder / "out", 0) == {"00000": ["00000.png"]}
-    failed = [json.loads((folder / "out" / "failed" / f"{n:05}.json").read_text()) for n in (1, 3)]
+    failed = [json.loads((folder / "out" / "failed" / f"{n:05}" / "why.json").read_text()) for n in (1, 3)]
     assert failed[0]["job"]["error"]["code"] == "step_failed"
     assert failed[1]["job"] is None
     assert batch().exit_code == 1
-    again = json.loads((folder / "out" / "failed" / "00001.json").read_text())
+    again = json.loads((folder / "out" / "failed" / "00001" / "why.json").read_text())
     assert (again["tries"], again["job"]["id"] != failed[0]["job"]["id"]) == (2, True)
+
+
+def test_what_was_finished_of_a_job_that_failed_is_kept_until_it_succeeds(batch: Run, folder: Path) -> None:
+    prompts(folder, "a cat edits=2 raise=refine")
+    assert batch().exit_code == 1
+    kept = folder / "out" / "failed" / "00000"
+    assert sorted(file.name for file in kept.iterdir()) == ["t0_round0.png", "why.json"]
+    assert json.loads((kept / "why.json").read_text())["job"]["trajectories"][0]["rounds"][0]["image"]
+    assert not list((folder / "out").glob("round_*"))
+
+
+def test_where_a_key_is_asked_for_that_is_said_before_anything_is_made(
+    valkey: EmbeddedServer, tmp_path: Path, folder: Path
+) -> None:
+    prompts(folder, "a cat")
+    with running_service(f"{valkey.url}?db=1", tmp_path, worker=None, auth="keys") as keyed:
+        done = CliRunner().invoke(app, ["batch", "prompts.jsonl", "--out", "out", "--url", keyed.url])
+    assert isinstance(done.exception, Misconfigured), done.output
+    assert "give a key with --key/R3_API_KEY" in str(done.exception)
+
+
+def test_a_round_is_what_a_run_of_so_many_rounds_comes_to(batch: Run, folder: Path) -> None:
+    prompts(folder, *[{"prompt": f"cat {n} edits={n}", "n": 2} for n in range(4)])
+    judged = ["judge.scorers=vqa", "choose=best", "on_regression=backtrack", "candidates.refine=2"]
+    settings = [part for setting in judged for part in ("--set", setting)]
+    assert batch("--rounds", "3", *settings).exit_code == 0
+    assert batch("--rounds", "1", *settings, "--out", "short").exit_code == 0
+    for number in range(4):
+        for sample in range(2):
+            place = Path("round_1") / f"{number:05}" / "samples" / f"{sample:05}.png"
+            assert (folder / "out" / place).read_bytes() == (folder / "short" / place).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "made", "stop"),
+    [
+        (["on_regression=backtrack"], [0, 1, 2, 3], "max_rounds"),
+        (["on_regression=backtrack", "choose=best"], [0, 1, 1, 3], "max_rounds"),
+        (["early_stop.score.scorer=vqa", "early_stop.score.at_least=7"], [0, 1, 1, 1], "score"),
+        (["max_images=3", "choose=best"], [0, 1, 1, 1], "budget"),
+    ],
+)
+def test_each_round_has_what_would_have_been_the_result(
+    batch: Run, folder: Path, given: list[str], made: list[int], stop: str
+) -> None:
+    prompts(folder, "a cat edits=9 scores=1728")
+    settings = [part for setting in ["judge.scorers=vqa", *given] for part in ("--set", setting)]
+    assert batch("--rounds", "3", *settings).exit_code == 0
+    [trajectory] = job(folder, 0).trajectories
+    hashes = [round_.image and round_.image.sha256 for round_ in trajectory.rounds]
+    shown = [folder / "out" / f"round_{round_}" / "00000" / "samples" / "00000.png" for round_ in range(4)]
+    assert [hashes.index(hashlib.sha256(path.read_bytes()).hexdigest()) for path in shown] == made
+    assert trajectory.image is not None
+    assert (trajectory.image.sha256, trajectory.stop_reason) == (hashes[made[-1]], stop)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +209,16 @@ def test_a_mistake_of_the_callers_is_one_line(batch: Run, folder: Path, given: l
     done = batch(*given)
     assert isinstance(done.exception, Misconfigured), done.output
     assert said in str(done.exception)
+
+
+def test_a_folder_that_cannot_be_written_ends_the_run_with_one_line(batch: Run, folder: Path) -> None:
+    prompts(folder, "a cat edits=0", "a dog edits=0", "a cow raise=generate")
+    assert batch("--limit", "1").exit_code == 0
+    (folder / "out" / "failed").touch()
+    assert "failed/.00002.part cannot be written or read (Not a directory)" in str(batch().exception)
+    (folder / "out" / "failed").unlink()
+    assert batch().exit_code == 1
+    assert sorted(path.name for path in (folder / "out" / "jobs").iterdir()) == ["00000", "00001"]
 
 
 def test_other_prompts_or_settings_do_not_mix_with_those_of_before(batch: Run, folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image as PILImage
 
-from r3client import Image, Job
+from r3client import Job
 from server.research.folder import opened
 from server.research.prompts import Line
 
@@ -126,6 +126,3 @@ def samples(path: Path, round_: int) -> dict[str, list[str]]:
     folder = path / f"round_{round_}"
     prompts = [p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()]
     return {p.name: sorted(file.name for file in (p / "samples").iterdir()) for p in prompts}
-
-
-__all__ = ["Image", "image", "job", "line", "png", "run", "samples"]

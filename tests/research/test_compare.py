@@ -119,6 +119,14 @@ def test_runs_with_nothing_to_compare_by_are_told_apart_by_what_they_spent(compa
     assert not (tmp_path / "differences.png").exists()
 
 
+def test_what_is_known_of_one_run_alone_is_not_compared_and_said(compare: Compare, tmp_path: Path) -> None:
+    first, second = plain_runs(tmp_path)
+    geneval(second, {n: [True, True] for n in range(4)})
+    said = compare(first, second).stdout
+    assert "what is right is known of the second alone" in said
+    assert "accuracy by round" not in said
+
+
 def test_a_file_of_ones_own_says_what_is_right(compare: Compare, tmp_path: Path) -> None:
     first, second = plain_runs(tmp_path)
     # The first run's loops have stopped: what is said of round 0 holds for round 1.
@@ -164,6 +172,7 @@ def spoil(path: Path, name: str, text: str) -> None:
         ("run.json", "{", "run.json cannot be read"),
         ("run.json", '{"format": 9}', "format 9; this build reads 1"),
         ("jobs/00001/job.json", '{"id": "job_1"}', "job.json cannot be read"),
+        ("run.json", '{"format": 1, "model": "small"}', "without name and hash"),
         ("jobs/00001/request.json", '{"prompt": "another"}', "are of two prompts"),
         ("round_0/results.jsonl", "{", "line 1 is not JSON"),
         ("round_0/results.jsonl", '{"filename": "x.png"}', 'has no "correct"'),
@@ -204,6 +213,15 @@ def test_a_file_of_right_and_wrong_that_does_not_fit_is_named(
     done = compare(first, second, "--truth", file, "--truth", file)
     assert isinstance(done.exception, Misconfigured), done.output
     assert said in str(done.exception)
+
+
+def test_a_job_that_was_changed_by_hand_is_named(compare: Compare, tmp_path: Path) -> None:
+    first, second = plain_runs(tmp_path)
+    file = second / "jobs" / "00001" / "job.json"
+    whole = json.loads(file.read_text())
+    for params in ({}, {**whole["params"], "judge": ["lift"]}):
+        file.write_text(json.dumps({**whole, "params": params}))
+        assert "its params are not those of a job" in str(compare(first, second).exception)
 
 
 def test_one_file_for_two_runs_has_to_say_which_it_means(compare: Compare, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_prompt_that_failed_is_tried_under_another_key_and_one_under_way_under
         assert folder.key(cat) == before
         folder.keep_failure(cat, "it broke", None)
         assert folder.key(cat) != before
-        assert json.loads((tmp_path / "a" / "failed" / "00000.json").read_text())["why"] == "it broke"
+        assert json.loads((tmp_path / "a" / "failed" / "00000" / "why.json").read_text())["why"] == "it broke"
         folder.keep(cat, job("cat", [[None]]))
         assert not list((tmp_path / "a" / "failed").iterdir())
 

@@ -63,5 +63,17 @@ def test_thousands_of_prompts_are_no_trouble() -> None:
     assert 0 < sign_test(1400, 1100) < 1e-6
 
 
+def test_what_rounding_makes_of_one_score_is_neither_won_nor_lost() -> None:
+    found = paired([0.5] * 20, [0.5 + 1e-5] * 20)
+    assert found is not None
+    assert (found.wins, found.losses, found.ties, found.p) == (0, 0, 20, 1)
+
+
+def test_a_tiny_p_is_not_told_as_none() -> None:
+    found = paired([0.0] * 100, [1.0] * 100)
+    assert found is not None
+    assert found.to_json()["p"] == pytest.approx(2 * 0.5**100, rel=0.01)
+
+
 def test_of_nothing_there_is_nothing() -> None:
     assert paired([], []) is None
