@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import subprocess
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -145,6 +147,21 @@ def test_another_candidate_is_picked_and_gone_on_from(page: Page, quick: Served,
     assert len({pixels(quick, one["image"]["url"]) for one in of_both}) == 1
     assert job["params"]["judge"] == JUDGED["judge"]
     assert len(job["trajectories"][0]["rounds"][1]["candidates"]) == 2
+
+
+def test_every_candidate_is_compared_and_taken_away(page: Page, judged: dict[str, Any], tmp_path: Path) -> None:
+    with page.expect_download() as all_of_them:
+        page.get_by_role("button", name="Download all").click()
+    all_of_them.value.save_as(tmp_path / "all.zip")
+    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+        drawn = [name for name in archive.namelist() if name.endswith(".png")]
+    assert len(drawn) == sum(len(round_["candidates"]) for round_ in judged["trajectories"][0]["rounds"]) == 10
+    assert "trajectory-0-round-0-candidate-3.png" in drawn
+    page.get_by_role("button", name="Compare").click()
+    left = page.get_by_label("Left, before")
+    expect(left.locator("option:checked")).to_have_text("First picture, candidate 3")
+    left.select_option(label="Edit 1, candidate 2")
+    expect(page.get_by_role("dialog").get_by_role("img", name="Edit 1, candidate 2")).to_be_visible()
 
 
 def test_which_candidate_goes_on_is_told_to_a_screen_reader(slow: Served, open_page: Open) -> None:
