@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
 from tests.server.test_serve import Served
-from tests.web.conftest import PHONE, Open, accessible, ended, picture, run, shot
+from tests.web.conftest import PHONE, Open, accessible, ended, heard, listen, picture, run, shot
 
 pytestmark = pytest.mark.timeout(900)
 # The fake model scores the rounds 5, 2, 8 and 3, and of several candidates the third half a point more.
@@ -167,16 +167,9 @@ def test_every_candidate_is_compared_and_taken_away(page: Page, judged: dict[str
 def test_which_candidate_goes_on_is_told_to_a_screen_reader(slow: Served, open_page: Open) -> None:
     job = httpx.post(f"{slow.url}/generate", json=JUDGED, headers={"Prefer": "respond-async"}, timeout=60).json()
     page = open_page(f"{slow.url}/j/{job['id']}")
-    page.evaluate(
-        """() => {
-            window.heard = new Set();
-            const look = () => heard.add(document.querySelector('.run > [role=status]')?.textContent);
-            new MutationObserver(look).observe(document.body, { characterData: true, childList: true, subtree: true });
-        }"""
-    )
+    listen(page)
     ended(page)
-    heard = page.evaluate("[...heard]")
-    assert "Candidate 1 goes on, Lift 8.00." in heard
+    assert "Candidate 1 goes on, Lift 8.00." in heard(page)
 
 
 @pytest.mark.parametrize(
