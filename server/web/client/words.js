@@ -1,7 +1,7 @@
 // How a job stands, in words. Pure.
 
 import { hasEnded, inWords, nameOf, phaseOf, pictureName } from "./job.js";
-import { SCORERS, scorersOf, scoreWords, valueOf } from "./judge.js";
+import { picturesIn, SCORERS, scorersOf, scoreWords, valueOf } from "./judge.js";
 import { taskWords } from "./kinds.js";
 
 /** What is said of a picture, on its chip: { label, kind, icon }. */
@@ -33,16 +33,20 @@ function scoreEnd({ params }, { rounds }) {
   const rule = params.early_stop.score;
   const value = rounds.length ? valueOf(rounds.at(-1), rule.scorer) : null;
   const isEnough = rule.at_least !== null && rule.at_least !== undefined && value !== null && value >= rule.at_least;
-  const name = SCORERS[rule.scorer].name;
-  return isEnough ? `the score is high enough (${name} ${scoreWords(rule.scorer, value)})` : `the score rose no more (${name})`;
+  const { name } = SCORERS[rule.scorer];
+  return isEnough ? `${name} ${scoreWords(rule.scorer, value)} is enough` : `${name} rose no more`;
 }
 
-/** What was drawn, and how much of it for nothing; "" where that is not counted, or nothing was drawn. */
-export function spentOf({ usage }) {
-  const { images, discarded_images: lost } = usage ?? {};
-  if (!images) return "";
+/** What was drawn, and how much of it for nothing once that is known. */
+export function spentOf({ status, usage, params, trajectories }) {
+  if (status === "succeeded") return spent(usage.images, usage.discarded_images);
+  const isDrawn = (round) => round.index > 0 || !params.image;
+  return spent(trajectories.flatMap((t) => t.rounds.filter(isDrawn).flatMap(picturesIn)).length, 0);
+}
+
+function spent(images, lost) {
   const drawn = `${images} ${images === 1 ? "picture" : "pictures"} drawn`;
-  return lost ? `${drawn}, ${lost} of them not used for the result` : drawn;
+  return lost ? `${drawn}, ${lost} of them not used` : drawn;
 }
 
 /** The job's state in one line. */
