@@ -140,6 +140,25 @@ def seen(page: Page) -> set[str]:
     return set(page.evaluate("seen"))
 
 
+def listen(page: Page) -> None:
+    """Note from now on what a screen reader is told, which may be something else a moment later."""
+    page.evaluate(
+        """() => {
+          window.heard = [];
+          const look = () => {
+            const text = document.querySelector(".run > [role=status]")?.textContent;
+            if (text && text !== heard.at(-1)) heard.push(text);
+          };
+          new MutationObserver(look).observe(document.body, { characterData: true, childList: true, subtree: true });
+        }"""
+    )
+
+
+def heard(page: Page) -> str:
+    """What `listen` has noted."""
+    return " ".join(page.evaluate("heard"))
+
+
 def picture(page: Page, index: int, trajectory: int = 0) -> str:
     """A selector of a finished picture."""
     return f"#round-{trajectory}-{index} .frame:not(.is-open) img:not(.under)"

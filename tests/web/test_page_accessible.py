@@ -20,7 +20,7 @@ def jobs(quick: Served) -> dict[str, str]:
     """The addresses of jobs that have ended in several ways."""
     asked: dict[str, dict[str, Any]] = {
         "finished": {"prompt": "a cat"},
-        "candidates": {"prompt": "a dog", "n": 3},
+        "trajectories": {"prompt": "a dog", "n": 3},
         "failed": {"prompt": "a cow raise=refine"},
     }
     made = {name: httpx.post(f"{quick.url}/generate", json=body, timeout=120) for name, body in asked.items()}
@@ -40,7 +40,7 @@ def test_every_state_is_accessible(
     expect(page.get_by_role("heading", name="Your newest pictures")).to_be_visible()
     page.get_by_text("More settings").click()
     _looked_at(page, f"{name}-welcome")
-    for job, status in (("failed", "failed"), ("candidates", "succeeded"), ("finished", "succeeded")):
+    for job, status in (("failed", "failed"), ("trajectories", "succeeded"), ("finished", "succeeded")):
         page.goto(jobs[job])
         ended(page, status)
         _looked_at(page, f"{name}-{job}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import subprocess
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
 from tests.server.test_serve import Served
-from tests.web.conftest import PHONE, Open, accessible, ended, picture, run, shot
+from tests.web.conftest import PHONE, Open, accessible, ended, heard, listen, picture, run, shot
 
 pytestmark = pytest.mark.timeout(900)
 # The fake model scores the rounds 5, 2, 8 and 3, and of several candidates the third half a point more.
@@ -26,6 +28,7 @@ JUDGED: dict[str, Any] = {
     "choose": "best",
     "on_regression": "backtrack",
 }
+MIN_GAIN = {"scorer": "lift", "min_gain": 1.5, "patience": 8}
 SHIFTS = (
     "() => { window.shifts = 0; new PerformanceObserver((list) => list.getEntries().forEach("
     "(entry) => { window.shifts += entry.hadRecentInput ? 0 : entry.value; })).observe({ type: 'layout-shift' }); }"
@@ -101,7 +104,7 @@ def test_each_round_has_its_score_and_how_it_stands_to_the_best_before(page: Pag
     expect(page.locator("#round-0-2").get_by_text("the result")).to_be_visible()
     expect(page.locator(".chip", has_text="the result")).to_have_count(1)
     expect(page.get_by_role("img", name="Edit 2, made of the first picture")).to_be_visible()
-    expect(page.get_by_text("10 pictures drawn, 8 of them not used for the result")).to_be_visible()
+    expect(page.get_by_text("10 pictures drawn, 8 of them not used")).to_be_visible()
 
 
 def test_the_words_say_what_the_picture_makes_of_them(page: Page, judged: dict[str, Any]) -> None:
@@ -147,19 +150,27 @@ def test_another_candidate_is_picked_and_gone_on_from(page: Page, quick: Served,
     assert len(job["trajectories"][0]["rounds"][1]["candidates"]) == 2
 
 
+def test_every_candidate_is_compared_and_taken_away(page: Page, judged: dict[str, Any], tmp_path: Path) -> None:
+    with page.expect_download() as all_of_them:
+        page.get_by_role("button", name="Download all").click()
+    all_of_them.value.save_as(tmp_path / "all.zip")
+    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+        drawn = [name for name in archive.namelist() if name.endswith(".png")]
+    assert len(drawn) == sum(len(round_["candidates"]) for round_ in judged["trajectories"][0]["rounds"]) == 10
+    assert "trajectory-0-round-0-candidate-3.png" in drawn
+    page.get_by_role("button", name="Compare").click()
+    left = page.get_by_label("Left, before")
+    expect(left.locator("option:checked")).to_have_text("First picture, candidate 3")
+    left.select_option(label="Edit 1, candidate 2")
+    expect(page.get_by_role("dialog").get_by_role("img", name="Edit 1, candidate 2")).to_be_visible()
+
+
 def test_which_candidate_goes_on_is_told_to_a_screen_reader(slow: Served, open_page: Open) -> None:
     job = httpx.post(f"{slow.url}/generate", json=JUDGED, headers={"Prefer": "respond-async"}, timeout=60).json()
     page = open_page(f"{slow.url}/j/{job['id']}")
-    page.evaluate(
-        """() => {
-            window.heard = new Set();
-            const look = () => heard.add(document.querySelector('.run > [role=status]')?.textContent);
-            new MutationObserver(look).observe(document.body, { characterData: true, childList: true, subtree: true });
-        }"""
-    )
+    listen(page)
     ended(page)
-    heard = page.evaluate("[...heard]")
-    assert "Candidate 1 goes on, Lift 8.00." in heard
+    assert "Candidate 1 goes on, Lift 8.00." in heard(page)
 
 
 @pytest.mark.parametrize(
@@ -167,9 +178,9 @@ def test_which_candidate_goes_on_is_told_to_a_screen_reader(slow: Served, open_p
     [
         (
             {"early_stop": {"score": {"scorer": "lift", "at_least": 7, "patience": 3}}},
-            "the score is high enough (Lift 8.00)",
+            "Lift 8.00 is enough",
         ),
-        ({"early_stop": {"score": {"scorer": "vqa"}}}, "the score rose no more (VQA)"),
+        ({"early_stop": {"score": {"scorer": "vqa"}}}, "VQA rose no more"),
         ({"max_images": 6}, "its pictures are used up"),
     ],
     ids=["reached", "risen no more", "budget"],
@@ -240,7 +251,7 @@ def test_a_score_alone_can_end_the_loop(quick: Served, open_page: Open) -> None:
     page.get_by_label("Enough from").fill("4")
     run(page, "a cat scores=0045 edits=9", rounds=4, early_stop=False)
     ended(page)
-    expect(page.locator(".status")).to_have_text("Finished: the score rose no more (VQA)")
+    expect(page.locator(".status")).to_have_text("Finished: VQA rose no more")
     params = job_of(page, quick)["params"]
     assert params["early_stop"]["on_satisfied"] is False
     assert params["early_stop"]["score"]["at_least"] == 4
@@ -258,9 +269,12 @@ def test_the_settings_of_scores_end_where_info_says(quick: Served, open_page: Op
     page.goto(quick.url)
     page.get_by_text("More settings").click()
     page.locator(".judge").get_by_label("Lift").check()
+    page.get_by_label("What should the picture show?").fill("a cat")
     page.get_by_label("Candidates, first").fill("8")
-    page.get_by_label("Candidates, first").blur()
-    expect(page.get_by_label("Candidates, first")).to_have_value("3")
+    page.keyboard.press("Control+Enter")  # from within the field
+    page.wait_for_url("**/j/job_*")
+    ended(page)
+    assert job_of(page, quick)["params"]["candidates"] == {"first": 3, "refine": 1}
 
 
 def test_a_job_that_is_not_judged_shows_nothing_of_it(quick: Served, open_page: Open) -> None:
@@ -272,7 +286,7 @@ def test_a_job_that_is_not_judged_shows_nothing_of_it(quick: Served, open_page: 
 
 @pytest.mark.parametrize("screen", [{}, PHONE], ids=["wide", "phone"])
 def test_nothing_moves_while_scores_and_candidates_come(slow: Served, open_page: Open, screen: dict[str, Any]) -> None:
-    body = {**JUDGED, "prompt": f"{PROMPT} words=20", "max_rounds": 1}
+    body = {**JUDGED, "max_rounds": 2}
     job = httpx.post(f"{slow.url}/generate", json=body, headers={"Prefer": "respond-async"}, timeout=60).json()
     page = open_page(f"{slow.url}/j/{job['id']}", **screen)
     page.wait_for_selector(".plot")
@@ -301,3 +315,34 @@ def test_every_state_of_it_is_accessible(
             ".filter(([, box]) => box.height < 44 || box.width < 44).map(([name]) => name)"
         )
         assert not small
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"prompt": "a cat scores=31425 edits=9", "max_rounds": 4, "candidates": {"first": 1, "refine": 3}},
+        {"prompt": "a cat scores=53214 edits=9", "max_rounds": 4, "early_stop": {"score": MIN_GAIN}},
+        {"judge": {"scorers": ["verdict", "gvu"]}, "max_images": 11, "n": 2, "choose": "last"},
+        {"on_regression": "keep", "judge": {"scorers": ["vqa"]}, "candidates": {"first": 2}},
+    ],
+    ids=["back once", "back and forth", "back by more than a little", "verdict and budget", "never back"],
+)
+def test_a_job_made_of_its_events_is_the_job_made_of_its_json(
+    quick: Served, open_page: Open, changes: dict[str, Any]
+) -> None:
+    job = made(quick, **{**JUDGED, **changes})
+    events = httpx.get(f"{quick.url}/jobs/{job['id']}/events", headers={"Accept": "text/event-stream"}).text
+    page = open_page(quick.url)
+    followed, read = page.evaluate(
+        """async ([json, events]) => {
+            const [{ parser }, { after }, { fromJson }] = await Promise.all(
+                ["events", "job", "json"].map((name) => import(`/assets/${name}.js`)));
+            let job = fromJson(json, true);
+            parser((event) => { if (event.name !== "job.succeeded") job = after(job, event); })(events);
+            const bare = (value) => JSON.parse(JSON.stringify(value, (key, part) => key === "preview" ? null : part));
+            return [bare(job.trajectories), bare(fromJson(json).trajectories)];
+        }""",
+        [job, events],
+    )
+    assert followed == read

@@ -157,7 +157,7 @@ def test_any_two_pictures_are_compared_in_three_ways(page: Page) -> None:
     expect(dialog.locator(".diff")).to_be_visible()
 
 
-def test_candidates_are_shown_side_by_side(open_page: Open, served: Served) -> None:
+def test_trajectories_are_shown_side_by_side(open_page: Open, served: Served) -> None:
     page = open_page(served.url)
     page.locator("input[name=n][value='3']").check()
     run(page, PROMPT, rounds=0)
@@ -165,7 +165,7 @@ def test_candidates_are_shown_side_by_side(open_page: Open, served: Served) -> N
     tops = [page.locator(picture(page, 0, i)).bounding_box() for i in range(3)]
     assert len({box["y"] for box in tops if box is not None}) == 1
     expect(page.get_by_role("heading", name="A seed")).to_be_visible()
-    shot(page, "candidates")
+    shot(page, "trajectories")
     accessible(page)
 
 
@@ -188,7 +188,7 @@ def test_one_picture_and_all_of_them_with_what_is_known_are_saved(page: Page, tm
     all_of_them.value.save_as(tmp_path / "all.zip")
     with zipfile.ZipFile(tmp_path / "all.zip") as archive:
         assert archive.testzip() is None
-        assert sorted(archive.namelist()) == [f"trajectory-0-round-{i}.png" for i in range(3)] + ["job.json"]
+        assert sorted(archive.namelist()) == ["job.json", *(f"trajectory-0-round-{i}.png" for i in range(3))]
         assert archive.read("trajectory-0-round-2.png") == (tmp_path / "one.png").read_bytes()
         assert json.loads(archive.read("job.json"))["params"]["seed"] == 7
 

@@ -260,14 +260,14 @@ def test_the_slider_covers_the_pictures_that_it_compares(open_page: Open, finish
     assert (slider["y"], slider["height"]) == (shown["y"], shown["height"])
 
 
-def test_how_several_candidates_stand_is_told_in_a_short_line(quick: Served, open_page: Open) -> None:
+def test_how_several_trajectories_stand_is_told_in_a_short_line(quick: Served, open_page: Open) -> None:
     page = open_page(quick.url)
     told = page.evaluate(
         """async () => {
             const { statusOf } = await import("/assets/words.js");
-            const drawn = { index: 0, image: {}, said: null };
+            const drawn = { index: 0, image: {}, said: null, scores: [], candidates: [] };
             const at = (index, rounds) => ({ index, rounds, isReasoned: true, drawing: null });
-            const job = (...trajectories) => ({ status: "running", params: {}, trajectories });
+            const job = (...trajectories) => ({ kind: "generate", status: "running", params: {}, trajectories });
             return [job(at(0, []), at(1, [])), job(at(0, []), at(1, [drawn]), at(2, []))].map(statusOf);
         }"""
     )

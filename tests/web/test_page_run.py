@@ -11,8 +11,7 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from tests.server.test_serve import Served
-from tests.server.waiting import until
-from tests.web.conftest import PHONE, Open, accessible, ended, picture, run, seen, shot, watch
+from tests.web.conftest import PHONE, Open, accessible, ended, heard, listen, picture, run, seen, shot, watch
 
 pytestmark = pytest.mark.timeout(900)
 PROMPT = "a blue square to the left of a green triangle"
@@ -189,15 +188,11 @@ def test_all_can_be_done_with_the_keyboard(served: Served, open_page: Open) -> N
 
 def test_what_happens_is_told_to_a_screen_reader(served: Served, open_page: Open) -> None:
     page = open_page(served.url)
+    listen(page)
     run(page, PROMPT, rounds=1, early_stop=False)
-    heard: set[str] = set()
-
-    def listened() -> bool:
-        heard.add(page.locator(".run > [role=status]").text_content() or "")
-        return any(text.startswith("Finished") for text in heard)
-
-    until(listened, 60)
-    assert any("First picture is finished." in text for text in heard)
+    ended(page)
+    assert "First picture is finished." in heard(page)
+    assert heard(page).rpartition(". ")[2].startswith("Finished")
 
 
 def test_the_settings_end_where_info_says(served: Served, open_page: Open) -> None:

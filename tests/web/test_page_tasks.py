@@ -164,6 +164,30 @@ def test_what_is_copied_as_code_asks_for_the_same(
         assert again["kind"] == kind
 
 
+def test_one_that_fails_keeps_what_it_has(quick: Served, open_page: Open) -> None:
+    headers = {"Prefer": "respond-async"}
+    body = {"prompt": "a cow raise=describe"}
+    job = httpx.post(f"{quick.url}/roundtrip", json=body, headers=headers, timeout=60).json()
+    page = open_page(f"{quick.url}/j/{job['id']}")
+    ended(page, "failed")
+    expect(page.get_by_role("alert")).to_contain_text("The job failed")
+    for _ in range(2):
+        expect(page.locator(".trip img")).to_have_count(1)
+        expect(page.locator(".trip progress")).to_have_count(0)
+        page.reload()
+        ended(page, "failed")
+
+
+def test_one_is_cancelled_but_not_stopped_halfway(slow: Served, open_page: Open) -> None:
+    body = {"prompt": "a house words=100"}
+    job = httpx.post(f"{slow.url}/roundtrip", json=body, headers={"Prefer": "respond-async"}, timeout=60).json()
+    page = open_page(f"{slow.url}/j/{job['id']}")
+    expect(page.get_by_role("button", name="Stop here")).to_have_count(0)
+    page.get_by_role("button", name="Cancel").click()
+    ended(page, "cancelled")
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", [{}, PHONE], ids=["wide", "phone"])
 def test_every_kind_is_accessible(

@@ -45,7 +45,7 @@ const OF_TRAJECTORY = {
   "image.progress": (t, data) => ({ drawing: { preview: null, ...sameRound(t, data), ...stepOf(data) } }),
   "image.preview": (t, data) => ({ drawing: { ...stepOf(data), preview: data.image } }),
   image: (t, data, job) => ({ isReasoned: true, drawing: null, rounds: withPicture(job, t, data) }),
-  score: (t, data) => ({ rounds: withChange(t, data, ({ scores }) => ({ scores: withScore(scores, data) })) }),
+  score: (t, data, job) => ({ rounds: withChange(t, data, ({ scores }) => ({ scores: withScore(job, scores, data) })) }),
   chosen: (t, data) => ({ rounds: t.rounds.map((r) => (r.index === data.round ? faced({ ...r, chosen: data.candidate }) : r)) }),
   "reflect.delta": (t, data) => ({ rounds: withChange(t, data, ({ said }) => ({ said: writing(said, data.text) })) }),
   "reflect.done": (t, data) => {
@@ -69,7 +69,13 @@ const sameRound = (t, data) => (t.drawing?.round === data.round ? t.drawing : {}
 const idle = (job) => job.trajectories.map((t) => ({ ...t, drawing: null, rounds: withoutUnfinished(t) }));
 const withoutUnfinished = (t) => t.rounds.map((r) => faced({ ...whole(r), candidates: r.candidates.map(whole) }));
 const whole = (picture) => (picture.said?.verdict === null ? { ...picture, said: null } : picture);
-const withScore = (scores, { scorer, value, lift, words }) => [...scores.filter((s) => s.scorer !== scorer), { scorer, value, lift, words }];
+
+/** The scores in the order of their scorers; one that is said again takes the place of the first. */
+function withScore(job, scores, { scorer, value, lift, words }) {
+  const order = scorersOf(job);
+  const all = [...scores.filter((s) => s.scorer !== scorer), { scorer, value, lift, words }];
+  return all.sort((a, b) => order.indexOf(a.scorer) - order.indexOf(b.scorer));
+}
 
 /** The rounds with one more picture: of a new round, or one more candidate of the newest. */
 function withPicture(job, t, data) {

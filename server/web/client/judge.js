@@ -24,7 +24,8 @@ export const wordsOf = (picture) => picture.scores.find(({ words }) => words?.le
 /** A score as it is written. */
 export function scoreWords(scorer, value) {
   if (value === null || value === undefined) return "none";
-  return (scorer === "gvu" ? value.toPrecision(2) : value.toFixed(2)).replaceAll("-", "−");
+  const text = scorer === "gvu" ? value.toPrecision(2) : value.toFixed(2);
+  return Number(text) === 0 ? text.replace("-", "") : text.replaceAll("-", "−");
 }
 
 /** Every picture of a round, in the order in which they were drawn. */

@@ -55,19 +55,19 @@ function Drawn({ job, trajectory, scorer, width }) {
   const path = new Set(pathOf(trajectory));
   const starts = new Map(points.filter((p) => p.isChosen).map((p) => [p.round, p]));
   const onPath = (p) => p.isChosen && path.has(p.round);
+  const isWay = (start, p) => onPath(start) && onPath(p);
+  const made = points.filter((p) => starts.has(p.from)).map((p) => [starts.get(p.from), p]);
+  const lines = made.sort((a, b) => isWay(...a) - isWay(...b)); // what is drawn later lies above
   return html`
     <svg viewBox=${`0 0 ${width} ${HEIGHT}`} width=${width} height=${HEIGHT} role="img"
       aria-label=${plotWords(job, trajectory, scorer, points)}>
       <line class="plot-foot" x1=${EDGE.left - 6} x2=${width - EDGE.right + 6} y1=${HEIGHT - EDGE.bottom} y2=${HEIGHT - EDGE.bottom} />
       ${marked.map((value) => html`<g key=${value}><line x1=${EDGE.left} x2=${width - EDGE.right} y1=${y(value)} y2=${y(value)} />
         <text x=${EDGE.left - 10} y=${y(value) + 4} text-anchor="end">${scoreWords(scorer, value)}</text></g>`)}
-      ${Array.from({ length: rounds + 1 }, (_, round) => html`<text key=${round} x=${x(round)} y=${HEIGHT - 6} text-anchor="middle">${round || "first"}</text>`)}
+      ${Array.from({ length: job.params.max_rounds + 1 }, (_, round) => html`<text key=${round} x=${x(round)} y=${HEIGHT - 6} text-anchor="middle">${round || "first"}</text>`)}
       ${enough !== null && html`<line class="plot-enough" x1=${EDGE.left} x2=${width - EDGE.right} y1=${y(enough)} y2=${y(enough)} />`}
-      ${points.map((p) => {
-        const start = starts.get(p.from);
-        return start && html`<line key=${p.key} class=${onPath(p) && onPath(start) ? "plot-way" : "plot-other"}
-          x1=${x(start.round)} y1=${y(start.value)} x2=${x(p.round)} y2=${y(p.value)} />`;
-      })}
+      ${lines.map(([start, p]) => html`<line key=${p.key} class=${isWay(start, p) ? "plot-way" : "plot-other"}
+        x1=${x(start.round)} y1=${y(start.value)} x2=${x(p.round)} y2=${y(p.value)} />`)}
       ${points.toSorted((a, b) => a.isChosen - b.isChosen).map((p) => html`<circle key=${p.key} class=${onPath(p) ? "is-way" : p.isChosen ? "is-chosen" : ""}
         cx=${x(p.round)} cy=${y(p.value)} r=${p.isChosen ? 5 : 3.5} />`)}
     </svg>`;

@@ -97,8 +97,8 @@ export function Run({ id, models, server, isOnline, header, tools }) {
         <${Prompt} text=${titleOf(job)} />
         <div class="run-state ${isWhole ? "" : "is-task"}"><${Status} job=${job} />
           ${!isWhole && endings}
-          ${linkToken() && html`<p class="hint">Shared with you, to look at</p>`}
-          ${hasEnded(job) && scorersOf(job).length > 0 && html`<p class="hint spent">${spentOf(job)}</p>`}</div>
+          ${linkToken() && html`<p class="hint">Shared with you, to look at</p>`}</div>
+        ${isWhole && scorersOf(job).length > 0 && html`<p class="hint spent">${spentOf(job)}</p>`}
         ${job.parent?.round !== undefined && html`<${Parent} parent=${job.parent} isWhole=${isWhole} />`}
         ${header?.(job, model)}
       </header>

@@ -31,6 +31,7 @@ function Value({ scorer, picture, gain }) {
 
 /** How it stands to the best round before. */
 function Gain({ gain, words }) {
+  if (Number(words) === 0) return html`<span class="gain">as the best before</span>`;
   const hasFallen = gain < 0;
   return html`<span class="gain ${hasFallen ? "is-down" : "is-up"}"><${Icon} name=${hasFallen ? "down" : "up"} />${words}
     <span class="unseen"> ${hasFallen ? "lower" : "higher"} than the best before</span></span>`;

@@ -28,12 +28,13 @@ function RoundTrip({ job, task, size, tools, width, phase }) {
   return html`
     <ol class="trip">
       <li><h2>The picture</h2>
-        <${Frame} size=${size} available=${available} image=${source?.image} drawing=${source ? null : task.drawing} alt=${job.prompt || "The picture"} />
+        <${Frame} size=${size} available=${available} image=${source?.image} drawing=${source ? null : task.drawing}
+          isWaiting=${phase !== "drawing"} alt=${job.prompt || "The picture"} />
         ${source && tools?.({ trajectory: task, round: source })}</li>
       <li><h2>What the model sees</h2><${Description} task=${task} isWriting=${phase === "looking"} /></li>
       <li><h2>From the words alone</h2>
         <${Frame} size=${size} available=${available} image=${made?.image} preview=${made?.preview} drawing=${source ? task.drawing : null}
-          isWaiting=${!made && phase !== "drawing"} alt=${`Drawn from the description: ${task.description}`} />
+          isWaiting=${phase !== "drawing" || !source} alt=${`Drawn from the description: ${task.description}`} />
         ${made && tools?.({ trajectory: task, round: made })}</li>
     </ol>
     ${task.similarities && html`<${Similarities} of=${task.similarities} />`}`;

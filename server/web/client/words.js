@@ -1,7 +1,7 @@
 // How a job stands, in words. Pure.
 
 import { hasEnded, inWords, nameOf, phaseOf, pictureName } from "./job.js";
-import { SCORERS, scorersOf, scoreWords, valueOf } from "./judge.js";
+import { picturesIn, SCORERS, scorersOf, scoreWords, valueOf } from "./judge.js";
 import { taskWords } from "./kinds.js";
 
 /** What is said of a picture, on its chip: { label, kind, icon }. */
@@ -33,16 +33,20 @@ function scoreEnd({ params }, { rounds }) {
   const rule = params.early_stop.score;
   const value = rounds.length ? valueOf(rounds.at(-1), rule.scorer) : null;
   const isEnough = rule.at_least !== null && rule.at_least !== undefined && value !== null && value >= rule.at_least;
-  const name = SCORERS[rule.scorer].name;
-  return isEnough ? `the score is high enough (${name} ${scoreWords(rule.scorer, value)})` : `the score rose no more (${name})`;
+  const { name } = SCORERS[rule.scorer];
+  return isEnough ? `${name} ${scoreWords(rule.scorer, value)} is enough` : `${name} rose no more`;
 }
 
-/** What was drawn, and how much of it for nothing; "" where that is not counted, or nothing was drawn. */
-export function spentOf({ usage }) {
-  const { images, discarded_images: lost } = usage ?? {};
-  if (!images) return "";
+/** What was drawn, and how much of it for nothing once that is known. */
+export function spentOf({ status, usage, params, trajectories }) {
+  if (status === "succeeded") return spent(usage.images, usage.discarded_images);
+  const isDrawn = (round) => round.index > 0 || !params.image;
+  return spent(trajectories.flatMap((t) => t.rounds.filter(isDrawn).flatMap(picturesIn)).length, 0);
+}
+
+function spent(images, lost) {
   const drawn = `${images} ${images === 1 ? "picture" : "pictures"} drawn`;
-  return lost ? `${drawn}, ${lost} of them not used for the result` : drawn;
+  return lost ? `${drawn}, ${lost} of them not used` : drawn;
 }
 
 /** The job's state in one line. */
@@ -90,32 +94,39 @@ function phaseWords(job, t) {
 export function newsOf(before, job) {
   if (!before || before.id !== job.id) return statusOf(job);
   if (before.status !== job.status) return statusOf(job);
-  const told = job.trajectories.map((t, i) => {
-    const old = before.trajectories[i];
+  const told = job.trajectories.flatMap((t, i) => {
     const name = job.trajectories.length > 1 ? `Trajectory ${nameOf(t)}: ` : "";
-    const [last, oldLast] = [t.rounds.at(-1), old?.rounds.at(-1)];
-    if (last && last.index !== oldLast?.index) return `${name}${pictureName(job, last.index)} is finished.`;
-    const score = scoreNews(job, last, oldLast);
-    if (score) return `${name}${score}`;
-    if (last?.said?.verdict && !oldLast?.said?.verdict) {
-      const edit = last.said.verdict === "edit" ? `: ${last.said.instruction.replace(/\.$/, "")}` : "";
-      return `${name}The model ${{ edit: "wants an edit", satisfied: "is satisfied", malformed: "gave an unclear answer" }[last.said.verdict]}${edit}.`;
-    }
-    if (t.isDescribed && !old?.isDescribed) return `The model sees: ${t.description}`;
-    return "";
+    return newsOfOne(job, t, before.trajectories[i]).map((text) => `${name}${text}`);
   });
-  return told.filter(Boolean).join(" ");
+  return told.join(" ");
+}
+
+/** Of one trajectory: several events may have come at once. */
+function newsOfOne(job, t, old) {
+  const last = t.rounds.at(-1);
+  const same = old?.rounds.find((r) => r.index === last?.index);
+  const told = t.isDescribed && !old?.isDescribed ? [`The model sees: ${t.description}`] : [];
+  if (!last) return told;
+  if (!same) told.unshift(`${pictureName(job, last.index)} is finished.`);
+  told.push(scoreNews(job, last, same));
+  if (last.said?.verdict && !same?.said?.verdict) told.push(verdictNews(last.said));
+  return told.filter(Boolean);
 }
 
 /** Which candidate goes on, or what the only one scored, the moment it is known. */
 function scoreNews(job, last, old) {
   const [scorer] = scorersOf(job);
-  if (!last || !scorer || last.chosen === null) return "";
+  if (!scorer || last.chosen === null) return "";
   const value = valueOf(last, scorer);
-  const isNew = last.candidates.length ? old?.chosen === null : value !== null && valueOf(old, scorer) === null;
-  if (!isNew) return "";
   const score = `${SCORERS[scorer].name} ${scoreWords(scorer, value)}`;
-  return last.candidates.length ? `Candidate ${last.chosen + 1} goes on, ${score}.` : `${pictureName(job, last.index)}: ${score}.`;
+  if (last.candidates.length) return old && old.chosen !== null ? "" : `Candidate ${last.chosen + 1} goes on, ${score}.`;
+  const wasThere = value === null || (old && valueOf(old, scorer) !== null);
+  return wasThere ? "" : `${pictureName(job, last.index)}: ${score}.`;
+}
+
+function verdictNews({ verdict, instruction }) {
+  const says = { edit: "wants an edit", satisfied: "is satisfied", malformed: "gave an unclear answer" }[verdict];
+  return `The model ${says}${verdict === "edit" ? `: ${instruction.replace(/\.$/, "")}` : ""}.`;
 }
 
 /** Seconds as people say them, in one piece. */
