@@ -65,9 +65,11 @@ def test_nothing_moves_while_pictures_and_texts_come(
 
 def test_good_enough_ends_it_with_what_it_has(served: Served, open_page: Open) -> None:
     page = open_page(served.url)
+    before_the_first = ".endings button:first-child:disabled"
+    watch(page, before_the_first)
     run(page, PROMPT, rounds=8, early_stop=False)
-    expect(page.get_by_role("button", name="Stop here")).to_be_disabled()
     page.wait_for_selector(picture(page, 0))
+    assert seen(page) == {before_the_first}
     page.get_by_role("button", name="Stop here").click()
     ended(page)
     expect(page.locator(".status")).to_have_text("Finished: stopped where it was good enough")
