@@ -19,7 +19,7 @@ from redis.exceptions import (
 
 from server.embedded import EmbeddedServer
 from server.queue import IdempotencyMismatch, Queue, QueueFull, QueueUnavailable, ServerTooOld
-from server.queue_records import Ending
+from server.queue_records import USAGE_FIELDS, Ending
 from server.queue_scripts import refuse_old_server, translated
 from server.queue_worker import WorkerQueue
 from tests.server.conftest import POLICY
@@ -35,7 +35,8 @@ async def test_a_submitted_job_can_be_read_back(queue: Queue) -> None:
     assert (found.metadata, found.parent, found.deadline_at_ms) == (new.metadata, new.parent, 2**42)
     assert found.request == json.loads(json.dumps(new.request))  # a seed of 2^53 - 1 included
     assert found.trajectories == [None]
-    assert found.usage == {"text_tokens": 0, "denoise_steps": 0, "forwards": 0, "compute_s": 0.0}
+    assert set(found.usage) == set(USAGE_FIELDS)
+    assert not any(found.usage.values())
     [event] = await queue.events(new.id)
     assert (event.number, event.name) == (1, "job.queued")
     assert event.data["position"] == 1

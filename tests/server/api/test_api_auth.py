@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -11,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 import server.routes
@@ -93,13 +95,19 @@ def test_a_path_that_is_spelt_otherwise_but_is_open_to_the_router_is_open_here_t
     assert raw(keyed.api, request).startswith(b"HTTP/1.1 200 ")
 
 
+def depended_on(dependant: Dependant) -> Iterator[Dependant]:
+    for each in dependant.dependencies:
+        yield each
+        yield from depended_on(each)
+
+
 def test_every_route_is_open_on_purpose_or_asks_for_a_scope() -> None:
     """A route that someone adds and forgets to guard is closed by the door, and found here."""
     modules = [import_module(f"server.routes.{found.name}") for found in iter_modules(server.routes.__path__)]
     routes = [route for module in modules for route in module.router.routes if isinstance(route, APIRoute)]
     assert len(routes) > 20
     for route in routes:
-        asked = [d.call.__qualname__ for d in route.dependant.dependencies if d.call is not None]
+        asked = [d.call.__qualname__ for d in depended_on(route.dependant) if d.call is not None]
         guarded = any(name.startswith(("needs.", "may.")) for name in asked)
         path = re.sub(r"\{[^}]+\}", "x", route.path)
         assert guarded != doors.is_open(path), f"{route.methods} {route.path}: {asked}"
