@@ -8,13 +8,16 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
-from r3client import Client
+from r3client import AsyncClient, Client, RoundtripResult, ScoreResult
+from r3client.errors import failure
 from server.cli import app
 from server.misconfigured import Misconfigured
 from server.roundtrip_folder import RoundtripFolder
@@ -87,6 +90,30 @@ def test_a_broken_picture_is_named_and_the_others_scored(r3: Run, tmp_path: Path
     assert [Path(one["file"]).name for one in told["pictures"]] == ["a.PNG", "b.png", "c.webp"]
     assert [Path(one["file"]).name for one in told["failed"]] == ["aa.png", "d.png"]
     assert "r3: pictures/aa.png was left out: is no" in done.stderr
+
+
+def test_a_job_that_fails_leaves_out_its_own_pictures_alone(
+    r3: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(30):
+        (tmp_path / "pictures" / f"more{number:02}.png").write_bytes(picture((256, 256)))
+    score, jobs = Client.score, count()
+
+    def second_fails(client: Client, prompt: str, pictures: Sequence[bytes], **settings: Any) -> ScoreResult:
+        number = next(jobs)
+        if number == 1:
+            raise failure("job_1", {"code": "out_of_memory", "message": "no memory left"})
+        result = score(client, prompt, pictures, **settings)
+        if number == 2:  # was stopped in the midst
+            result.images[0].scores.clear()
+        return result
+
+    monkeypatch.setattr(Client, "score", second_fails)
+    done = r3("score", "a cat", "pictures")
+    assert done.exit_code == 1
+    assert len(done.stdout.splitlines()) == 1 + 16
+    assert done.stderr.count("no memory left") == 16
+    assert done.stderr.count("its job was stopped before it was scored") == 1
 
 
 @pytest.mark.parametrize(
@@ -199,6 +226,24 @@ def test_a_try_that_failed_is_followed_by_another_job(tmp_path: Path) -> None:
     assert again.key(file, b"1") == keys[0]
     again.keep_failure(file, "the worker had no memory left")
     assert len({*keys, again.key(file, b"1")}) == 3
+
+
+def test_a_job_that_was_stopped_is_followed_by_another(
+    r3: Run, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roundtrip = AsyncClient.roundtrip
+
+    async def stopped(*arguments: Any, **settings: Any) -> RoundtripResult:
+        return (await roundtrip(*arguments, **settings)).model_copy(update={"similarities": None})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AsyncClient, "roundtrip", stopped)
+        left = r3(*ROUNDTRIP)
+        assert left.exit_code == 1
+        assert left.stderr.count("its job was stopped before it had come round") == 3
+    before = set(jobs_of(service, "roundtrip"))
+    assert r3(*ROUNDTRIP).exit_code == 0
+    assert len(set(jobs_of(service, "roundtrip")) - before) == 3
 
 
 def test_a_run_that_is_left_goes_on_with_the_jobs_that_it_had(own: Service, tmp_path: Path) -> None:
