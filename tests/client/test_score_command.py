@@ -281,5 +281,6 @@ def test_unified_bench_is_the_mean_over_the_models_that_were_used() -> None:
 def test_a_measure_that_not_every_picture_has_is_left_out() -> None:
     value = summary([{"self": 0.5, "clip": 0.8}, {"self": 0.7}])
     assert value["unified_bench"]["overall"] is None
+    assert "another --out where pictures came round without them" in shown(value), "the worker has models now"
     assert value["proxies"] == {"self": pytest.approx(0.6)}
     assert summary([])["pictures"] == 0
