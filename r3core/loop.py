@@ -214,8 +214,9 @@ def _base(trajectory: Trajectory) -> int:
     asked, newest = trajectory.request, len(trajectory.rounds) - 1
     if asked.on_regression == "keep" or not asked.scorers:
         return newest
-    values = trajectory.values(asked.scorers[0])
-    least = 0.0 if asked.early_stop.score is None else asked.early_stop.score.min_gain
+    values, rule = trajectory.values(asked.scorers[0]), asked.early_stop.score
+    # Another scorer's `min_gain` is in other units: no number of this one's.
+    least = rule.min_gain if rule is not None and rule.scorer == asked.scorers[0] else 0.0
     return best_of(values) if has_fallen(values, least) else newest
 
 

@@ -253,6 +253,10 @@ class Queue:
         px = None if ttl_s is None else int(ttl_s * 1000)
         await self._do(lambda: self._redis.set(f"{ROOT}img:{image_id}", dumps(record), px=px))
 
+    async def forget_images(self, image_ids: Sequence[str]) -> None:
+        """Drops what is known of pictures whose job did not come about."""
+        await self._do(lambda: self._redis.delete(*(f"{ROOT}img:{image_id}" for image_id in image_ids)))
+
     async def models(self) -> dict[str, Json]:
         """The description of every model that was ever loaded, by name."""
         stored = await self._do(lambda: self._redis.hgetall(f"{ROOT}models"))

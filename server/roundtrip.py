@@ -82,7 +82,9 @@ class Roundtrips:
             why = error.errors[0].detail if error.errors else error.detail
             raise _Nothing(why or str(error)) from error
         if result.reconstruction is None or result.similarities is None:
-            raise _Nothing("its job was stopped before it had come round")
+            why = "its job was stopped before it had come round; run the same command again for another"
+            await asyncio.to_thread(self.folder.keep_failure, file, why)
+            raise _Nothing(why)
         return await asyncio.to_thread(self.folder.keep, file, content, result)
 
 

@@ -1,7 +1,7 @@
 """What `r3 score` does: have pictures scored against a prompt by a running server, and print a table.
 
-Exit codes: 0 every picture has its scores; 1 some have none, and are named, or the server refused or failed it all; 2
-the server cannot be reached.
+Exit codes: 0 every picture has its scores; 1 some have none, and are named, or the server refused it all; 2 the server
+cannot be reached.
 """
 
 from __future__ import annotations
@@ -47,10 +47,8 @@ def run_score(client: Client, prompt: str, files: Sequence[Path], settings: Mapp
             remedy = "; give a key with --key/R3_API_KEY" if error.status in (401, 403) else ""
             typer.echo(f"r3: {plain(error.detail or str(error))}{remedy}", err=True)
             return EXIT_FAILED
-        except (GenerationFailed, GenerationCancelled) as error:
-            typer.echo(f"r3: {plain(str(error))}", err=True)
-            return EXIT_FAILED
-    typer.echo(json.dumps(_as_json(prompt, scores)) if as_json else _as_table(scores))
+    if as_json or scores.found:
+        typer.echo(json.dumps(_as_json(prompt, scores)) if as_json else _as_table(scores))
     for file, why in scores.failed.items():
         typer.echo(f"r3: {plain(str(file))} was left out: {plain(why)}", err=True)
     return EXIT_FAILED if scores.failed else 0
@@ -77,7 +75,7 @@ def _score(
     client: Client, prompt: str, some: Mapping[Path, bytes], settings: Mapping[str, Any], scores: Scores
 ) -> None:
     """Score these; those that the server cannot take are left out, and the others are sent again, in two parts where
-    it is too much at once.
+    it is too much at once. A job that fails leaves out its own.
     """
     left = dict(some)
     while left:
@@ -94,8 +92,15 @@ def _score(
                 raise
             scores.failed |= wrong
             left = {file: content for file, content in left.items() if file not in wrong}
+        except (GenerationFailed, GenerationCancelled) as error:
+            scores.failed |= dict.fromkeys(left, str(error))
+            return
         else:
-            scores.found |= {file: one.scores for file, one in zip(left, result.images, strict=True)}
+            for file, one in zip(left, result.images, strict=True):
+                if len(one.scores) == len(settings["scorers"]):
+                    scores.found[file] = one.scores
+                else:
+                    scores.failed[file] = "its job was stopped before it was scored"
             return
 
 

@@ -48,7 +48,10 @@ def shown(value: Json) -> str:
         f"of {value['pictures']} picture{'' if value['pictures'] == 1 else 's'}",
     ]
     if not bench["over"]:
-        lines.append("no score of Unified-Bench: the worker has no similarity models (R3_SIMILARITY_MODELS)")
+        lines.append(
+            "no score of Unified-Bench: no similarity model has seen every picture; name some for the worker "
+            "(R3_SIMILARITY_MODELS), and another --out where pictures came round without them"
+        )
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,7 @@ from r3core.checkpoint import Description
 from server.faults import ApiError, Fault
 from server.images import ImageMissing
 from server.pictures import StartPicture, from_base64, start_picture
+from server.queue_errors import QueueUnavailable
 from server.service import is_id
 
 if TYPE_CHECKING:
@@ -49,10 +51,20 @@ async def take_start_images(
         except ApiError as error:
             refused.append(_at(pointer, error))
     if refused:
-        if taken:  # no job will come that has them
-            await asyncio.to_thread(parts.images.delete_job, tenant, job_id)
+        await forget_start_images(parts, tenant, job_id, taken)
         raise _together(refused)
+    for start in taken:
+        await parts.queue.register_image(start.id, start.record, RECORD_TTL_S)
     return taken
+
+
+async def forget_start_images(parts: Service, tenant: str, job_id: str, starts: Sequence[StartImage]) -> None:
+    """Remove the pictures of a job that did not come about; what is left behind all the same is swept later."""
+    if not starts:
+        return
+    await asyncio.to_thread(parts.images.delete_job, tenant, job_id)
+    with suppress(QueueUnavailable):  # a record goes by itself, if late
+        await parts.queue.forget_images([start.id for start in starts])
 
 
 async def _taken(parts: Service, tenant: str, job_id: str, given: str | bytes, description: Description) -> StartImage:
@@ -68,7 +80,6 @@ async def _taken(parts: Service, tenant: str, job_id: str, given: str | bytes, d
     sha256 = await asyncio.to_thread(parts.images.put, tenant, job_id, picture.png)
     image_id = f"img_{secrets.token_hex(16)}"
     record = _record(tenant, job_id, sha256, picture)
-    await parts.queue.register_image(image_id, record, RECORD_TTL_S)
     return StartImage(image_id, record, picture.width, picture.height, parent)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import secrets
@@ -31,7 +30,7 @@ from server.rate_limits import note
 from server.resolve import SEEDS_DRAWN_BELOW, Body, Read, every_fault
 from server.schemas import MAX_DEADLINE_S, JobCreate
 from server.service import Service
-from server.start_image import StartImage, take_start_images
+from server.start_image import StartImage, forget_start_images, take_start_images
 from server.traces import Carrier, trace_id_of
 
 log = structlog.get_logger("r3.api")
@@ -103,14 +102,15 @@ async def _queued(parts: Service, asked: Asked, trace: Carrier) -> Submitted:
         new = _new_job(job_id, asked, starts, quotas, trace)
         submitted = await parts.queue.submit(new)
     except REFUSALS:
-        await _forget(parts, tenant, job_id, starts)  # after anything else the job may be there, and need its picture
+        # After anything else the job may be there, and need its pictures.
+        await forget_start_images(parts, tenant, job_id, starts)
         raise
     except BaseException:
         if asked.is_lost_unanswered:
             parts.giving_up.on(job_id, may_come=True)
         raise
     if submitted.replayed:
-        await _forget(parts, tenant, job_id, starts)
+        await forget_start_images(parts, tenant, job_id, starts)
     else:
         parts.metrics.jobs_submitted.inc()
         what = {"job_id": job_id, "model": asked.description.name, "n": new.trajectories, "priority": body.priority}
@@ -149,12 +149,6 @@ def _new_job(
         quotas=quotas,
         webhook=None if body.webhook is None else body.webhook.model_dump(),
     )
-
-
-async def _forget(parts: Service, tenant: str, job_id: str, starts: Sequence[StartImage]) -> None:
-    """Remove the pictures of a job that did not come about; what is left behind all the same is swept later."""
-    if starts:
-        await asyncio.to_thread(parts.images.delete_job, tenant, job_id)
 
 
 def check_key(keys: Sequence[str]) -> None:

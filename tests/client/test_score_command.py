@@ -10,14 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image as PILImage
 from typer.testing import CliRunner, Result
 
-from r3client import Client, DescribeResult
+from r3client import AsyncClient, Client, DescribeResult, RoundtripResult, ScoreResult
+from r3client.errors import failure
 from server.cli import app
 from server.embedded import EmbeddedServer
 from server.misconfigured import Misconfigured
@@ -103,6 +106,30 @@ def test_what_is_too_much_for_one_request_is_sent_in_parts(valkey: EmbeddedServe
     told = json.loads(done.stdout)
     assert [Path(one["file"]).name for one in told["pictures"]] == ["a.PNG", "b.png", "c.webp"]
     assert [Path(one["file"]).name for one in told["failed"]] == ["large.png"]
+
+
+def test_a_job_that_fails_leaves_out_its_own_pictures_alone(
+    r3: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(30):
+        (tmp_path / "pictures" / f"more{number:02}.png").write_bytes(picture((256, 256)))
+    score, jobs = Client.score, count()
+
+    def second_fails(client: Client, prompt: str, pictures: Sequence[bytes], **settings: Any) -> ScoreResult:
+        number = next(jobs)
+        if number == 1:
+            raise failure("job_1", {"code": "out_of_memory", "message": "no memory left"})
+        result = score(client, prompt, pictures, **settings)
+        if number == 2:  # was stopped in the midst
+            result.images[0].scores.clear()
+        return result
+
+    monkeypatch.setattr(Client, "score", second_fails)
+    done = r3("score", "a cat", "pictures")
+    assert done.exit_code == 1
+    assert len(done.stdout.splitlines()) == 1 + 16
+    assert done.stderr.count("no memory left") == 16
+    assert done.stderr.count("its job was stopped before it was scored") == 1
 
 
 @pytest.mark.parametrize(
@@ -216,6 +243,24 @@ def test_a_try_that_failed_is_followed_by_another_job(tmp_path: Path) -> None:
     assert len({*keys, again.key(file, b"1")}) == 3
 
 
+def test_a_job_that_was_stopped_is_followed_by_another(
+    r3: Run, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roundtrip = AsyncClient.roundtrip
+
+    async def stopped(*arguments: Any, **settings: Any) -> RoundtripResult:
+        return (await roundtrip(*arguments, **settings)).model_copy(update={"similarities": None})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AsyncClient, "roundtrip", stopped)
+        left = r3(*ROUNDTRIP)
+        assert left.exit_code == 1
+        assert left.stderr.count("its job was stopped before it had come round") == 3
+    before = set(jobs_of(service, "roundtrip"))
+    assert r3(*ROUNDTRIP).exit_code == 0
+    assert len(set(jobs_of(service, "roundtrip")) - before) == 3
+
+
 def test_a_run_that_is_left_goes_on_with_the_jobs_that_it_had(own: Service, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     for number in range(4):
@@ -279,5 +324,6 @@ def test_unified_bench_is_the_mean_over_the_models_that_were_used() -> None:
 def test_a_measure_that_not_every_picture_has_is_left_out() -> None:
     value = summary([{"self": 0.5, "clip": 0.8}, {"self": 0.7}])
     assert value["unified_bench"]["overall"] is None
+    assert "another --out where pictures came round without them" in shown(value), "the worker has models now"
     assert value["proxies"] == {"self": pytest.approx(0.6)}
     assert summary([])["pictures"] == 0

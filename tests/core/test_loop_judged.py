@@ -207,6 +207,20 @@ CASES = [
         discarded=2,
     ),
     Case(
+        "what is small for another scorer is a fall all the same",
+        {
+            "scorers": ("lift", "vqa"),
+            "on_regression": "backtrack",
+            "early_stop": EarlyStop(score=ScoreStop("vqa", at_least=99.0, min_gain=1.0, patience=8)),
+        },
+        [3, 0, 2.5, 0, 2.9, 0, 2.0, 0],
+        "max_rounds",
+        "img_3_0",
+        [None, 0, 0, 0],
+        images=4,
+        discarded=2,
+    ),
+    Case(
         "the best candidate goes on, the first among equals",
         {**LIFT, "candidates": Counts(3, 2), "max_rounds": 1},
         [1, 2, 2, 5, 4],

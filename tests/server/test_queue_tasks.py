@@ -9,7 +9,10 @@ from typing import Any
 
 import redis
 
+from r3core.types import Image, Round, Trajectory
+from server.held import LATE_ERROR, HeldJob, Ready
 from server.queue import NewJob, Queue
+from server.queue_records import Ending
 from server.queue_worker import WorkerQueue
 from tests.server.jobs import MODEL, REQUEST, job, leased, names, picture_done, stored
 
@@ -51,3 +54,16 @@ async def test_one_that_is_stopped_while_it_waits_tells_of_no_trajectory(
     assert await queue.stop(new.id) == "accepted"
     assert (await stored(queue, new.id)).status == "succeeded"
     assert (await names(queue, new.id))[-2:] == ["image", "job.succeeded"]
+
+
+async def test_a_deadline_that_passes_while_one_runs_fails_it_whatever_it_has(
+    queue: Queue, worker: WorkerQueue
+) -> None:
+    await queue.submit(task())
+    lease = leased(worker)
+    asked = replace(REQUEST, kind="roundtrip")
+    half = Trajectory(asked, rounds=(Round(0, Image("img_1", 64, 48)),))
+    held = HeldJob.begun(Ready(lease, asked, ((half, ()),)), now_s=0.0)
+    assert held.has_picture
+    held.turn_to("deadline")
+    assert held.ending() == Ending("failed", LATE_ERROR)

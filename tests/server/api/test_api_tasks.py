@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 
 from server.views import JobView
 from tests.server.api.by_hand import HandWorker, png
@@ -95,7 +96,7 @@ def test_a_wrong_body_is_refused_by_name(api: RunningApi, kind: str, body: dict[
     assert [fault["pointer"] for fault in answer["errors"]] == pointers
 
 
-def test_a_broken_picture_is_named_by_its_place_and_nothing_is_kept(api: RunningApi) -> None:
+def test_a_broken_picture_is_named_by_its_place_and_nothing_is_kept(api: RunningApi, database: redis.Redis) -> None:
     def kept() -> set[Path]:
         return {path for path in api.settings.data_dir.rglob("*") if path.is_file()}
 
@@ -106,14 +107,17 @@ def test_a_broken_picture_is_named_by_its_place_and_nothing_is_kept(api: Running
     assert "images/1: the image" in answer["detail"]
     assert api.client.get("/jobs").json()["jobs"] == []
     assert kept() == before
+    assert database.keys("*img:*") == []
     one = problem(api.client.post("/describe", json={"image": broken}), 422, "invalid_image")
     assert [fault["pointer"] for fault in one["errors"]] == ["/image"]
 
 
-def test_a_key_gives_the_same_job_and_another_route_is_another_body(api: RunningApi) -> None:
+def test_a_key_gives_the_same_job_and_another_route_is_another_body(api: RunningApi, database: redis.Redis) -> None:
     headers = {**ASYNC, "Idempotency-Key": "mine"}
     first, second = (api.client.post("/score", json=BODIES["score"], headers=headers) for _ in range(2))
     assert first.json()["id"] == second.json()["id"]
+    [kept] = database.keys("*img:*")
+    assert kept.endswith(first.json()["params"]["image"])
     assert second.headers["idempotent-replayed"] == "true"
     for path in ("/reflect", "/generate"):
         problem(api.client.post(path, json=BODIES["score"], headers=headers), 422, "idempotency_mismatch")
