@@ -107,9 +107,8 @@ def test_pictures_that_do_not_fit_a_forward_take_several_turns_and_score_the_sam
     pictures = (*recorded, *turned)[:-1]
     assert len(pictures) % 2
     whole = run(make_runtime(), {"a": (to_score(APPLES), pictures)})["a"]
-    parted = run(make_runtime(max_batch_rows=most_rows), {"a": (to_score(APPLES), pictures), "b": (MIX["plain"], ())})[
-        "a"
-    ]
+    jobs = {"a": (to_score(APPLES), pictures), "b": (MIX["plain"], ())}
+    parted = run(make_runtime(max_batch_rows=most_rows), jobs)["a"]
     expected, got = scores_of(whole), scores_of(parted)
     assert expected.keys() == got.keys() == {(0, c, s) for c in range(len(pictures)) for s in LOOKS}
     for key, score in expected.items():
@@ -261,6 +260,20 @@ def test_a_reflection_reads_the_same_whether_its_verdict_is_wanted_or_not(make_r
     assert scored.rounds[0].reflections == bare.rounds[0].reflections
     assert len(scored.rounds[0].reflections) > 1
     assert [e.round for e in events if isinstance(e, Scored)] == [r.index for r in scored.rounds]
+
+
+def test_each_of_several_pictures_is_reflected_on_by_itself(
+    make_runtime: MakeRuntime, golden_tensors: dict[str, Tensor]
+) -> None:
+    names = sorted({case["image"] for case in RECORDED["cases"]})
+    pictures = [picture_of(name, golden_tensors[name]) for name in names]
+    asked = to_score(CAT, ("verdict",))
+    together = scores_of(run(make_runtime(), {"a": (asked, pictures)})["a"])
+    alone = [scores_of(run(make_runtime(), {"a": (asked, (one,))})["a"])[0, 0, "verdict"].value for one in pictures]
+    first, second = (value for value in alone if value is not None)
+    assert abs(first - second) > 1e-4
+    for number, value in enumerate(alone):
+        assert together[0, number, "verdict"].value == pytest.approx(value, abs=1e-5)
 
 
 # --- candidates

@@ -80,11 +80,18 @@ def walk(
         step = next_step(trajectory)
         if step is None:
             return
-        assert {image.id for image in looks_at(trajectory, step)} <= {image.id for image in needed(trajectory)}
+        assert_at_hand(trajectory)
         for outcome in outcomes(trajectory.request, step, said, scores):
             trajectory = advance(trajectory, step, outcome)
+            assert_at_hand(trajectory)
             yield step, trajectory
     raise AssertionError("the walk has no end")
+
+
+def assert_at_hand(trajectory: Trajectory) -> None:
+    """Who goes on from here has the pictures that are looked at next, also between the candidates of one step."""
+    if (step := next_step(trajectory)) is not None:
+        assert {image.id for image in looks_at(trajectory, step)} <= {image.id for image in needed(trajectory)}
 
 
 def forever(values: Sequence[Any]) -> Iterator[Any]:
