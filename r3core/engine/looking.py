@@ -26,6 +26,7 @@ from r3core.prompts import NO, YES, PromptStrings
 from r3core.steps import Judge
 
 _DIGITS: Final = 6
+_MOST_WORDS: Final = 200
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Prompt:
     @classmethod
     def of(cls, prompt: str, tokenizer: Tokenizer, strings: PromptStrings) -> Prompt:
         """The prompt in a checkpoint's tokens."""
-        words, owners = tokenizer.words(prompt)
+        words, owners = _grouped(*tokenizer.words(prompt))
         return cls(
             ids=tokenizer.encode(prompt),
             question=[*tokenizer.segment(strings.describe_question), tokenizer.im_start],
@@ -147,6 +148,15 @@ def said_of(prompt: Prompt, likelihoods: Sequence[float], prior: Sequence[float]
     lift = sum(lifts) / len(lifts)
     gvu = math.exp(sum(likelihoods) / len(likelihoods))
     return {"gvu": Score("gvu", gvu, lift, words), "lift": Score("lift", lift, lift, words)}
+
+
+def _grouped(words: tuple[str, ...], owners: tuple[int, ...]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The words of a long prompt in groups of neighbours, so that no more stand with each picture than can be read."""
+    size = -(-len(words) // _MOST_WORDS)
+    if size <= 1:
+        return words, owners
+    groups = tuple(" ".join(words[at : at + size]) for at in range(0, len(words), size))
+    return groups, tuple(owner // size for owner in owners)
 
 
 def _ask(feeder: Feeder, at: Cursor, before: list[int], ids: list[int]) -> Asked:
