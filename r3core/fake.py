@@ -195,9 +195,12 @@ def _score(begin: Begin, scorer: Scorer, index: int, candidate: int) -> Score:
     """A number between 0 and 1 of its own for each seed, picture and scorer, or what the prompt asks for."""
     prompt, digits = begin.trajectory.request.prompt, _word(begin.trajectory.request.prompt, "scores")
     value = _fraction(f"{prompt}|{begin.trajectory.seed}|{index}|{candidate}|{scorer}")
+    best = _word(prompt, "best")
     if digits is not None:
         value = float(digits[min(index, len(digits) - 1)])
-    if _word(prompt, "best") == str(candidate):
+    elif best is not None:
+        value /= 2  # or half a point more would not make it the best
+    if best == str(candidate):
         value += 0.5
     if scorer not in ("gvu", "lift"):
         return Score(scorer, value)

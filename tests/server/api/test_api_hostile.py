@@ -186,8 +186,10 @@ def test_no_head_gets_more_than_a_refusal_or_a_closed_connection(attacked: Attac
     with promised(0.05):
         answer = raw(attacked, request_)
     assert re.match(rb"HTTP/1\.1 [234]\d\d |$", answer), answer[:200]
-    status = int(answer[9:12] or 400)
-    assert status >= 400 or b"folded" in request_ or b"OPTIONS" in request_ or b"/jobs?" in request_[:12], answer[:200]
+    status = int(answer[9:12] or 400)  # it may hang up before it answers, for the client has
+    # These may be answered, if they are in time: Host, which a page elsewhere cannot set, says who is asked.
+    harmless = (b"folded", b"OPTIONS", b"GET /jobs?", b"GET http://")
+    assert status >= 400 or any(part in request_ for part in harmless), answer[:200]
 
 
 # pictures
