@@ -40,7 +40,7 @@ from r3core.errors import PromptTooLong, StepFailed
 from r3core.judge import Score, Scorer, WordLift
 from r3core.prompts import THINK_CLOSE
 from r3core.schedule import branches_per_step, preview_steps
-from r3core.steps import Compare, Describe, Generate, Judge, Reason, Reconstruct, Refine, Reflect, Step
+from r3core.steps import Compare, Describe, Generate, Judge, Reason, Reconstruct, Refine, Reflect, Step, draws
 from r3core.types import Trajectory
 
 if TYPE_CHECKING:
@@ -94,14 +94,14 @@ class FakeRunner:
 
     def need(self, step: Step, trajectory: Trajectory, *, keeps: bool) -> Need:  # noqa: ARG002 - the interface's
         """The same for every step."""
-        return Need((_ROWS_A_STEP,), _ROWS_A_STEP, _ROWS_A_STEP * len(_candidates(step)))
+        return Need((_ROWS_A_STEP,), _ROWS_A_STEP, _ROWS_A_STEP * len(draws(step)))
 
     def run(self, batch: Batch) -> Outputs:
         """One token for each that writes, one Euler step for each that draws."""
         self.batches = [*self.batches[-999:], batch]
         for begin in batch.begin:
             self._states[begin.key] = _State(begin, _pieces(begin, self._edits), _branches(begin))
-        writers = [key for key in batch.text if not _candidates(self._states[key].begin.step)]
+        writers = [key for key in batch.text if not draws(self._states[key].begin.step)]
         branches = sum(map(self._branches_now, batch.draw))
         pause_s = self._step_s / (2 if writers and batch.draw else 1)
         outputs = self._timed("text", writers, 0, self._write, pause_s)
@@ -150,7 +150,7 @@ class FakeRunner:
 
     def _branches_now(self, key: str) -> int:
         state = self._states[key]
-        return state.branches[state.done] * len(_candidates(state.begin.step))
+        return state.branches[state.done] * len(draws(state.begin.step))
 
     def _write(self, state: _State) -> Output:
         begin = state.begin
@@ -168,7 +168,7 @@ class FakeRunner:
     def _draw(self, state: _State) -> Output:
         state.done += 1
         begin, request = state.begin, state.begin.trajectory.request
-        candidates = _candidates(begin.step)
+        candidates = draws(begin.step)
         settings = request.refine if isinstance(begin.step, Refine) else request.generate
         steps = settings.num_timesteps - 1
         if state.done < steps:
@@ -178,17 +178,6 @@ class FakeRunner:
         with self._stopwatch.timing("decode", len(candidates)):
             pictures = tuple(_pixels(begin, candidate, fade=1.0) for candidate in candidates)
             return Drawn(pictures, steps, sum(state.branches))
-
-
-def _candidates(step: Step) -> tuple[int, ...]:
-    """Those that a step draws; none of a step that draws nothing."""
-    match step:
-        case Generate(candidates) | Refine(candidates=candidates):
-            return candidates
-        case Reconstruct():
-            return (0,)
-        case _:
-            return ()
 
 
 def _score(begin: Begin, scorer: Scorer, index: int, candidate: int) -> Score:

@@ -68,7 +68,7 @@ def value_of(scores: Sequence[Score], scorer: Scorer) -> float | None:
 
 def best_of(values: Sequence[float | None]) -> int:
     """The place of the greatest value, the first among equals; None ranks last."""
-    return max(range(len(values)), key=lambda place: (_rank(values[place]), -place))
+    return max(range(len(values)), key=lambda place: (rank(values[place]), -place))
 
 
 def is_reached(rule: ScoreStop, values: Sequence[float | None]) -> bool:
@@ -77,12 +77,12 @@ def is_reached(rule: ScoreStop, values: Sequence[float | None]) -> bool:
     if rule.at_least is not None and newest is not None and newest >= rule.at_least:
         return True
     before, late = values[: -rule.patience], values[-rule.patience :]
-    return bool(before) and not _has_risen(max(map(_rank, late)), max(map(_rank, before)), rule.min_gain)
+    return bool(before) and not _has_risen(max(map(rank, late)), max(map(rank, before)), rule.min_gain)
 
 
 def has_fallen(values: Sequence[float | None], min_gain: float) -> bool:
     """Whether the newest score is lower than the best before it by more than `min_gain`."""
-    return len(values) > 1 and _rank(values[-1]) < max(map(_rank, values[:-1])) - min_gain
+    return len(values) > 1 and rank(values[-1]) < max(map(rank, values[:-1])) - min_gain
 
 
 def score_from_json(value: dict[str, Any]) -> Score:
@@ -94,5 +94,6 @@ def _has_risen(now: float, before: float, min_gain: float) -> bool:
     return now > before and now - before >= min_gain
 
 
-def _rank(value: float | None) -> float:
+def rank(value: float | None) -> float:
+    """A score as a number to compare; none ranks last."""
     return float("-inf") if value is None else value

@@ -13,7 +13,6 @@ may have it go back to the best picture so far.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
 
 from r3core import tasks
 from r3core.judge import LOOKING, best_of, has_fallen, is_reached
@@ -36,8 +35,6 @@ from r3core.steps import (
     Wrote,
 )
 from r3core.types import Candidate, Image, Reflection, Round, StopReason, Trajectory, Verdict
-
-_ONE: Final = 1
 
 
 def start_from(trajectory: Trajectory, *images: Image) -> Trajectory:
@@ -97,13 +94,13 @@ def needed(trajectory: Trajectory) -> tuple[Image, ...]:
     """The pictures that steps to come may look at: who goes on with the trajectory must have them at hand."""
     if not trajectory.rounds:
         return ()
-    last, asked = trajectory.rounds[-1], trajectory.request
+    last, asked, is_under_way = trajectory.rounds[-1], trajectory.request, is_open(trajectory)
     if asked.kind == "roundtrip":
         return tuple(r.image for r in trajectory.rounds)
-    images = [picture.image for picture in last.pictures] if is_open(trajectory) else [last.image]
+    images = [picture.image for picture in last.pictures] if is_under_way else [last.image]
     if asked.on_regression == "backtrack" and asked.scorers:
         images.append(trajectory.rounds[best_of(trajectory.values(asked.scorers[0]))].image)
-    if last.base is not None and is_open(trajectory):
+    if last.base is not None and is_under_way:
         images.append(trajectory.rounds[last.base].image)
     return tuple(dict.fromkeys(images))
 
@@ -129,7 +126,7 @@ def wanted(trajectory: Trajectory, index: int) -> int:
     """How many candidates the round `index` has, the budget allowing; of the caller's pictures those that he gave."""
     asked = trajectory.request
     if asked.given_image and index == 0:
-        return len(trajectory.rounds[0].pictures) if trajectory.rounds else _ONE
+        return len(trajectory.rounds[0].pictures) if trajectory.rounds else 1
     count = asked.candidates.first if index == 0 else asked.candidates.refine
     left = _left(trajectory, index)
     return count if left is None else min(count, left)
@@ -144,27 +141,21 @@ def is_open(trajectory: Trajectory) -> bool:
 
 
 def _onwards(trajectory: Trajectory) -> Step | StopReason:
-    asked, rounds = trajectory.request, trajectory.rounds
-    if not rounds and not asked.given_image:
-        if asked.think and trajectory.reasoning is None:
-            return Reason()
-        return Generate(tuple(range(wanted(trajectory, 0))))
     if (step := _missing(trajectory)) is not None:
         return step
-    if asked.kind != "generate":
+    if trajectory.request.kind != "generate":
         return tasks.onwards(trajectory, _judging(trajectory))
     return _judging(trajectory) or _after(trajectory)
 
 
 def _missing(trajectory: Trajectory) -> Step | None:
-    """The candidates of the newest round that are not drawn yet."""
-    last = trajectory.rounds[-1]
-    there, want = len(last.pictures), wanted(trajectory, last.index)
-    if there >= want:
+    """The candidates of the newest round, or of the first, that are not drawn yet."""
+    last = trajectory.rounds[-1] if trajectory.rounds else None
+    left = _owed(trajectory, last.index, len(last.pictures)) if last else _owed(trajectory, 0)
+    if not left:
         return None
-    left = tuple(range(there, want))
-    if last.index == 0:
-        # The plan's context was lost with its worker: it is written again, from the same seed.
+    if last is None or last.index == 0:
+        # Where a worker was lost, the plan's context was too: it is written again, from the same seed.
         return Reason() if trajectory.request.think and trajectory.reasoning is None else Generate(left)
     assert last.instruction is not None
     assert last.base is not None
@@ -197,13 +188,13 @@ def _after(trajectory: Trajectory) -> Step | StopReason:
     if _left(trajectory, last.index + 1) == 0:
         return "budget"
     if last.index == 0 and asked.instruction is not None:
-        return Refine(1, asked.instruction, 0, _all(trajectory, 1))
+        return Refine(1, asked.instruction, 0, _owed(trajectory, 1))
     base = trajectory.rounds[_base(trajectory)]
     if (said := base.reflection) is None:
         return Reflect(base.index, 0, base.chosen)
     may_stop = rules.on_satisfied and not forced and (reached or not rules.all or rules.score is None)
     if said.verdict is Verdict.EDIT or not may_stop:
-        return Refine(last.index + 1, _edit(said), base.index, _all(trajectory, last.index + 1))
+        return Refine(last.index + 1, _edit(said), base.index, _owed(trajectory, last.index + 1))
     if len(base.reflections) < rules.confirmations:
         return Reflect(base.index, len(base.reflections), base.chosen)
     return "malformed" if said.verdict is Verdict.MALFORMED else "satisfied"
@@ -230,8 +221,9 @@ def _left(trajectory: Trajectory, index: int) -> int | None:
     return max(0, share - made)
 
 
-def _all(trajectory: Trajectory, index: int) -> tuple[int, ...]:
-    return tuple(range(wanted(trajectory, index)))
+def _owed(trajectory: Trajectory, index: int, there: int = 0) -> tuple[int, ...]:
+    """The candidates of a round that come after those that are there."""
+    return tuple(range(there, wanted(trajectory, index)))
 
 
 def _edit(said: Reflection) -> str:

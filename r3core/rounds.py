@@ -28,7 +28,7 @@ def with_picture(trajectory: Trajectory, made: Round, *, several: bool) -> Traje
         first = replace(made, candidates=made.pictures) if several else made
         return replace(drawn, rounds=(*trajectory.rounds, first))
     last = trajectory.rounds[-1]
-    return _with_newest(drawn, _chosen(trajectory.request, last, (*last.candidates, *made.pictures)))
+    return _with_round(drawn, _chosen(trajectory.request, last, (*last.candidates, *made.pictures)))
 
 
 def with_scores(trajectory: Trajectory, step: Judge, scores: tuple[tuple[Score, ...], ...]) -> Trajectory:
@@ -37,7 +37,7 @@ def with_scores(trajectory: Trajectory, step: Judge, scores: tuple[tuple[Score, 
     pictures = list(last.pictures)
     for candidate, given in zip(step.candidates, scores, strict=True):
         pictures[candidate] = _scored(trajectory.request, pictures[candidate], given)
-    return _with_newest(trajectory, _said(trajectory.request, last, tuple(pictures)))
+    return _with_round(trajectory, _said(trajectory.request, last, tuple(pictures)))
 
 
 def with_reflection(trajectory: Trajectory, step: Reflect, said: Reflection, verdict: Score | None) -> Trajectory:
@@ -50,8 +50,7 @@ def with_reflection(trajectory: Trajectory, step: Reflect, said: Reflection, ver
     if verdict is not None and not has_score(picture, "verdict"):
         picture = _scored(asked, picture, (verdict,))
     pictures[step.candidate] = picture
-    changed = _said(asked, at, tuple(pictures))
-    return replace(trajectory, rounds=(*trajectory.rounds[: at.index], changed, *trajectory.rounds[at.index + 1 :]))
+    return _with_round(trajectory, _said(asked, at, tuple(pictures)))
 
 
 def _scored(asked: Request, picture: Candidate, more: tuple[Score, ...]) -> Candidate:
@@ -75,8 +74,10 @@ def _chosen(asked: Request, round_: Round, candidates: tuple[Candidate, ...]) ->
     return replace(seen, candidates=candidates, chosen=best)
 
 
-def _with_newest(trajectory: Trajectory, round_: Round) -> Trajectory:
-    return replace(trajectory, rounds=(*trajectory.rounds[:-1], round_))
+def _with_round(trajectory: Trajectory, changed: Round) -> Trajectory:
+    """The trajectory with a round in the place of its own."""
+    rounds = trajectory.rounds
+    return replace(trajectory, rounds=(*rounds[: changed.index], changed, *rounds[changed.index + 1 :]))
 
 
 def discarded(trajectory: Trajectory) -> tuple[int, int]:

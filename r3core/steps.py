@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from r3core.judge import Score, Scorer
 from r3core.types import Image
 
-FIRST: tuple[int, ...] = (0,)
+FIRST: Final[tuple[int, ...]] = (0,)
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,17 @@ class Compare:
 
 
 Step = Reason | Generate | Reflect | Refine | Judge | Describe | Reconstruct | Compare
-Writing = Reason | Reflect | Describe
-Drawing = Generate | Refine | Reconstruct
+
+
+def draws(step: Step) -> tuple[int, ...]:
+    """The candidates that a step draws; none of one that draws nothing."""
+    match step:
+        case Generate(candidates) | Refine(candidates=candidates):
+            return candidates
+        case Reconstruct():
+            return FIRST
+        case _:
+            return ()
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from r3core.judge import rank
 from training import judged_figures as figures
 from training.eval_set import DIGESTS, Case, HeldOutSplit, cases, digest
 from training.figures import Json, share
 from training.judged_page import PAGE, PLOT, put, table
 from training.judged_plot import judged_plot
-from training.judged_runs import FIRSTS, ROUNDS, SCORERS, Picture, Told, firsts, forced, keep, kept, run, searches
+from training.judged_runs import FIRSTS, ROUNDS, SCORERS, Told, firsts, forced, keep, kept, run, searches
 from training.measured import sample
 from training.served import AskFailed, ServeFailed, info, private_server
 from training.spec import CATEGORIES
@@ -119,7 +120,7 @@ def _scorers(told: Sequence[Told], first: Sequence[Told]) -> Json:
             "auc_first_pictures": _rounded(figures.areas(drawn, scorer)),
             "auc_within_prompt": round(within, 4),
             "prompts_with_both": prompts,
-            "wrong_above_median_right": share(_value(p, scorer) >= middle for p in wrong).to_json(),
+            "wrong_above_median_right": share(rank(p.scores[scorer]) >= middle for p in wrong).to_json(),
             "by_category": {
                 c: _rounded(
                     figures.areas([p for t in first if t.category == c for r in t.rounds for p in r.pictures], scorer)
@@ -171,11 +172,6 @@ def _cases(split: HeldOutSplit) -> list[Case]:
     if digest(split) != DIGESTS[split]:
         raise SystemExit(f"the {split} prompts are no longer those of the published figures; see training/eval_set.py")
     return sample(cases(split), PROMPTS[split])
-
-
-def _value(picture: Picture, scorer: str) -> float:
-    value = picture.scores[scorer]
-    return float("-inf") if value is None else value
 
 
 def _rounded(value: float | None) -> float | None:

@@ -15,6 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from r3core.judge import best_of as first_best
+from r3core.judge import rank
 from training.figures import Json, Mean, Share, share
 from training.judged_runs import ROUNDS, Picture, Round, Told
 
@@ -48,7 +50,7 @@ def auc(right: Sequence[float | None], wrong: Sequence[float | None]) -> float |
     """See above; None without both kinds."""
     if not right or not wrong:
         return None
-    r, w = (np.array([-np.inf if v is None else v for v in values]) for values in (right, wrong))
+    r, w = (np.array([rank(value) for value in values]) for values in (right, wrong))
     return float(((r[:, None] > w).mean() + (r[:, None] >= w).mean()) / 2)
 
 
@@ -97,7 +99,7 @@ def stopped(name: str, told: Sequence[Told], stops: Stops, limit: int = ROUNDS, 
     for one in told:
         end = next((k for k in range(limit) if stops(one.rounds[: k + 1])), limit)
         rounds = one.rounds[: end + 1]
-        chosen = rounds[-1] if best is None else rounds[_best([r.picture.scores[best] for r in rounds])]
+        chosen = rounds[-1] if best is None else rounds[first_best([r.picture.scores[best] for r in rounds])]
         right.append(float(chosen.picture.is_right))
         images.append(len(rounds))
     return Outcome(name, np.array(right), np.array(images, dtype=np.float64))
@@ -108,7 +110,7 @@ def best_of(name: str, told: Sequence[Told], scorer: str, n: int) -> Outcome:
     right = []
     for one in told:
         pictures = one.rounds[0].pictures[:n]
-        right.append(float(pictures[_best([p.scores[scorer] for p in pictures])].is_right))
+        right.append(float(pictures[first_best([p.scores[scorer] for p in pictures])].is_right))
     return Outcome(name, np.array(right), np.full(len(told), float(n)))
 
 
@@ -169,7 +171,3 @@ def to_json(outcome: Outcome, line: Sequence[Outcome]) -> Json:
         "images": round(outcome.cost, 3),
         "against_text_at_equal_cost": None if more is None else more.to_json(),
     }
-
-
-def _best(values: Sequence[float | None]) -> int:
-    return max(range(len(values)), key=lambda i: (-np.inf if values[i] is None else values[i], -i))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from training.figures import Json
+from training.report import markdown, put_between
 
 PROJECT: Final = Path(__file__).resolve().parent.parent
 PAGE: Final = PROJECT / "docs" / "judge.md"
@@ -17,11 +17,7 @@ END: Final = "<!-- judge:end -->"
 
 def put(text: str, record: Json) -> str:
     """The page with the figures in their place. Raises ValueError where it has none."""
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the figures have no place: the page lacks {BEGIN} or, after it, {END}; put both in")
-    return f"{head}{BEGIN}\n\n{table(record)}\n\n{END}{tail}"
+    return put_between(text, f"\n{table(record)}\n", BEGIN, END)
 
 
 def table(record: Json) -> str:
@@ -54,7 +50,7 @@ def _scorers(record: Json) -> str:
         rows.append([f"`{name}`", *cells, _share(one["wrong_above_median_right"])])
     any_one = next(iter(record["scorers"].values()))
     return (
-        f"{_markdown(rows)}\n\n"
+        f"{markdown(rows)}\n\n"
         f"Of {any_one['pictures']} first pictures {any_one['wrong']} are wrong; {any_one['prompts_with_both']} prompts "
         "have right ones and wrong ones."
     )
@@ -67,7 +63,7 @@ def _categories(record: Json) -> str:
     for scorer, one in scorers.items():
         values = [one["by_category"][name] for name in names]
         rows.append([f"`{scorer}`", *("none wrong" if v is None else f"{v:.3f}" for v in values)])
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def _strategies(record: Json) -> str:
@@ -76,7 +72,7 @@ def _strategies(record: Json) -> str:
         more = one["against_text_at_equal_cost"]
         told = "dearer than any round limit" if more is None else _points(more)
         rows.append([one["name"], f"{one['images']:.2f}", _share(one["right"]), "—" if one["kind"] == "text" else told])
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def _advice(record: Json) -> str:
@@ -102,7 +98,3 @@ def _share(one: Json) -> str:
 
 def _points(one: Json) -> str:
     return f"{100 * one['mean']:+.1f} points ({100 * one['low']:+.1f} to {100 * one['high']:+.1f})"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -49,13 +49,13 @@ def about(cases: Sequence[Case], split: str, digest: str, model: Json) -> Json:
     }
 
 
-def put_between(text: str, inner: str) -> str:
+def put_between(text: str, inner: str, begin: str = BEGIN, end: str = END) -> str:
     """The text with `inner` between the markers of the figures; ValueError where it does not have both."""
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the figures have no place: the text lacks {BEGIN} or, after it, {END}; put both in")
-    return f"{head}{BEGIN}\n{inner}\n{END}{tail}"
+    head, begun, rest = text.partition(begin)
+    _, ended, tail = rest.partition(end)
+    if not (begun and ended):
+        raise ValueError(f"the figures have no place: the text lacks {begin} or, after it, {end}; put both in")
+    return f"{head}{begin}\n{inner}\n{end}{tail}"
 
 
 def percent(one: Share) -> str:
@@ -98,7 +98,7 @@ def _by_round(measured: Measured) -> str:
     rows.append(
         ["for comparison: a right one among them", *(f"{100 * one.any_right.value:.1f} %" for one in measured.chance)]
     )
-    return _markdown(rows)
+    return markdown(rows)
 
 
 def _known(measured: Measured) -> str:
@@ -109,7 +109,7 @@ def _known(measured: Measured) -> str:
     right, wrong = own["verdict of a right picture"], own["verdict of a wrong picture"]
     form = figures.formats(measured.loops)
     return (
-        f"{_markdown(rows)}\n\n"
+        f"{markdown(rows)}\n\n"
         f"Of its own right pictures it let be {percent(right)}, of its own wrong ones it edited {percent(wrong)}. "
         f"In R3's format: plans {percent(form['plan'])}, reflections {percent(form['reflection'])}. "
         f"Refinements a loop: {figures.refinements(measured.loops).value:.2f}."
@@ -135,7 +135,8 @@ def _times(measured: Measured, how: Json) -> str:
     )
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a table, the second of them its rule."""
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

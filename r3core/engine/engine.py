@@ -61,6 +61,7 @@ from r3core.steps import (
     Refine,
     Reflect,
     Wrote,
+    draws,
 )
 from r3core.types import Image, Request, Trajectory, Usage
 
@@ -210,12 +211,11 @@ class Engine:
         yield from self._go_on(running, after)
 
     def _drew(self, running: Running, output: Drawn) -> Iterator[Event]:
-        step, after = running.step, running.trajectory
-        assert isinstance(step, Generate | Refine | Reconstruct)
-        round_, candidates = _round_of(running), (0,) if isinstance(step, Reconstruct) else step.candidates
+        step, after, round_ = running.step, running.trajectory, _round_of(running)
+        assert step is not None
         instruction = step.instruction if isinstance(step, Refine) else None
         yield Progress(round_, output.steps, output.steps)
-        for candidate, pixels in zip(candidates, output.pictures, strict=True):
+        for candidate, pixels in zip(draws(step), output.pictures, strict=True):
             height, width, _ = pixels.shape
             picture = Picture(Image(new_image_id(), width, height), pixels)
             after = advance(after, step, Drew(picture.image, output.forwards))

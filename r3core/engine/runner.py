@@ -56,7 +56,7 @@ from r3core.model.tokenizer import TextStream, Tokenizer
 from r3core.model.vit import grid_ids
 from r3core.prompts import PromptStrings
 from r3core.schedule import preview_steps, timesteps
-from r3core.steps import FIRST, Compare, Describe, Generate, Judge, Reason, Reconstruct, Refine, Reflect, Step
+from r3core.steps import Compare, Describe, Generate, Judge, Reason, Reconstruct, Refine, Reflect, Step, draws
 from r3core.types import ImageSampling, TextSampling, Trajectory
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ class ModelRunner:
         ids = grid_ids(*grid, self._config.latent_side, self._device)
         device_times = to_device(np.array(times, dtype=np.float32), self._device)
         previews = preview_steps(settings.num_timesteps - 1, trajectory.request.previews)
-        stage, candidates = "refine" if edit else "generate", _candidates(begin.step)
+        stage, candidates = "refine" if edit else "generate", draws(begin.step)
         return [
             Drawing(
                 x=self._noise(begin, stage, round_, grid[0] * grid[1], candidate).to(self._device),
@@ -500,7 +500,3 @@ def _optional(branches_: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | No
     without_text = branches_[0] if branches_ else None
     without_image = branches_[1] if len(branches_) > 1 else None
     return without_text, without_image
-
-
-def _candidates(step: Step) -> tuple[int, ...]:
-    return step.candidates if isinstance(step, Generate | Refine) else FIRST

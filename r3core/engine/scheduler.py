@@ -16,10 +16,8 @@ from r3core.engine.batch import Batch, Begin, Need, Picture, Runner, Span
 from r3core.engine.kv_cache import SpanAllocator
 from r3core.errors import DeviceError, OutOfCapacity, R3Error, StepFailed
 from r3core.loop import looks_at, next_step
-from r3core.steps import Generate, Reason, Reconstruct, Refine, Reflect, Step
+from r3core.steps import Generate, Reason, Reflect, Step, draws
 from r3core.types import Trajectory
-
-_DRAWING = Generate | Refine | Reconstruct
 
 
 @dataclass
@@ -120,7 +118,7 @@ class Scheduler:
             rows += need.prefill_rows
             self._waiting.popleft()
             running.step, running.draw_rows = step, need.draw_rows
-            if isinstance(step, _DRAWING):
+            if draws(step):
                 self._drawing.append(running.key)
             pictures = tuple(running.pictures[image.id] for image in looks_at(running.trajectory, step))
             begun.append(Begin(running.key, step, running.trajectory, running.spans, pictures, keeps))
@@ -171,7 +169,7 @@ class Scheduler:
 
 def _is_in_text(step: Step | None) -> bool:
     """Whether a step goes on in every text forward, from its first to its last."""
-    return step is not None and not isinstance(step, _DRAWING)
+    return step is not None and not draws(step)
 
 
 def _keeps(before: Step | None, after: Step | None) -> bool:

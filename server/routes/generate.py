@@ -24,7 +24,7 @@ from server.service import Parts, Service, refuse_token
 from server.sse import EventStreamResponse
 from server.submission import Asked, check_key, hash_of, judge, submit
 
-router = APIRouter(tags=["generate"])
+router = APIRouter(tags=["generate"], responses=JOB_RESPONSES, dependencies=[Depends(refuse_token)])
 
 
 Key = Annotated[
@@ -59,8 +59,6 @@ Called = Annotated[_Call, Depends(_call)]
     "/generate",
     operation_id="generate",
     summary="Make a picture and refine it",
-    responses=JOB_RESPONSES,
-    dependencies=[Depends(refuse_token)],
 )
 async def generate(call: Called) -> Response:
     """Reason, draw, look at what was drawn, and edit, until the model is satisfied or the rounds are used up.
@@ -75,8 +73,6 @@ async def generate(call: Called) -> Response:
     "/score",
     operation_id="score",
     summary="Score pictures against a prompt",
-    responses=JOB_RESPONSES,
-    dependencies=[Depends(refuse_token)],
 )
 async def score(call: Called) -> Response:
     """How well one picture, or each of up to 16, shows the prompt by what the model makes of it. Answers as /generate
@@ -89,8 +85,6 @@ async def score(call: Called) -> Response:
     "/reflect",
     operation_id="reflect",
     summary="Say how to edit a picture",
-    responses=JOB_RESPONSES,
-    dependencies=[Depends(refuse_token)],
 )
 async def reflect(call: Called) -> Response:
     """What the model would change of a picture so that it shows the prompt; nothing is drawn. Answers as /generate
@@ -103,8 +97,6 @@ async def reflect(call: Called) -> Response:
     "/describe",
     operation_id="describe",
     summary="Say what a picture shows",
-    responses=JOB_RESPONSES,
-    dependencies=[Depends(refuse_token)],
 )
 async def describe(call: Called) -> Response:
     """What the model sees in a picture, or its answer to a question about it. Answers as /generate does; the job's
@@ -117,8 +109,6 @@ async def describe(call: Called) -> Response:
     "/roundtrip",
     operation_id="roundtrip",
     summary="Draw a picture from its own description",
-    responses=JOB_RESPONSES,
-    dependencies=[Depends(refuse_token)],
 )
 async def roundtrip(call: Called) -> Response:
     """Describe a picture, draw one from the description alone, and say how alike the two are. Answers as /generate
