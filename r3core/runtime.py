@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from r3core.checkpoint import Description
 from r3core.config import EngineConfig
+from r3core.cores import usable_cores
 from r3core.engine.batch import MemoryPlan
 from r3core.engine.engine import Engine
 from r3core.engine.runner import ModelRunner
 from r3core.errors import CheckpointError, DeviceError
 from r3core.model.attention import Choice, choose
-from r3core.model.bagel import ModelConfig
+from r3core.model.bagel import ModelConfig, laid_out_bytes
 from r3core.model.image_processing import resize_to
 from r3core.model.tokenizer import Tokenizer
 from r3core.model.weights import Loaded, Prepared, prepare
@@ -29,7 +28,6 @@ _TYPICAL_TEXT = 1024  # tokens of prompt, question and system prompt that every 
 _LONGEST_TEXT = 8192  # one trajectory alone may have this many
 _RESERVE = 2 * 2**30  # device memory left to the CUDA context and to kernels' workspaces
 _VAE_COPIES = 4  # of its widest activation: a block's input, normed, convolved, and summed
-_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 @dataclass(frozen=True)
@@ -75,16 +73,6 @@ def set_up_torch(config: EngineConfig) -> None:
     torch.set_num_threads(config.torch_threads or max(1, usable_cores() - 1))
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: those of its affinity, no more than its container's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = _CPU_QUOTA.read_text(encoding="ascii").split()
-        return min(cores, max(1, int(quota) // int(period)))
-    except (OSError, ValueError):  # no cgroup of version 2, or "max": no quota
-        return cores
 
 
 def load_engine(config: EngineConfig, progress: Callable[[int, int], None] | None = None) -> Runtime:
@@ -185,7 +173,8 @@ def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made 
     activations = config.max_batch_rows * (3 * decoder.intermediate + 8 * decoder.hidden) * width
     activations += config.max_trajectories * decoder.vocab * (width + 4)  # computed in the model's dtype, read in fp32
     activations += _vae_bytes(model, description)
-    notes: tuple[str, ...] = ()
+    again = laid_out_bytes(decoder, torch.device(device), dtype)
+    notes = ("the decoder's weights are held once more, as oneDNN reads them",) if again else ()
     if free_bytes is not None and (room := (free_bytes - activations - _RESERVE) // row_bytes) < rows:
         notes = (f"the cache was cut from {rows} rows to what is free; fewer trajectories run at once",)
         rows = room
@@ -195,7 +184,7 @@ def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made 
             f"{device} has room for {max(rows, 0)} K/V rows beside the weights, and one trajectory of this checkpoint "
             f"needs {least}; free memory on it, take a larger one, or raise R3_KV_CACHE_GB where that is the limit"
         )
-    return MemoryPlan(device, weights_bytes, rows * row_bytes, rows, activations, total_bytes, notes)
+    return MemoryPlan(device, weights_bytes + again, rows * row_bytes, rows, activations, total_bytes, notes)
 
 
 def _largest(description: Description) -> tuple[int, int]:

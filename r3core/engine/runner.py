@@ -100,6 +100,7 @@ class ModelRunner:
         self._counter = RowCounter(tokenizer, description, model.config, plan.kv_cache_rows, max_batch_rows, strings)
         self._cache: list[LayerCache] = model.bagel.new_cache(self.cache_rows + self._reserved)
         with torch.inference_mode():
+            model.bagel.fuse()
             self._feeder = Feeder(model, tokenizer, description.transforms)
             self._generate_system = self._store_prefix(systems[0], self.cache_rows)
             self._reflect_system = self._store_prefix(systems[1], self.cache_rows + len(systems[0]))

@@ -5,7 +5,8 @@ own rows (all of them, or causally), and either stores its K/V in the cache (con
 latents). `choose` picks the implementation at start by a real probe call:
     xformers   CUDA, bf16/fp16: variable-length attention, no padding, no mask
     varlen     CUDA, bf16/fp16: torch.nn.attention.varlen, the same
-    sdpa       everywhere: torch's scaled_dot_product_attention, one sequence at a time
+    sdpa       everywhere: torch's scaled_dot_product_attention, one sequence at a time; on CPUs short pieces together
+               (`padding`), for there a call costs more than what it computes
 The two CUDA implementations were written against their libraries' documentation and have not been run on a GPU.
 """
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from r3core.errors import DeviceError
+from r3core.model.padding import PieceRows, Together, together
 from r3core.model.placing import to_device
 
 _CPU: Final = torch.device("cpu")
@@ -34,20 +36,6 @@ class LayerCache:
 
     keys: Tensor
     values: Tensor
-
-
-@dataclass(frozen=True)
-class PieceRows:
-    """One piece, in sequence order: `rows` queries that see cache rows [start, start + past) and their own.
-
-    A stored piece's own K/V lie at [start + past, start + past + rows) of the cache.
-    """
-
-    start: int
-    past: int
-    rows: int
-    causal: bool
-    stored: bool
 
 
 @dataclass(frozen=True)
@@ -104,11 +92,23 @@ class Packing:
         return None if self.order is None else torch.argsort(self.order)
 
     @cached_property
+    def padded(self) -> tuple[tuple[Together, ...], tuple[tuple[int, PieceRows], ...]]:
+        """Pieces that are attended together, and (first row in sequence order, piece) of those that are not."""
+        if self.device.type != "cpu":
+            return (), self._by_first
+        order = None if self.order is None else self.order.numpy()
+        return together(self._by_first, order)
+
+    @property
+    def _by_first(self) -> tuple[tuple[int, PieceRows], ...]:
+        firsts = accumulate((piece.rows for piece in self.pieces), initial=0)
+        return tuple(zip(firsts, self.pieces, strict=False))
+
+    @cached_property
     def groups(self) -> tuple[Group, ...]:
         """A kernel call has one kind of mask, so full and causal pieces go in two calls (a single row is both)."""
         kinds: dict[bool, list[tuple[int, PieceRows]]] = {False: [], True: []}
-        firsts = accumulate((piece.rows for piece in self.pieces), initial=0)
-        for first, piece in zip(firsts, self.pieces, strict=False):
+        for first, piece in self._by_first:
             kinds[piece.causal and piece.rows > 1].append((first, piece))
         return tuple(_group(causal, pieces, self.device) for causal, pieces in kinds.items() if pieces)
 
@@ -157,23 +157,27 @@ def keys_and_values(piece: PieceRows, own: tuple[Tensor, Tensor], cache: LayerCa
 
 
 class SdpaAttention:
-    """One scaled_dot_product_attention call a piece: exact in float32, and the way of CPUs."""
+    """scaled_dot_product_attention: exact in float32, and the way of CPUs."""
 
     name: AttentionName = "sdpa"
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, packing: Packing) -> Tensor:
         """One layer's attention over a packed forward."""
         store(k, v, cache, packing)
-        if packing.order is not None:
-            q, k, v = q[packing.order], k[packing.order], v[packing.order]
+        shared, alone = packing.padded
+        if len(shared) == 1 and not alone and shared[0].is_whole:
+            return shared[0].attend(q, k, v, cache.keys, cache.values)
+        if len(alone) == 1 and not shared and packing.order is None:
+            return self._attend(q, *keys_and_values(alone[0][1], (k, v), cache), alone[0][1])
         out = torch.empty_like(q)
-        first = 0
-        for piece in packing.pieces:
-            own = slice(first, first + piece.rows)
-            keys, values = keys_and_values(piece, (k[own], v[own]), cache)
-            out[own] = self._attend(q[own], keys, values, piece)
-            first += piece.rows
-        return out if packing.back is None else out[packing.back]
+        for group in shared:
+            out[group.rows] = group.attend(q, k, v, cache.keys, cache.values)
+        for first, piece in alone:
+            own: Tensor | slice = slice(first, first + piece.rows)
+            if packing.order is not None:
+                own = packing.order[own]
+            out[own] = self._attend(q[own], *keys_and_values(piece, (k[own], v[own]), cache), piece)
+        return out
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, piece: PieceRows) -> Tensor:
         mask = None

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from r3core.model.attention import Attention, LayerCache, Packing
-from r3core.model.layers import Decoder, DecoderConfig, Expert, Rows, rope_table, run_layer
+from r3core.model.layers import Decoder, DecoderConfig, Expert, Fused, Rows, fuse, rope_table, run_layer
+from r3core.model.product import MOST_BYTES, why_not
 from r3core.model.vae import VAE, VAEConfig
 from r3core.model.vit import Connector, ViT, ViTConfig, sincos_table
 
@@ -102,6 +103,8 @@ class Bagel(nn.Module):
         self.vit_pos_embed = _Table(config.vit_side, hidden)
         self.experts: list[tuple[Expert, Expert]] = []
         self._rope: tuple[Tensor, Tensor] | None = None
+        self._served: list[tuple[Fused, Fused]] = []
+        self._turns: tuple[Tensor, Tensor] | None = None
 
     @property
     def rope(self) -> tuple[Tensor, Tensor]:
@@ -128,6 +131,14 @@ class Bagel(nn.Module):
         self.experts = self.language_model.model.experts()
         self.eval().requires_grad_(False)
 
+    def fuse(self) -> None:
+        """Lay the weights side by side as `forward` reads them; for weights that do not move any more."""
+        lay_out = laid_out_bytes(self.config.decoder, self.device, self.dtype) > 0
+        self._served = [(fuse(und, lay_out=lay_out), fuse(gen, lay_out=lay_out)) for und, gen in self.experts]
+        cos, sin = self.rope
+        half = sin.shape[-1] // 2
+        self._turns = cos[:, None], torch.cat((-sin[:, :half], sin[:, half:]), dim=-1)[:, None]
+
     def new_cache(self, rows: int) -> list[LayerCache]:
         """An empty K/V cache of `rows` rows for every layer."""
         decoder = self.config.decoder
@@ -152,7 +163,11 @@ class Bagel(nn.Module):
 
     def embed_latents(self, tokens: Tensor, times: Tensor, ids: Tensor) -> Tensor:
         """Latent tokens [n, d] at times [n] or [1] (0 for a clean picture), ids [n] -> rows [n, H]."""
-        out: Tensor = self.vae2llm(tokens.to(self.dtype)) + self.time_embedder(times) + self.latent_pos_embed(ids)
+        return self.latent_rows(tokens, self.time_embedder(times), self.latent_pos_embed(ids))
+
+    def latent_rows(self, tokens: Tensor, time: Tensor, places: Tensor) -> Tensor:
+        """The same where the rows of the time [1, H] and of the places [n, H] are known already."""
+        out: Tensor = self.vae2llm(tokens.to(self.dtype)) + time + places
         return out
 
     def forward(
@@ -165,8 +180,9 @@ class Bagel(nn.Module):
         attend: Attention,
     ) -> Tensor:
         """All layers over a packed forward: rows [N, H] at rope positions [N] -> [N, H], before the final norm."""
-        rope = self.rope[0][positions], self.rope[1][positions]
-        for experts, layer_cache in zip(self.experts, cache, strict=True):
+        assert self._turns is not None, "call fuse() before the first forward"
+        rope = self._turns[0][positions], self._turns[1][positions]
+        for experts, layer_cache in zip(self._served, cache, strict=True):
             hidden = run_layer(experts, hidden, rows, rope, attend, layer_cache, packing)
         return hidden
 
@@ -187,6 +203,13 @@ class Bagel(nn.Module):
         """Latent rows [n, H] -> [n, d], float32 (computed in the model's dtype)."""
         out: Tensor = self.llm2vae(self.language_model.model.norm_moe_gen(hidden))
         return out.float()
+
+
+def laid_out_bytes(config: DecoderConfig, device: torch.device, dtype: torch.dtype) -> int:
+    """What the second copy of the decoder's weights takes that a CPU's product reads; 0 where there is none."""
+    expert = config.hidden * (2 * config.hidden + 2 * config.kv_heads * config.head_dim + 3 * config.intermediate)
+    size = 2 * config.layers * expert * torch.finfo(dtype).bits // 8
+    return size if size <= MOST_BYTES and why_not(device, dtype) is None else 0
 
 
 def sinusoids(t: Tensor) -> Tensor:

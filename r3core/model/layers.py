@@ -4,17 +4,20 @@ draws.
 All tokens of a sequence attend over one K/V cache; a token's norms, projections and MLP come from its own expert, by
 the token's kind (r3-model: sections 0 and 5; the reference's modeling/bagel/qwen2_navit.py). Letters in shapes:
     N rows of a packed forward, H hidden, Q query heads, K key/value heads, D head size, I intermediate.
-Module names are the names on disk, so loading is a match of names.
+Module names are the names on disk, so loading is a match of names. Serving reads the same weights fused: one product
+for q, k and v, and one for gate and up, whose parts the modules' parameters then are views of.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from r3core.model.attention import Attention, LayerCache, Packing
+from r3core.model.product import Product
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,15 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., size] -> the same shape and dtype (float32 weight and bf16 x give float32)."""
-        lifted = x.float()
-        normed = lifted * torch.rsqrt(lifted.pow(2).mean(-1, keepdim=True) + self.eps)
-        return normed.to(x.dtype) * self.weight
+        return normed(x, self.eps) * self.weight
+
+
+def normed(x: Tensor, eps: float) -> Tensor:
+    """x [..., size] over its root mean square, in x's dtype."""
+    if x.dtype == torch.float32:
+        return nn.functional.rms_norm(x, x.shape[-1:], eps=eps)
+    lifted = x.float()
+    return (lifted * torch.rsqrt(lifted.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
 class MLP(nn.Module):
@@ -111,6 +120,23 @@ class Expert:
     mlp: nn.Module
 
 
+@dataclass(frozen=True)
+class Fused:
+    """The same weights as serving reads them. `qk_norm` holds a row for each head, those of q before those of k."""
+
+    eps: float
+    qkv: Product  # H -> (Q + 2K) D, with the input norm's weights
+    qk_norm: Tensor  # [Q + K, D]
+    o: Product  # H -> H
+    gate_up: Product  # H -> 2I, with the other norm's weights
+    down: Product  # I -> H
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """SwiGLU, after the norm: x [N, H] -> [N, H]."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(nn.functional.silu(gate).mul_(up))
+
+
 class Layer(nn.Module):
     """One decoder layer with both experts."""
 
@@ -156,8 +182,47 @@ class Decoder(nn.Module):
         return [(layer.expert(""), layer.expert("_moe_gen")) for layer in layers]
 
 
+def fuse(expert: Expert, *, lay_out: bool) -> Fused:
+    """Lay an expert's weights side by side, and let its modules' parameters be views of them: one copy is held, and
+    with `lay_out` another as the CPU's product wants it.
+    """
+    attn = [expert.q, expert.k, expert.v]
+    mlp = expert.mlp
+    assert isinstance(mlp, MLP)
+    q_norm, k_norm = expert.q_norm.get_parameter("weight"), expert.k_norm.get_parameter("weight")
+    head = q_norm.shape[0]
+    q_heads, k_heads = (module.get_parameter("weight").shape[0] // head for module in attn[:2])
+    eps = expert.input_norm.eps
+    assert isinstance(eps, float)
+    return Fused(
+        eps=eps,
+        qkv=Product.of(
+            _joined([module.get_parameter("weight") for module in attn]),
+            _joined([module.get_parameter("bias") for module in attn]),
+            scale=expert.input_norm.get_parameter("weight"),
+            lay_out=lay_out,
+        ),
+        qk_norm=torch.cat((q_norm.expand(q_heads, head), k_norm.expand(k_heads, head))),
+        o=Product.of(expert.o.get_parameter("weight"), lay_out=lay_out),
+        gate_up=Product.of(
+            _joined([module.get_parameter("weight") for module in (mlp.gate_proj, mlp.up_proj)]),
+            scale=expert.post_norm.get_parameter("weight"),
+            lay_out=lay_out,
+        ),
+        down=Product.of(mlp.down_proj.get_parameter("weight"), lay_out=lay_out),
+    )
+
+
+def _joined(parts: list[nn.Parameter]) -> Tensor:
+    """The parts end to end in one tensor, which they become views of."""
+    whole = torch.cat([part.data for part in parts])
+    for part, view in zip(parts, torch.split(whole, [part.shape[0] for part in parts]), strict=True):
+        part.data = view
+    return whole
+
+
 def run_layer(
-    experts: tuple[Expert, Expert],
+    experts: tuple[Fused, Fused],
     hidden: Tensor,
     rows: Rows,
     rope: tuple[Tensor, Tensor],
@@ -165,30 +230,36 @@ def run_layer(
     cache: LayerCache,
     packing: Packing,
 ) -> Tensor:
-    """One layer over a packed forward: hidden [N, H] -> [N, H]; K and V of stored pieces go into `cache`."""
-    head_dim = cache.keys.shape[-1]
-    normed = by_expert(rows, hidden, experts[0].input_norm, experts[1].input_norm)
-    shape = (rows.total, -1, head_dim)
-    q = by_expert(rows, normed, experts[0].q, experts[1].q).view(shape)
-    k = by_expert(rows, normed, experts[0].k, experts[1].k).view(shape)
-    v = by_expert(rows, normed, experts[0].v, experts[1].v).view(shape)
-    q = _norm_and_rotate(rows, q, experts[0].q_norm, experts[1].q_norm, rope)
-    k = _norm_and_rotate(rows, k, experts[0].k_norm, experts[1].k_norm, rope)
-    mixed = attend(q, k, v, cache, packing).flatten(-2)
-    hidden = hidden + by_expert(rows, mixed, experts[0].o, experts[1].o)
-    normed = by_expert(rows, hidden, experts[0].post_norm, experts[1].post_norm)
-    return hidden + by_expert(rows, normed, experts[0].mlp, experts[1].mlp)
+    """One layer over a packed forward: hidden [N, H] -> [N, H]; K and V of stored pieces go into `cache`.
+
+    `rope` is that of the rows, as `rotated` takes it.
+    """
+    und, gen = experts
+    kv_heads, head_dim = cache.keys.shape[1:]
+    qkv = _by_expert(rows, normed(hidden, und.eps), und.qkv, gen.qkv).view(rows.total, -1, head_dim)
+    turned = _norm_and_rotate(rows, qkv[:, :-kv_heads], und, gen, rope)
+    q, k = turned[:, :-kv_heads], turned[:, -kv_heads:]
+    mixed = attend(q, k, qkv[:, -kv_heads:], cache, packing).flatten(-2)
+    hidden = hidden + _by_expert(rows, mixed, und.o, gen.o)
+    return hidden + _by_expert(rows, normed(hidden, und.eps), und.mlp, gen.mlp)
 
 
-def by_expert(rows: Rows, x: Tensor, und: nn.Module, gen: nn.Module) -> Tensor:
-    """Each row through its own expert's module; two slices, for the rows of an expert lie together."""
+def _by_expert(rows: Rows, x: Tensor, und: Callable[[Tensor], Tensor], gen: Callable[[Tensor], Tensor]) -> Tensor:
+    """Each row through its own expert's part; two slices, for the rows of an expert lie together."""
     if rows.und == rows.total:
-        out: Tensor = und(x)
-    elif rows.und == 0:
-        out = gen(x)
-    else:
-        out = torch.cat((und(x[: rows.und]), gen(x[rows.und :])))
-    return out
+        return und(x)
+    if rows.und == 0:
+        return gen(x)
+    return torch.cat((und(x[: rows.und]), gen(x[rows.und :])))
+
+
+def _scaled(rows: Rows, x: Tensor, und: Tensor, gen: Tensor) -> Tensor:
+    """Each row times its own expert's weights, which a row of a lower precision gives way to."""
+    if rows.und == rows.total:
+        return x * und
+    if rows.und == 0:
+        return x * gen
+    return torch.cat((x[: rows.und] * und, x[rows.und :] * gen))
 
 
 def rope_table(config: DecoderConfig, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -206,14 +277,20 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-def _norm_and_rotate(rows: Rows, x: Tensor, und: nn.Module, gen: nn.Module, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """Per-head norm and rope. Where x is bf16, rows of a drawing pass are lifted to float32 for both, then cast
-    back.
+def rotated(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """`rotate` with fewer operations: rope is cos and sin [N, 1, D], the first half of sin negated."""
+    cos, sin = rope
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+
+
+def _norm_and_rotate(rows: Rows, x: Tensor, und: Fused, gen: Fused, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Per-head norm and rope of q and k together. Where x is bf16, rows of a drawing pass are lifted to float32 for
+    both, then cast back.
     """
-    cos, sin = (table[:, None, :] for table in rope)
     if x.dtype == torch.float32 or rows.lifted == rows.total:
-        return rotate(by_expert(rows, x, und, gen), cos, sin).to(x.dtype)
-    plain = rotate(und(x[: rows.lifted]), cos[: rows.lifted], sin[: rows.lifted])
+        return rotated(_scaled(rows, normed(x, und.eps), und.qk_norm, gen.qk_norm), rope)
+    plain = rotated(normed(x[: rows.lifted], und.eps) * und.qk_norm, (rope[0][: rows.lifted], rope[1][: rows.lifted]))
     high = Rows(0, rows.und - rows.lifted, rows.total - rows.lifted)
-    lifted = by_expert(high, x[rows.lifted :].float(), und, gen)
-    return torch.cat((plain, rotate(lifted, cos[rows.lifted :].float(), sin[rows.lifted :].float()).to(x.dtype)))
+    lifted = _scaled(high, normed(x[rows.lifted :].float(), und.eps), und.qk_norm, gen.qk_norm)
+    turned = rotated(lifted, (rope[0][rows.lifted :].float(), rope[1][rows.lifted :].float()))
+    return torch.cat((plain, turned.to(x.dtype)))

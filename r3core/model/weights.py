@@ -69,6 +69,7 @@ class Prepared:
                     progress(done, total)
         self.model.bagel.ready()
         self.model.vae.eval().requires_grad_(False)
+        self.model.vae.ready()
         return Loaded(self.model, self.files, self.warnings, self.weights_bytes)
 
 

@@ -19,11 +19,11 @@ from r3core.model.attention import (
     Group,
     LayerCache,
     Packing,
-    PieceRows,
     SdpaAttention,
     _VariableLength,
     choose,
 )
+from r3core.model.padding import PieceRows
 
 HEAD = 8
 ROOM = 16  # cache rows of each context
@@ -53,7 +53,7 @@ class Kind:
 
 
 kinds = st.lists(
-    st.builds(Kind, st.integers(0, 5), st.integers(1, 5), st.booleans(), st.booleans()), min_size=1, max_size=3
+    st.builds(Kind, st.integers(0, 5), st.integers(1, 5), st.booleans(), st.booleans()), min_size=1, max_size=6
 )
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from r3core import runtime
+from r3core import cores as cores_
 from r3core.checkpoint import DEFAULT_TRANSFORMS, Description, Transform
 from r3core.config import EngineConfig
+from r3core.cores import usable_cores
 from r3core.engine.batch import MemoryPlan
 from r3core.model.weights import Loaded
-from r3core.runtime import plan_memory, usable_cores
+from r3core.runtime import plan_memory
 
 FLUX = (128, 256, 512, 512)
 
@@ -29,7 +30,7 @@ def test_cores_are_those_that_the_process_may_use(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(runtime, "_CPU_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(cores_, "_CPU_QUOTA", tmp_path / "cpu.max")
     if quota is not None:
         (tmp_path / "cpu.max").write_text(quota)
     assert usable_cores() == cores
