@@ -22,9 +22,9 @@ class Drawing:
 
     x: Tensor
     grid: tuple[int, int]
-    ids: Tensor
+    places: Tensor  # [n, H], the latents' places on the grid in the decoder's space
     times: list[float]
-    device_times: Tensor  # the same, where the model is
+    clock: Tensor  # [steps, H], the times there
     settings: ImageSampling
     edit: bool
     views: tuple[Cursor, ...]  # conditional, without text, without picture (an edit's only)

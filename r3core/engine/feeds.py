@@ -33,6 +33,7 @@ class Feeder:
         self._bagel, self._vae, self._config = model.bagel, model.vae, model.config
         self._transforms = transforms
         self._device = model.bagel.device
+        self._clean = self._bagel.time_embedder(torch.zeros(1, device=self._device))  # a finished picture's time
         self.markers = self._bagel.embed_text(self.ids([tokenizer.vision_start, tokenizer.vision_end]))
 
     def ids(self, ids: Iterable[int]) -> Tensor:
@@ -52,9 +53,8 @@ class Feeder:
         latent = self.latent(pixels)
         tokens = vae.pack(latent, self._config.latent_patch)
         grid = latent.shape[1] // self._config.latent_patch, latent.shape[2] // self._config.latent_patch
-        clean = torch.zeros(1, device=self._device)
-        ids = grid_ids(*grid, self._config.latent_side, self._device)
-        return Feed(at, self.markers, self._bagel.embed_latents(tokens, clean, ids))
+        places = self._bagel.latent_pos_embed(grid_ids(*grid, self._config.latent_side, self._device))
+        return Feed(at, self.markers, self._bagel.latent_rows(tokens, self._clean, places))
 
     def look(self, pixels: Pixels) -> Tensor:
         """A picture's ViT rows in the decoder's space, [n, H]."""

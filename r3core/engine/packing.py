@@ -8,22 +8,26 @@ to the device in one copy each.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from r3core.model.attention import Packing, PieceRows
+from r3core.model.attention import Packing
 from r3core.model.layers import Rows
+from r3core.model.padding import PieceRows
 from r3core.model.placing import to_device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Numbers = NDArray[np.int64]
+
+_REMEMBERED: Final = 8  # layouts: the pictures that are drawn change little from turn to turn
 
 
 @dataclass(frozen=True)
@@ -36,8 +40,13 @@ class Cursor:
 
     def after(self, feed: Feed) -> Cursor:
         """Where it stands once `feed` is stored: a picture takes one position, a text one for each row."""
-        moved = feed.rows if feed.causal else 1
-        return Cursor(self.start, self.length + feed.rows, self.position + moved)
+        if feed.causal:
+            return self.past(feed.rows)
+        return Cursor(self.start, self.length + feed.rows, self.position + 1)
+
+    def past(self, rows: int) -> Cursor:
+        """Where it stands after so many rows of text."""
+        return Cursor(self.start, self.length + rows, self.position + rows)
 
 
 @dataclass(frozen=True)
@@ -60,21 +69,55 @@ class Feed:
 
 
 @dataclass(frozen=True)
-class Packed:
-    """What a forward takes: hidden [N, H], how its rows lie, rope positions [N], and its pieces.
+class Layout:
+    """How the rows of a forward lie, their rope positions [N], and its pieces.
 
     `firsts` gives, for each feed in its order, the first packed row of its `und` part.
     """
 
-    hidden: Tensor
     rows: Rows
     positions: Tensor
     packing: Packing
     firsts: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Packed(Layout):
+    """What a forward takes: hidden [N, H] and its layout."""
+
+    hidden: Tensor
+
+
+class Layouts:
+    """Layouts of forwards that come again and again, as those of a picture's denoising steps do."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[object, ...], Layout] = OrderedDict()
+
+    def pack(self, feeds: Sequence[Feed]) -> Packed:
+        """What `pack` gives; counted anew only where feeds stand otherwise than the last few times."""
+        key = tuple(
+            (f.at, f.und.shape[0], None if f.gen is None else f.gen.shape[0], f.causal, f.stored) for f in feeds
+        )
+        layout = self._known.pop(key, None) or _layout(feeds)
+        self._known[key] = layout
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return _packed(feeds, layout)
+
+
 def pack(feeds: Sequence[Feed]) -> Packed:
     """Lay feeds end to end; feeds of one context may follow each other in one forward."""
+    return _packed(feeds, _layout(feeds))
+
+
+def _packed(feeds: Sequence[Feed], layout: Layout) -> Packed:
+    unds = [*(f.und for f in feeds if f.gen is None), *(f.und for f in feeds if f.gen is not None)]
+    hidden = torch.cat([*unds, *(f.gen for f in feeds if f.gen is not None)])
+    return Packed(layout.rows, layout.positions, layout.packing, layout.firsts, hidden)
+
+
+def _layout(feeds: Sequence[Feed]) -> Layout:
     device = feeds[0].und.device
     texts = [f for f in feeds if f.gen is None]
     drawn = [f for f in feeds if f.gen is not None]
@@ -85,8 +128,7 @@ def pack(feeds: Sequence[Feed]) -> Packed:
     positions += [_positions(f, g.shape[0]) for f, g in zip(drawn, gens, strict=True)]
     order = _order(feeds, firsts, rows) if drawn else None
     stored_from, stored_to = _stores(feeds, order)
-    return Packed(
-        hidden=torch.cat([*(f.und for f in (*texts, *drawn)), *gens]),
+    return Layout(
         rows=rows,
         positions=to_device(np.concatenate(positions), device),
         packing=Packing(

@@ -40,7 +40,7 @@ from r3core.engine.feeds import Feeder
 from r3core.engine.isolation import Isolation, Outputs
 from r3core.engine.likeness import Likeness
 from r3core.engine.looking import Looking, Prompt
-from r3core.engine.packing import Cursor, Feed, Packed, pack
+from r3core.engine.packing import Cursor, Feed, Layouts, Packed, pack
 from r3core.engine.rows import RowCounter
 from r3core.engine.state import Places, State, Turn, Writing, places_of
 from r3core.engine.stopwatch import Stopwatch
@@ -98,6 +98,7 @@ class ModelRunner:
         self._reserved = sum(len(ids) for ids in systems)
         self.cache_rows = plan.kv_cache_rows
         self._counter = RowCounter(tokenizer, description, model.config, plan.kv_cache_rows, max_batch_rows, strings)
+        self._layouts = Layouts()
         self._cache: list[LayerCache] = model.bagel.new_cache(self.cache_rows + self._reserved)
         with torch.inference_mode():
             model.bagel.fuse()
@@ -273,17 +274,17 @@ class ModelRunner:
             width, height = begin.picture.image.width, begin.picture.image.height
         grid = height // stride, width // stride
         times = timesteps(settings.num_timesteps, settings.timestep_shift)
-        ids = grid_ids(*grid, self._config.latent_side, self._device)
-        device_times = to_device(np.array(times, dtype=np.float32), self._device)
+        places = self._bagel.latent_pos_embed(grid_ids(*grid, self._config.latent_side, self._device))
+        clock = self._bagel.time_embedder(to_device(np.array(times[:-1], dtype=np.float32), self._device))
         previews = preview_steps(settings.num_timesteps - 1, trajectory.request.previews)
         stage, candidates = "refine" if edit else "generate", draws(begin.step)
         return [
             Drawing(
                 x=self._noise(begin, stage, round_, grid[0] * grid[1], candidate).to(self._device),
                 grid=grid,
-                ids=ids,
+                places=places,
                 times=times,
-                device_times=device_times,
+                clock=clock,
                 settings=settings,
                 edit=edit,
                 views=views,
@@ -427,10 +428,9 @@ class ModelRunner:
         feeds: list[Feed] = []
         with self._stopwatch.timing("denoise", len(drawings), sum(len(d.views_now()) for d in drawings)):
             for drawing in drawings:
-                time = drawing.device_times[drawing.step : drawing.step + 1]
-                rows = self._bagel.embed_latents(drawing.x, time, drawing.ids)
+                rows = self._bagel.latent_rows(drawing.x, drawing.clock[drawing.step], drawing.places)
                 feeds += [Feed(view, self._feeder.markers, rows, stored=False) for view in drawing.views_now()]
-            packed = pack(feeds)
+            packed = self._layouts.pack(feeds)
             velocities = self._bagel.velocity(self._forward(packed)[packed.rows.und :])
         found = []
         first = 0
