@@ -152,8 +152,8 @@ Part = Literal["text", "denoise", "decode"]
 class Took:
     """What one packed text forward, one packed denoising forward or the decoding of one picture took.
 
-    `size` texts had their next token from it (new contexts are computed in the same forward and are not counted), or
-    that many pictures their next step; `branches` counts the guidance branches of a denoising forward.
+    `size` tokens of texts were chosen from it (new contexts are computed in the same forward and are not counted), or
+    that many pictures had their next step; `branches` counts the guidance branches of a denoising forward.
     """
 
     part: Part

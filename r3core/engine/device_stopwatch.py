@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 
 from r3core.engine.batch import Part, Took
-from r3core.engine.stopwatch import REMEMBERED, Stopwatch
+from r3core.engine.stopwatch import REMEMBERED, Stopwatch, Timed
 
 
 class DeviceStopwatch(Stopwatch):
@@ -22,24 +22,25 @@ class DeviceStopwatch(Stopwatch):
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self._device = device
-        self._under_way: deque[tuple[torch.cuda.Event, torch.cuda.Event, Part, int, int]] = deque(maxlen=REMEMBERED)
+        self._under_way: deque[tuple[torch.cuda.Event, torch.cuda.Event, Timed]] = deque(maxlen=REMEMBERED)
 
     @contextmanager
-    def timing(self, part: Part, size: int, branches: int = 0) -> Iterator[None]:
+    def timing(self, part: Part, size: int = 0, branches: int = 0) -> Iterator[Timed]:
         """Time what the block has the device do."""
+        timed = Timed(part, size, branches)
         began, ended = _event(), _event()
         stream = torch.cuda.current_stream(self._device)
         began.record(stream)
-        yield
+        yield timed
         ended.record(stream)
-        self._under_way.append((began, ended, part, size, branches))
+        self._under_way.append((began, ended, timed))
 
     def took(self) -> list[Took]:
         """What has come to its end since this was last asked."""
         took = []
         while self._under_way and self._under_way[0][1].query():  # type: ignore[no-untyped-call]
-            began, ended, part, size, branches = self._under_way.popleft()
-            took.append(Took(part, began.elapsed_time(ended) / 1000, size, branches))
+            began, ended, timed = self._under_way.popleft()
+            took.append(timed.took(began.elapsed_time(ended) / 1000))
         return took
 
 

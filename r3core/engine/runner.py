@@ -35,6 +35,7 @@ from r3core.engine.batch import (
     Working,
 )
 from r3core.engine.device_stopwatch import DeviceStopwatch
+from r3core.engine.drafting import Drafts, Phrases, texts_of
 from r3core.engine.drawing import Drawing, Moved, forwards_of
 from r3core.engine.feeds import Feeder
 from r3core.engine.isolation import Isolation, Outputs
@@ -43,7 +44,7 @@ from r3core.engine.looking import Looking, Prompt
 from r3core.engine.packing import Cursor, Feed, Layouts, Packed, pack
 from r3core.engine.rows import RowCounter
 from r3core.engine.state import Places, State, Turn, Writing, places_of
-from r3core.engine.stopwatch import Stopwatch
+from r3core.engine.stopwatch import Stopwatch, Timed
 from r3core.engine.verdict import asked_after, verdict_of
 from r3core.judge import Score
 from r3core.loop import needed
@@ -92,6 +93,7 @@ class ModelRunner:
         self._device = model.bagel.device
         self._isolation = Isolation(self._free_memory, self._answers)
         self._stopwatch = DeviceStopwatch(self._device) if self._device.type == "cuda" else Stopwatch()
+        self._text: Timed  # the last text forward
         strings = self.prompt_strings
         systems = [tokenizer.segment(text) for text in (strings.generate_system, strings.reflect_system)]
         # The two system prompts never change: their K/V stand in the cache's last rows for good.
@@ -99,6 +101,7 @@ class ModelRunner:
         self.cache_rows = plan.kv_cache_rows
         self._counter = RowCounter(tokenizer, description, model.config, plan.kv_cache_rows, max_batch_rows, strings)
         self._layouts = Layouts()
+        self.phrases = Phrases()
         self._cache: list[LayerCache] = model.bagel.new_cache(self.cache_rows + self._reserved)
         with torch.inference_mode():
             model.bagel.fuse()
@@ -132,6 +135,11 @@ class ModelRunner:
     def free(self, key: str) -> None:
         """Drop all that is held for a trajectory."""
         self._states.pop(key, None)
+
+    def remember(self, trajectory: Trajectory) -> None:
+        """Draft later texts from those of a trajectory that shows nobody's words but the checkpoint's own."""
+        for text in texts_of(trajectory):
+            self.phrases.learn([*self._tokenizer.encode(text), self._tokenizer.im_end])
 
     def took(self) -> list[Took]:
         """What was computed since this was last asked, as far as the device has come."""
@@ -227,9 +235,18 @@ class ModelRunner:
             sampling=sampling,
             draws=generator(trajectory.seed, round_, type(step).__name__.lower(), attempt, candidate),
             stream=TextStream(self._tokenizer),
-            prompt=Cursor(at.start, at.length + len(ids) - 1, at.position + len(ids) - 1),
+            prompt=at.past(len(ids) - 1),
+            drafts=Drafts(self._phrases_of(state, trajectory)),
             verdict=verdict,
         )
+
+    def _phrases_of(self, state: State, trajectory: Trajectory) -> Phrases:
+        """What a trajectory has said so far; texts that another process wrote are read once."""
+        if state.phrases is None:
+            state.phrases = Phrases(self.phrases)
+            for text in (trajectory.request.prompt, *texts_of(trajectory)):
+                state.phrases.learn(self._tokenizer.encode(text))
+        return state.phrases
 
     def _begin_generate(self, state: State, begin: Begin) -> None:
         trajectory, start = begin.trajectory, begin.spans[0].start
@@ -301,27 +318,30 @@ class ModelRunner:
     # --- the text forward: new contexts, one token for each that writes, and what is asked of pictures and texts
 
     def _write(self, keys: list[str]) -> Outputs:
-        turns = {key: self._turn(self._states[key]) for key in keys}
+        texts = sum(self._states[key].writing is not None for key in keys)
+        turns = {key: self._turn(self._states[key], texts) for key in keys}
         logits: dict[str, Tensor] = {}
         likelihoods: dict[str, list[list[float]]] = {}
         for forward in self._text_forwards(turns):
             written, read = self._text_forward(forward)
             logits |= written
             likelihoods |= read
-        for key, turn in turns.items():
+        for key in keys:
             state = self._states[key]
             if key in logits and state.writing is not None and not state.prefill:
-                state.writing.cursor = state.writing.cursor.after(turn.stored[-1])
+                state.writing.cursor = state.writing.cursor.past(1)
             state.prefill = []
         outputs: Outputs = {}
         # Once: a second try would take another of its random numbers.
-        for key, row in logits.items():
-            outputs |= self._isolation.once(key, lambda k=key, r=row: {k: self._wrote(k, self._choose(k, r))})  # type: ignore[misc]
+        for key, rows in logits.items():
+            drafted = turns[key].drafted
+            outputs |= self._isolation.once(key, lambda k=key, r=rows, d=drafted: {k: self._wrote(k, r, d)})  # type: ignore[misc]
         for key, own in likelihoods.items():
             outputs |= self._isolation.once(key, lambda k=key, o=own: {k: self._read(self._states[k], o)})  # type: ignore[misc]
         return outputs
 
-    def _turn(self, state: State) -> Turn:
+    def _turn(self, state: State, texts: int) -> Turn:
+        """What goes into the forward of so many texts."""
         if state.looking is not None:
             return Turn(*state.looking.turn(self._feeder, lambda picture: self._vit_rows(state, picture)))
         if state.prefill:
@@ -330,7 +350,9 @@ class ModelRunner:
         assert writing is not None
         if writing.ended is not None:
             return Turn([], [writing.ended[1]])
-        return Turn([self._feeder.text(writing.cursor, writing.ids[-1:])])
+        # Its last choice is its end whatever the logits say, so what leads there is all that may be fed.
+        drafted = writing.drafts.next(writing.ids, texts, writing.sampling.max_tokens - writing.tokens - 2)
+        return Turn([self._feeder.text(writing.cursor, [writing.ids[-1], *drafted])], drafted=drafted)
 
     def _text_forwards(self, turns: dict[str, Turn]) -> Iterator[dict[str, Turn]]:
         """One forward; those that judge join it as far as it holds them, and others after it hold the rest."""
@@ -347,14 +369,17 @@ class ModelRunner:
     def _text_forward(self, turns: dict[str, Turn]) -> tuple[dict[str, Tensor], dict[str, list[list[float]]]]:
         """The logits of each that writes, and the likelihoods that each asked for."""
         writers = [key for key, turn in turns.items() if self._states[key].writing is not None and not turn.asked]
-        with self._stopwatch.timing("text", len(writers)):
+        with self._stopwatch.timing("text") as self._text:
             packed = pack([feed for turn in turns.values() for feed in turn.feeds])
             hidden = self._forward(packed)
             places = places_of(turns, packed.firsts)
             logits: list[Tensor] = []
             if writers:
                 # One copy to the host a turn: the stop must be known.
-                logits = list(self._bagel.logits(hidden[self._feeder.ids([places[k].end for k in writers])]).cpu())
+                drafted = [len(turns[k].drafted) for k in writers]
+                rows = [places[k].end - n + i for k, n in zip(writers, drafted, strict=True) for i in range(n + 1)]
+                all_ = self._bagel.logits(hidden[self._feeder.ids(rows)]).cpu()
+                logits = list(torch.split(all_, [n + 1 for n in drafted]))
             read = self._likelihoods(hidden, turns, places)
         return dict(zip(writers, logits, strict=True)), read
 
@@ -378,19 +403,34 @@ class ModelRunner:
         uniform = float(writing.draws.random()) if writing.sampling.temperature else 0.0
         return sample(logits, writing.sampling, uniform)
 
-    def _wrote(self, key: str, id_: int) -> Output:
+    def _wrote(self, key: str, logits: Tensor, drafted: Sequence[int]) -> Output:
+        """One more token, and one more for each that was drafted and is chosen: logits [1 + drafted, V]."""
         writing = self._states[key].writing
         assert writing is not None
-        writing.tokens += 1
-        if id_ != self._tokenizer.im_end:
+        writing.drafts.drafted += len(drafted)
+        pieces: list[str] = []
+        for row, draft in zip(logits, (*drafted, None), strict=True):
+            id_ = self._choose(key, row)
+            writing.tokens += 1
+            self._text.size += 1
+            if id_ == self._tokenizer.im_end:
+                return self._ended(writing, pieces)
+            writing.drafts.phrases.follow(writing.ids, id_)
             writing.ids.append(id_)
-            return Piece(writing.stream.push(id_))
-        rest = writing.stream.finish()
+            pieces.append(writing.stream.push(id_))
+            if id_ != draft:
+                break
+            # What was drafted is fed already, and stands.
+            writing.cursor = writing.cursor.past(1)
+            writing.drafts.taken += 1
+        return Piece("".join(pieces))
+
+    def _ended(self, writing: Writing, pieces: list[str]) -> Output:
+        rest = "".join((*pieces, writing.stream.finish()))
         text = Text(writing.stream.whole, rest, writing.tokens)
         if not writing.verdict:
             return text
-        at = Cursor(writing.prompt.start, writing.prompt.length + 1, writing.prompt.position + 1)
-        asked = asked_after(writing.ids, at, self._tokenizer, self._feeder)
+        asked = asked_after(writing.ids, writing.prompt.past(1), self._tokenizer, self._feeder)
         if asked is None:
             return replace(text, verdict=Score("verdict", None))
         writing.ended = text, asked

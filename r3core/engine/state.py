@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from r3core.engine.batch import Text
+from r3core.engine.drafting import Drafts, Phrases
 from r3core.engine.drawing import Drawing
 from r3core.engine.looking import Asked, Looking
 from r3core.engine.packing import Cursor, Feed
@@ -25,6 +26,7 @@ class Writing:
     draws: np.random.Generator
     stream: TextStream
     prompt: Cursor
+    drafts: Drafts
     tokens: int = 0
     ids: list[int] = field(default_factory=list)  # what was chosen, the end left out; the last is the one to feed next
     verdict: bool = False  # whether its own score is wanted
@@ -41,17 +43,20 @@ class State:
     drawings: list[Drawing] = field(default_factory=list)
     vit_rows: dict[str, Tensor] = field(default_factory=dict)  # by image id, [n, H]
     prior: list[float] | None = None  # the prompt's likelihoods without a picture
+    phrases: Phrases | None = None  # of the texts that it has, once one is written
 
 
 @dataclass(frozen=True)
 class Turn:
     """What a trajectory puts into the text forward: `stored` rows, and what is read off rows that leave no trace.
 
-    Of a text that is being written the next token comes from the last row of `stored`.
+    Of a text that is being written the next token comes from the last row of `stored`, and from the rows before it for
+    as many tokens as were `drafted`, which are the last that it feeds.
     """
 
     stored: list[Feed]
     asked: list[Asked] = field(default_factory=list)
+    drafted: Sequence[int] = ()
 
     @property
     def feeds(self) -> list[Feed]:

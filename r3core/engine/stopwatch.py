@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from r3core.engine.batch import Part, Took
@@ -13,21 +14,37 @@ from r3core.engine.batch import Part, Took
 REMEMBERED: Final = 256  # where nobody asks, the oldest are forgotten
 
 
+@dataclass
+class Timed:
+    """A part under the clock. Its size may grow until the turn is over: how many tokens a forward was good for shows
+    once they are chosen.
+    """
+
+    part: Part
+    size: int
+    branches: int
+
+    def took(self, seconds: float) -> Took:
+        """The part and its time."""
+        return Took(self.part, seconds, self.size, self.branches)
+
+
 class Stopwatch:
-    """`with stopwatch.timing("text", size=3): ...`; what raises is not counted."""
+    """`with stopwatch.timing("decode", size=1): ...`; what raises is not counted."""
 
     def __init__(self) -> None:
-        self._took: deque[Took] = deque(maxlen=REMEMBERED)
+        self._timed: deque[tuple[Timed, float]] = deque(maxlen=REMEMBERED)
 
     @contextmanager
-    def timing(self, part: Part, size: int, branches: int = 0) -> Iterator[None]:
+    def timing(self, part: Part, size: int = 0, branches: int = 0) -> Iterator[Timed]:
         """Time what the block does."""
+        timed = Timed(part, size, branches)
         began_s = time.perf_counter()
-        yield
-        self._took.append(Took(part, time.perf_counter() - began_s, size, branches))
+        yield timed
+        self._timed.append((timed, time.perf_counter() - began_s))
 
     def took(self) -> list[Took]:
         """What was timed since this was last asked."""
-        took = list(self._took)
-        self._took.clear()
+        took = [timed.took(seconds) for timed, seconds in self._timed]
+        self._timed.clear()
         return took

@@ -21,7 +21,7 @@ def asked_after(ids: Sequence[int], start: Cursor, tokenizer: Tokenizer, feeder:
     if found is None:
         return None
     before, lead = found
-    at = Cursor(start.start, start.length + before, start.position + before)
+    at = start.past(before)
     answer = tokenizer.encode(SATISFIED_ANSWER)
     return Asked(feeder.text(at, [*lead, *answer[:-1]], stored=False), len(lead) - 1, answer)
 

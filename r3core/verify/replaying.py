@@ -132,8 +132,9 @@ class ReplayRunner(ModelRunner):
         for piece in packing.pieces:
             own = order[first : first + piece.rows]
             first += piece.rows
-            trace = self.traces.get(self._owner.get(piece.start, ""))
-            keep = piece.stored and (trace is None or (trace.job.keep and piece.rows > 1))
+            key = self._owner.get(piece.start, "")
+            trace = self.traces.get(key)
+            keep = piece.stored and (trace is None or (trace.job.keep and piece.rows > 1 and self._begins(key)))
             seen = Pass(
                 past=piece.past,
                 causal=piece.causal,
@@ -144,6 +145,10 @@ class ReplayRunner(ModelRunner):
                 out=out[own] if keep else None,
             )
             (self.system if trace is None else trace.passes).append(seen)
+
+    def _begins(self, key: str) -> bool:
+        """Whether a job's new contexts are in this forward; else what it stores are tokens of an answer."""
+        return bool(self._states[key].prefill)
 
 
 class Replay:
