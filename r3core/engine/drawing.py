@@ -53,7 +53,6 @@ class Moved:
     x: Tensor
     forwards: int
     preview: Pixels | None = None
-    pixels: Pixels | None = None  # of the last step
 
 
 Own = tuple[str, Drawing]

@@ -10,7 +10,9 @@ that one step judges or draws are more than a forward should hold does it run fu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -18,6 +20,8 @@ import torch
 from torch import Tensor
 
 from r3core.checkpoint import Description
+from r3core.cores import usable_cores
+from r3core.engine.aside import Aside, wait_for_one
 from r3core.engine.batch import (
     Batch,
     Begin,
@@ -101,7 +105,7 @@ class ModelRunner:
         self.cache_rows = plan.kv_cache_rows
         self._counter = RowCounter(tokenizer, description, model.config, plan.kv_cache_rows, max_batch_rows, strings)
         self._layouts = Layouts()
-        self.phrases = Phrases()
+        self.phrases = Phrases()  # of the checkpoint's own texts
         self._cache: list[LayerCache] = model.bagel.new_cache(self.cache_rows + self._reserved)
         with torch.inference_mode():
             model.bagel.fuse()
@@ -109,6 +113,7 @@ class ModelRunner:
             self._generate_system = self._store_prefix(systems[0], self.cache_rows)
             self._reflect_system = self._store_prefix(systems[1], self.cache_rows + len(systems[0]))
         self._likeness = Likeness(self._feeder, similarities)
+        self._aside = Aside(has_thread=self._device.type == "cpu" and usable_cores() > torch.get_num_threads())
 
     def plan(self) -> MemoryPlan:
         """What the device holds."""
@@ -128,8 +133,11 @@ class ModelRunner:
         with torch.inference_mode():
             for begin in batch.begin:
                 outputs |= self._isolation.alone(begin.key, lambda b=begin: self._begun(b))  # type: ignore[misc]
-            for keys, act in ((batch.text, self._write), (batch.draw, self._draw)):
-                outputs |= self._isolation.together([k for k in keys if k not in outputs], act)
+            outputs |= self._isolation.together([k for k in batch.text if k not in outputs], self._write)
+            drawing = [k for k in batch.draw if k not in outputs]
+            decoding = [k for k in drawing if self._states[k].decoded]
+            outputs |= self._isolation.together([k for k in drawing if k not in decoding], self._draw)
+            outputs |= self._decoded(decoding, is_all=len(decoding) == len({*batch.text, *batch.draw}))
         return outputs
 
     def free(self, key: str) -> None:
@@ -177,7 +185,7 @@ class ModelRunner:
     def _begin(self, begin: Begin) -> None:
         # May be called again where memory ran out, so what it goes on from is not forgotten before the end.
         state = self._states.setdefault(begin.key, State())
-        state.prefill, state.looking = [], None
+        state.prefill, state.looking, state.decoded = [], None, []
         at_hand = {p.image.id for p in begin.pictures} | {image.id for image in needed(begin.trajectory)}
         state.vit_rows = {id_: rows for id_, rows in state.vit_rows.items() if id_ in at_hand}
         match begin.step:
@@ -451,7 +459,7 @@ class ModelRunner:
     def _draw(self, keys: list[str]) -> Outputs:
         outputs: Outputs = {}
         for key, drawn in self._velocities(keys).items():
-            outputs |= self._isolation.alone(key, lambda k=key, d=drawn: {k: self._stepped(d)})  # type: ignore[misc]
+            outputs |= self._isolation.alone(key, lambda k=key, d=drawn: {k: self._stepped(k, d)})  # type: ignore[misc]
         return outputs
 
     def _velocities(self, keys: list[str]) -> dict[str, list[tuple[Drawing, tuple[Tensor, ...]]]]:
@@ -480,27 +488,43 @@ class ModelRunner:
             first += count * size
         return found
 
-    def _stepped(self, drawn: Sequence[tuple[Drawing, tuple[Tensor, ...]]]) -> Output:
+    def _stepped(self, key: str, drawn: Sequence[tuple[Drawing, tuple[Tensor, ...]]]) -> Output:
         """All candidates of a step after one more step; nothing of them changes before all have come so far."""
         moved = [(drawing, self._euler(drawing, own)) for drawing, own in drawn]
+        first, shown = moved[0]
+        decoded: list[Future[Pixels]] = []
+        if first.step + 1 == first.steps:
+            decoded = [self._aside.start(self._decode, after.x, drawing.grid) for drawing, after in moved]
         for drawing, after in moved:
             drawing.x, drawing.step, drawing.forwards = after.x, drawing.step + 1, drawing.forwards + after.forwards
-        first, shown = moved[0]
-        if first.step < first.steps:
+        if not decoded:
             return Stepped(first.step, first.steps, shown.preview)
-        pixels = tuple(after.pixels for _, after in moved if after.pixels is not None)
-        return Drawn(pixels, first.steps, first.forwards)
+        self._states[key].decoded = decoded
+        return self._drawn(key)[key] if all(future.done() for future in decoded) else Working()
 
     def _euler(self, drawing: Drawing, own: tuple[Tensor, ...]) -> Moved:
         v = flow.guide(drawing.settings, own[0], *_optional(own[1:]))
         t, t_next = drawing.times[drawing.step], drawing.times[drawing.step + 1]
-        done = drawing.step + 1
         x = flow.euler(drawing.x, v, t, t_next)
-        if done == drawing.steps:
-            return Moved(x, len(own), pixels=self._decode(x, drawing.grid))
-        if done in drawing.previews:
+        if drawing.step + 1 in drawing.previews:
             return Moved(x, len(own), preview=self._decode(flow.clean(drawing.x, v, t), drawing.grid))
         return Moved(x, len(own))
+
+    def _decoded(self, keys: list[str], *, is_all: bool) -> Outputs:
+        """Those of finished pictures that are decoded by now; where there is nothing else to do, the first of them."""
+        futures = {key: self._states[key].decoded for key in keys}
+        if keys and is_all:
+            wait_for_one(future for own in futures.values() for future in own if not future.done())
+        outputs: Outputs = {}
+        for key in (key for key, own in futures.items() if all(future.done() for future in own)):
+            outputs |= self._isolation.once(key, partial(self._drawn, key))
+        return outputs
+
+    def _drawn(self, key: str) -> Outputs:
+        state = self._states[key]
+        pixels = tuple(future.result() for future in state.decoded)
+        first, state.decoded = state.drawings[0], []
+        return {key: Drawn(pixels, first.steps, first.forwards)}
 
     # --- pieces
 

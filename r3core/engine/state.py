@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -15,6 +17,9 @@ from r3core.engine.looking import Asked, Looking
 from r3core.engine.packing import Cursor, Feed
 from r3core.model.tokenizer import TextStream
 from r3core.types import TextSampling
+
+if TYPE_CHECKING:
+    from r3core.events import Pixels
 
 
 @dataclass
@@ -41,6 +46,7 @@ class State:
     writing: Writing | None = None
     looking: Looking | None = None
     drawings: list[Drawing] = field(default_factory=list)
+    decoded: list[Future[Pixels]] = field(default_factory=list)  # the pictures of drawings that are finished
     vit_rows: dict[str, Tensor] = field(default_factory=dict)  # by image id, [n, H]
     prior: list[float] | None = None  # the prompt's likelihoods without a picture
     phrases: Phrases | None = None  # of the texts that it has, once one is written
