@@ -26,9 +26,15 @@ class Ready:
     decided: tuple[str, ...]
 
 
-def make_engine(settings: Settings, max_trajectories: int | None = None, progress: Progress | None = None) -> Ready:
+def make_engine(
+    settings: Settings,
+    max_trajectories: int | None = None,
+    progress: Progress | None = None,
+    between: Callable[[], None] | None = None,
+) -> Ready:
     """Load what the settings name; `progress(done, total)` is told bytes of weights.
 
+    Where `between` is given the engine is warmed up, and it is called after every turn of that.
     Raises CheckpointError or DeviceError with the remedy.
     """
     places = settings.max_trajectories if max_trajectories is None else max_trajectories
@@ -36,6 +42,7 @@ def make_engine(settings: Settings, max_trajectories: int | None = None, progres
         engine = Engine(FakeRunner(step_s=settings.fake_step_s), places)
         return Ready(engine, _fake_description(settings), (str(engine.plan()),))
     from r3core.runtime import load_engine  # torch and all that comes with it
+    from r3core.warm_up import warm_up
 
     runtime = load_engine(engine_config(settings, places), progress)
     decided = (
@@ -44,6 +51,8 @@ def make_engine(settings: Settings, max_trajectories: int | None = None, progres
         str(runtime.engine.plan()),
         *runtime.loaded.warnings,
     )
+    if between is not None and settings.warm_up_s:
+        decided = (*decided, warm_up(runtime, settings.warm_up_s, between))
     return Ready(runtime.engine, runtime.description, decided)
 
 

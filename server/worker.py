@@ -170,7 +170,12 @@ def _loaded(settings: Settings, vitals: Vitals, inbox: Inbox) -> tuple[Engine, D
         if inbox.asked_to_leave:
             raise SystemExit(0)  # nothing is held yet
 
-    ready = make_engine(settings, progress=progress)
+    def between() -> None:
+        vitals.beat()
+        if inbox.asked_to_leave:
+            raise SystemExit(0)
+
+    ready = make_engine(settings, progress=progress, between=between)
     engine, description = ready.engine, ready.description
     for line in ready.decided:
         log.info("engine", decided=line)
