@@ -12,6 +12,7 @@ from r3core.checkpoint import Description
 from r3core.config import EngineConfig
 from r3core.cores import usable_cores
 from r3core.engine.batch import MemoryPlan
+from r3core.engine.drafting import MOST_ROWS
 from r3core.engine.engine import Engine
 from r3core.engine.runner import ModelRunner
 from r3core.errors import CheckpointError, DeviceError
@@ -171,7 +172,8 @@ def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made 
     wanted = _rows_wanted(config, model, description)
     rows = config.kv_cache_bytes // row_bytes if config.kv_cache_bytes else wanted
     activations = config.max_batch_rows * (3 * decoder.intermediate + 8 * decoder.hidden) * width
-    activations += config.max_trajectories * decoder.vocab * (width + 4)  # computed in the model's dtype, read in fp32
+    logits = max(config.max_trajectories, MOST_ROWS)  # of each text's next token, and of those that are drafted
+    activations += logits * decoder.vocab * (width + 4)  # computed in the model's dtype, read in fp32
     activations += _vae_bytes(model, description)
     again = laid_out_bytes(decoder, torch.device(device), dtype)
     notes = ("the decoder's weights are held once more, as oneDNN reads them",) if again else ()

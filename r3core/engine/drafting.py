@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from r3core.types import Trajectory
 
 _LONGEST: Final = 4  # tokens of a draft, and of what is looked up
-_ROWS: Final = 32  # of a forward over all texts: beyond that drafts cost what they save
+MOST_ROWS: Final = 32  # of a forward over all texts: beyond that drafts cost what they save
 _TRIED: Final = 48  # drafted tokens after which a text that takes too few of them goes on without
 _TAKEN: Final = 0.15
 
@@ -69,7 +69,7 @@ class Drafts:
         """What to feed after the last of `ids`, of which `left` more may follow, beside the forward's other texts."""
         if self.drafted > _TRIED and self.taken < _TAKEN * self.drafted:
             return []
-        return self.phrases.draft(ids, min(_LONGEST, _ROWS // texts - 1, left))
+        return self.phrases.draft(ids, min(_LONGEST, MOST_ROWS // texts - 1, left))
 
 
 def texts_of(trajectory: Trajectory) -> list[str]:
