@@ -69,10 +69,7 @@ class RMSNorm(nn.Module):
 
 def normed(x: Tensor, eps: float) -> Tensor:
     """x [..., size] over its root mean square, in x's dtype."""
-    if x.dtype == torch.float32:
-        return nn.functional.rms_norm(x, x.shape[-1:], eps=eps)
-    lifted = x.float()
-    return (lifted * torch.rsqrt(lifted.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
+    return nn.functional.rms_norm(x, x.shape[-1:], eps=eps)
 
 
 class MLP(nn.Module):
