@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,17 +57,5 @@ class Moved:
 Own = tuple[str, Drawing]
 """A drawing and the key of its trajectory."""
 
-
-def forwards_of(drawings: Sequence[Own], most_rows: int, markers: int) -> Iterator[list[Own]]:
-    """The drawings of a turn in as few forwards as hold them; one drawing alone may be larger."""
-    forward: list[Own] = []
-    rows = 0
-    for own in drawings:
-        more = own[1].rows_now(markers)
-        if forward and rows + more > most_rows:
-            yield forward
-            forward, rows = [], 0
-        forward.append(own)
-        rows += more
-    if forward:
-        yield forward
+Branches = tuple[Drawing, tuple[Tensor, ...]]
+"""A drawing and the velocity of each of its branches, [n, d]."""

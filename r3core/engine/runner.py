@@ -3,14 +3,15 @@
 What a trajectory holds here: its contexts (spans of the K/V cache, lent by the scheduler), the text it writes, the
 pictures that it judges or draws, and the ViT rows of those that it may look at again, which serve the scores of a
 picture, the reflection on it and its refinement.
-One turn runs two forwards: one over all texts and new contexts, one over all noisy latents. Only where the pictures
-that one step judges or draws are more than a forward should hold does it run further ones.
+One turn runs one forward over all texts, new contexts and noisy latents: the understanding expert, which also computes
+the markers around latents, is read once. Only where that is more than a forward should hold does it run further ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -40,8 +41,9 @@ from r3core.engine.batch import (
 )
 from r3core.engine.device_stopwatch import DeviceStopwatch
 from r3core.engine.drafting import Drafts, Phrases, texts_of
-from r3core.engine.drawing import Drawing, Moved, forwards_of
+from r3core.engine.drawing import Branches, Drawing, Moved
 from r3core.engine.feeds import Feeder
+from r3core.engine.forwards import Forward, Found, forwards_of
 from r3core.engine.isolation import Isolation, Outputs
 from r3core.engine.likeness import Likeness
 from r3core.engine.looking import Looking, Prompt
@@ -133,11 +135,13 @@ class ModelRunner:
         with torch.inference_mode():
             for begin in batch.begin:
                 outputs |= self._isolation.alone(begin.key, lambda b=begin: self._begun(b))  # type: ignore[misc]
-            outputs |= self._isolation.together([k for k in batch.text if k not in outputs], self._write)
+            text = [k for k in batch.text if k not in outputs]
             drawing = [k for k in batch.draw if k not in outputs]
             decoding = [k for k in drawing if self._states[k].decoded]
-            outputs |= self._isolation.together([k for k in drawing if k not in decoding], self._draw)
-            outputs |= self._decoded(decoding, is_all=len(decoding) == len({*batch.text, *batch.draw}))
+            draw = [k for k in drawing if k not in decoding]
+            both = list(dict.fromkeys((*text, *draw)))  # who begins to draw is in both
+            outputs |= self._isolation.together(both, partial(self._advance, frozenset(text), frozenset(draw)))
+            outputs |= self._decoded(decoding, is_all=not both)
         return outputs
 
     def free(self, key: str) -> None:
@@ -323,29 +327,30 @@ class ModelRunner:
         draws = generator(begin.trajectory.seed, round_, stage, candidate=candidate)
         return noise(draws, tokens, self._config.token_channels)
 
-    # --- the text forward: new contexts, one token for each that writes, and what is asked of pictures and texts
+    # --- a turn: new contexts, the next tokens of all that write, what is asked of pictures and texts, and the next
+    # step of all that draw
 
-    def _write(self, keys: list[str]) -> Outputs:
-        texts = sum(self._states[key].writing is not None for key in keys)
-        turns = {key: self._turn(self._states[key], texts) for key in keys}
-        logits: dict[str, Tensor] = {}
-        likelihoods: dict[str, list[list[float]]] = {}
-        for forward in self._text_forwards(turns):
-            written, read = self._text_forward(forward)
-            logits |= written
-            likelihoods |= read
-        for key in keys:
+    def _advance(self, text: frozenset[str], draw: frozenset[str], keys: list[str]) -> Outputs:
+        """A turn of these trajectories. Nothing of them changes before all forwards are computed."""
+        texts = sum(self._states[key].writing is not None for key in keys if key in text)
+        turns = {key: self._turn(self._states[key], texts) for key in keys if key in text}
+        drawings = [(key, drawing) for key in keys if key in draw for drawing in self._states[key].drawings]
+        found = Found()
+        for forward in forwards_of(self._text_forwards(turns), drawings, self.max_batch_rows, _MARKERS):
+            self._compute(forward, found)
+        for key in turns:
             state = self._states[key]
-            if key in logits and state.writing is not None and not state.prefill:
+            if key in found.logits and state.writing is not None and not state.prefill:
                 state.writing.cursor = state.writing.cursor.past(1)
             state.prefill = []
         outputs: Outputs = {}
         # Once: a second try would take another of its random numbers.
-        for key, rows in logits.items():
-            drafted = turns[key].drafted
-            outputs |= self._isolation.once(key, lambda k=key, r=rows, d=drafted: {k: self._wrote(k, r, d)})  # type: ignore[misc]
-        for key, own in likelihoods.items():
-            outputs |= self._isolation.once(key, lambda k=key, o=own: {k: self._read(self._states[k], o)})  # type: ignore[misc]
+        for key, rows in found.logits.items():
+            outputs |= self._isolation.once(key, partial(self._wrote, key, rows, turns[key].drafted))
+        for key, own in found.likelihoods.items():
+            outputs |= self._isolation.once(key, partial(self._read, key, own))
+        for key, drawn in found.velocities.items():
+            outputs |= self._isolation.alone(key, partial(self._stepped, key, drawn))
         return outputs
 
     def _turn(self, state: State, texts: int) -> Turn:
@@ -372,24 +377,41 @@ class ModelRunner:
                 forward, rows = {}, 0
             forward[key] = turns[key]
             rows += turns[key].rows
-        yield forward
+        if forward:
+            yield forward
 
-    def _text_forward(self, turns: dict[str, Turn]) -> tuple[dict[str, Tensor], dict[str, list[list[float]]]]:
-        """The logits of each that writes, and the likelihoods that each asked for."""
-        writers = [key for key, turn in turns.items() if self._states[key].writing is not None and not turn.asked]
-        with self._stopwatch.timing("text") as self._text:
-            packed = pack([feed for turn in turns.values() for feed in turn.feeds])
+    def _compute(self, forward: Forward, found: Found) -> None:
+        """One packed forward, and what is read from it."""
+        feeds = [feed for turn in forward.turns.values() for feed in turn.feeds]
+        drawings = [drawing for _, drawing in forward.drawings]
+        branches = sum(len(drawing.views_now()) for drawing in drawings)
+        with ExitStack() as timing:
+            if forward.turns:
+                self._text = timing.enter_context(self._stopwatch.timing("text"))
+            if drawings:
+                timing.enter_context(self._stopwatch.timing("denoise", len(drawings), branches))
+            for drawing in drawings:
+                rows = self._bagel.latent_rows(drawing.x, drawing.clock[drawing.step], drawing.places)
+                feeds += [Feed(view, self._feeder.markers, rows, stored=False) for view in drawing.views_now()]
+            packed = pack(feeds) if forward.turns else self._layouts.pack(feeds)
             hidden = self._forward(packed)
-            places = places_of(turns, packed.firsts)
-            logits: list[Tensor] = []
-            if writers:
-                # One copy to the host a turn: the stop must be known.
-                drafted = [len(turns[k].drafted) for k in writers]
-                rows = [places[k].end - n + i for k, n in zip(writers, drafted, strict=True) for i in range(n + 1)]
-                all_ = self._bagel.logits(hidden[self._feeder.ids(rows)]).cpu()
-                logits = list(torch.split(all_, [n + 1 for n in drafted]))
-            read = self._likelihoods(hidden, turns, places)
-        return dict(zip(writers, logits, strict=True)), read
+            if forward.turns:
+                places = places_of(forward.turns, packed.firsts)
+                found.logits |= self._logits(hidden, forward.turns, places)
+                found.likelihoods |= self._likelihoods(hidden, forward.turns, places)
+            if drawings:
+                latents = sum(drawing.x.shape[0] * len(drawing.views_now()) for drawing in drawings)
+                found.add(forward.drawings, self._bagel.velocity(hidden[packed.rows.total - latents :]))
+
+    def _logits(self, hidden: Tensor, turns: dict[str, Turn], places: dict[str, Places]) -> dict[str, Tensor]:
+        """The logits of each that writes, [1 + drafted, V]; one copy to the host a turn, for the stop must be known."""
+        writers = [key for key, turn in turns.items() if self._states[key].writing is not None and not turn.asked]
+        if not writers:
+            return {}
+        drafted = [len(turns[key].drafted) for key in writers]
+        rows = [places[key].end - n + i for key, n in zip(writers, drafted, strict=True) for i in range(n + 1)]
+        logits = self._bagel.logits(hidden[self._feeder.ids(rows)]).cpu()
+        return dict(zip(writers, torch.split(logits, [n + 1 for n in drafted]), strict=True))
 
     def _likelihoods(
         self, hidden: Tensor, turns: dict[str, Turn], places: dict[str, Places]
@@ -411,7 +433,7 @@ class ModelRunner:
         uniform = float(writing.draws.random()) if writing.sampling.temperature else 0.0
         return sample(logits, writing.sampling, uniform)
 
-    def _wrote(self, key: str, logits: Tensor, drafted: Sequence[int]) -> Output:
+    def _wrote(self, key: str, logits: Tensor, drafted: Sequence[int]) -> Outputs:
         """One more token, and one more for each that was drafted and is chosen: logits [1 + drafted, V]."""
         writing = self._states[key].writing
         assert writing is not None
@@ -422,7 +444,7 @@ class ModelRunner:
             writing.tokens += 1
             self._text.size += 1
             if id_ == self._tokenizer.im_end:
-                return self._ended(writing, pieces)
+                return {key: self._ended(writing, pieces)}
             writing.drafts.phrases.follow(writing.ids, id_)
             writing.ids.append(id_)
             pieces.append(writing.stream.push(id_))
@@ -431,7 +453,7 @@ class ModelRunner:
             # What was drafted is fed already, and stands.
             writing.cursor = writing.cursor.past(1)
             writing.drafts.taken += 1
-        return Piece("".join(pieces))
+        return {key: Piece("".join(pieces))}
 
     def _ended(self, writing: Writing, pieces: list[str]) -> Output:
         rest = "".join((*pieces, writing.stream.finish()))
@@ -444,51 +466,18 @@ class ModelRunner:
         writing.ended = text, asked
         return Working()
 
-    def _read(self, state: State, likelihoods: list[list[float]]) -> Output:
+    def _read(self, key: str, likelihoods: list[list[float]]) -> Outputs:
         """What a picture's or a text's likelihoods come to."""
+        state = self._states[key]
         if state.looking is None:
             assert state.writing is not None
             assert state.writing.ended is not None
-            return replace(state.writing.ended[0], verdict=verdict_of(likelihoods[0]))
+            return {key: replace(state.writing.ended[0], verdict=verdict_of(likelihoods[0]))}
         state.looking.read(likelihoods)
         state.prior = state.looking.prior
-        return Looked(tuple(state.looking.done)) if state.looking.is_done else Working()
+        return {key: Looked(tuple(state.looking.done)) if state.looking.is_done else Working()}
 
-    # --- the denoising forward: every branch of every picture
-
-    def _draw(self, keys: list[str]) -> Outputs:
-        outputs: Outputs = {}
-        for key, drawn in self._velocities(keys).items():
-            outputs |= self._isolation.alone(key, lambda k=key, d=drawn: {k: self._stepped(k, d)})  # type: ignore[misc]
-        return outputs
-
-    def _velocities(self, keys: list[str]) -> dict[str, list[tuple[Drawing, tuple[Tensor, ...]]]]:
-        """Each picture with the velocity of each of its branches; all else of the forwards is let go."""
-        found: dict[str, list[tuple[Drawing, tuple[Tensor, ...]]]] = {key: [] for key in keys}
-        drawings = [(key, drawing) for key in keys for drawing in self._states[key].drawings]
-        for forward in forwards_of(drawings, self.max_batch_rows, _MARKERS):
-            for (key, drawing), own in zip(forward, self._denoise([d for _, d in forward]), strict=True):
-                found[key].append((drawing, own))
-        return found
-
-    def _denoise(self, drawings: Sequence[Drawing]) -> list[tuple[Tensor, ...]]:
-        """One forward: the velocities of each drawing's branches."""
-        feeds: list[Feed] = []
-        with self._stopwatch.timing("denoise", len(drawings), sum(len(d.views_now()) for d in drawings)):
-            for drawing in drawings:
-                rows = self._bagel.latent_rows(drawing.x, drawing.clock[drawing.step], drawing.places)
-                feeds += [Feed(view, self._feeder.markers, rows, stored=False) for view in drawing.views_now()]
-            packed = self._layouts.pack(feeds)
-            velocities = self._bagel.velocity(self._forward(packed)[packed.rows.und :])
-        found = []
-        first = 0
-        for drawing in drawings:
-            size, count = drawing.x.shape[0], len(drawing.views_now())
-            found.append(torch.split(velocities[first : first + count * size], size))
-            first += count * size
-        return found
-
-    def _stepped(self, key: str, drawn: Sequence[tuple[Drawing, tuple[Tensor, ...]]]) -> Output:
+    def _stepped(self, key: str, drawn: Sequence[Branches]) -> Outputs:
         """All candidates of a step after one more step; nothing of them changes before all have come so far."""
         moved = [(drawing, self._euler(drawing, own)) for drawing, own in drawn]
         first, shown = moved[0]
@@ -498,9 +487,10 @@ class ModelRunner:
         for drawing, after in moved:
             drawing.x, drawing.step, drawing.forwards = after.x, drawing.step + 1, drawing.forwards + after.forwards
         if not decoded:
-            return Stepped(first.step, first.steps, shown.preview)
+            return {key: Stepped(first.step, first.steps, shown.preview)}
         self._states[key].decoded = decoded
-        return self._drawn(key)[key] if all(future.done() for future in decoded) else Working()
+        is_there = all(future.done() and future.exception() is None for future in decoded)
+        return self._drawn(key) if is_there else {key: Working()}
 
     def _euler(self, drawing: Drawing, own: tuple[Tensor, ...]) -> Moved:
         v = flow.guide(drawing.settings, own[0], *_optional(own[1:]))
@@ -517,11 +507,16 @@ class ModelRunner:
             wait_for_one(future for own in futures.values() for future in own if not future.done())
         outputs: Outputs = {}
         for key in (key for key, own in futures.items() if all(future.done() for future in own)):
-            outputs |= self._isolation.once(key, partial(self._drawn, key))
+            outputs |= self._isolation.alone(key, partial(self._drawn, key))
         return outputs
 
     def _drawn(self, key: str) -> Outputs:
         state = self._states[key]
+        for i, (future, drawing) in enumerate(zip(state.decoded, state.drawings, strict=True)):
+            if future.exception() is not None:
+                # Where memory ran out this is called once more.
+                state.decoded[i] = self._aside.start(self._decode, drawing.x, drawing.grid)
+                future.result()
         pixels = tuple(future.result() for future in state.decoded)
         first, state.decoded = state.drawings[0], []
         return {key: Drawn(pixels, first.steps, first.forwards)}

@@ -17,6 +17,7 @@ from r3core.engine.runner import ModelRunner
 from r3core.errors import DeviceError, InvalidRequest, OutOfCapacity, OutOfMemory, PromptTooLong, R3Error, StepFailed
 from r3core.events import Cancelled, Event, Failed, Finished, ImageReady, Preview, Progress
 from r3core.model.attention import Packing
+from r3core.model.padding import PieceRows
 from r3core.runtime import Runtime
 from r3core.schedule import branches_per_step
 from r3core.types import EarlyStop, ImageSampling, Request, TextSampling, Trajectory
@@ -121,14 +122,18 @@ class Forwards:
     packings: list[Packing] = field(default_factory=list)
 
     @property
-    def texts(self) -> list[Packing]:
-        """Forwards that store contexts and decode texts."""
-        return [p for p in self.packings if p.stored_to is not None]
+    def texts(self) -> list[tuple[PieceRows, ...]]:
+        """Of each forward that has any, the contexts that it stores and the texts that it decodes or asks."""
+        return self._that(lambda piece: piece.stored or piece.causal)
 
     @property
-    def denoising(self) -> list[Packing]:
-        """Forwards over noisy latents, which leave no trace in the cache."""
-        return [p for p in self.packings if p.stored_to is None]
+    def denoising(self) -> list[tuple[PieceRows, ...]]:
+        """Of each forward that has any, the noisy latents, which see their own rows whole and leave no trace."""
+        return self._that(lambda piece: not piece.stored and not piece.causal)
+
+    def _that(self, is_it: Callable[[PieceRows], bool]) -> list[tuple[PieceRows, ...]]:
+        found = (tuple(filter(is_it, packing.pieces)) for packing in self.packings)
+        return [pieces for pieces in found if pieces]
 
 
 @pytest.fixture
@@ -169,21 +174,29 @@ def test_so_they_do_where_cache_and_batch_are_tight(
         assert_same(together[name], expected)
 
 
-def test_a_step_runs_at_most_one_text_forward_and_one_denoising_forward(
-    make_runtime: MakeRuntime, forwards: Forwards
-) -> None:
+def test_a_step_runs_one_forward_over_texts_and_pictures(make_runtime: MakeRuntime, forwards: Forwards) -> None:
     engine = make_runtime().engine
     forwards.packings.clear()  # the two system prompts
     for name, asked in MIX.items():
         engine.add(name, Trajectory(asked), given_picture(asked))
-    both = 0
     while engine.has_work:
-        before = len(forwards.texts), len(forwards.denoising)
+        before = len(forwards.packings)
         engine.step()
-        texts, denoising = len(forwards.texts) - before[0], len(forwards.denoising) - before[1]
-        assert (texts <= 1, denoising <= 1) == (True, True)
-        both += texts == denoising == 1
-    assert both > 10, "texts and pictures must have shared turns"
+        assert len(forwards.packings) - before <= 1
+    both = len(forwards.texts) + len(forwards.denoising) - len(forwards.packings)
+    assert both > 10, "texts and pictures must have shared forwards"
+
+
+def test_a_forward_that_would_hold_too_much_is_parted(make_runtime: MakeRuntime, forwards: Forwards) -> None:
+    engine = make_runtime(max_batch_rows=60).engine
+    forwards.packings.clear()
+    for name, asked in MIX.items():
+        engine.add(name, Trajectory(asked), given_picture(asked))
+    drive(engine)
+    both = [p for p in forwards.packings if p.stored_to is not None and not all(piece.stored for piece in p.pieces)]
+    assert both
+    assert max(sum(piece.rows for piece in packing.pieces) for packing in both) <= 60
+    assert max(sum(piece.rows for piece in packing.pieces) for packing in forwards.packings) > 60  # a context alone
 
 
 def test_usage_counts_the_branches_that_ran(make_runtime: MakeRuntime, forwards: Forwards) -> None:
@@ -194,7 +207,7 @@ def test_usage_counts_the_branches_that_ran(make_runtime: MakeRuntime, forwards:
         drawn = [branches_per_step(asked.generate, edit=False)] if not asked.given_image else []
         drawn += [branches_per_step(asked.refine, edit=True)] * (len(ran.rounds) - 1)
         expected = [count for one in drawn for count in one]
-        assert [len(packing.pieces) for packing in forwards.denoising] == expected
+        assert [len(pieces) for pieces in forwards.denoising] == expected
         assert (ran.usage.forwards, ran.usage.denoise_steps) == (sum(expected), len(expected))
 
 
@@ -227,7 +240,7 @@ def test_a_first_picture_takes_90_branches_and_an_edit_131_at_r3s_settings(
     engine = make_runtime().engine
     ran = alone(engine, request).trajectory
     assert ran.usage.forwards == 90 + 131
-    counts = [len(packing.pieces) for packing in forwards.denoising]
+    counts = [len(pieces) for pieces in forwards.denoising]
     assert (sum(counts[:49]), max(counts[:49])) == (90, 2)
     assert (sum(counts[49:]), max(counts[49:])) == (131, 3)
 
@@ -237,13 +250,11 @@ def test_a_context_begins_once_and_its_branches_share_it(make_runtime: MakeRunti
     engine = make_runtime().engine
     forwards.packings.clear()
     alone(engine, MIX["given, told what to do"], (plain_picture(),))
-    guided = next(p for p in forwards.denoising if len(p.pieces) == 3)
-    with_text, without_text, without_picture = guided.pieces
+    with_text, without_text, without_picture = next(p for p in forwards.denoising if len(p) == 3)
     assert with_text.start == without_text.start
     assert with_text.past > without_text.past
     assert without_picture.past == with_text.past - without_text.past
-    prefill = forwards.texts[0]
-    assert [piece.causal for piece in prefill.pieces] == [False, False, True, True]
+    assert [piece.causal for piece in forwards.texts[0]] == [False, False, True, True]
 
 
 def test_the_eye_looks_once_at_each_picture(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -499,9 +510,8 @@ def test_no_row_is_written_that_was_not_lent(
         allowed = {row for key in batch.text for row in lent[key]}
         forwards.packings.clear()
         outputs = run(batch)
-        for packing in forwards.texts:
-            assert packing.stored_to is not None
-            assert set(packing.stored_to.tolist()) <= allowed
+        for stored in (packing.stored_to for packing in forwards.packings if packing.stored_to is not None):
+            assert set(stored.tolist()) <= allowed
             checked += 1
         return outputs
 

@@ -1,0 +1,66 @@
+"""Which forwards a turn takes: one where it holds everything, and what was found in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from r3core.engine.drawing import Branches, Own
+from r3core.engine.state import Turn
+
+
+@dataclass(frozen=True)
+class Forward:
+    """What texts put into one packed forward, and the pictures whose next step it computes."""
+
+    turns: dict[str, Turn]
+    drawings: Sequence[Own]
+
+
+@dataclass
+class Found:
+    """Of each trajectory: the logits of its next tokens [1 + drafted, V], the likelihoods that it asked for, and its
+    drawings with the velocity of each branch.
+    """
+
+    logits: dict[str, Tensor] = field(default_factory=dict)
+    likelihoods: dict[str, list[list[float]]] = field(default_factory=dict)
+    velocities: dict[str, list[Branches]] = field(default_factory=dict)
+
+    def add(self, drawings: Iterable[Own], velocities: Tensor) -> None:
+        """Take in the velocities [n, d] of all branches of these drawings, in their order."""
+        first = 0
+        for key, drawing in drawings:
+            size, count = drawing.x.shape[0], len(drawing.views_now())
+            own = torch.split(velocities[first : first + count * size], size)
+            self.velocities.setdefault(key, []).append((drawing, own))
+            first += count * size
+
+
+def forwards_of(
+    texts: Iterable[dict[str, Turn]], drawings: Sequence[Own], most_rows: int, markers: int
+) -> Iterator[Forward]:
+    """Texts and drawings in as few forwards as hold them; one text forward or one drawing alone may be larger.
+
+    Texts come first, for they compute what the drawings that begin see; in the last forward of texts the drawings join
+    them.
+    """
+    turns: dict[str, Turn] = {}
+    rows = 0
+    for following in texts:
+        if turns:
+            yield Forward(turns, ())
+        turns, rows = following, sum(turn.rows for turn in following.values())
+    held: list[Own] = []
+    for own in drawings:
+        more = own[1].rows_now(markers)
+        if (turns or held) and rows + more > most_rows:
+            yield Forward(turns, held)
+            turns, held, rows = {}, [], 0
+        held.append(own)
+        rows += more
+    if turns or held:
+        yield Forward(turns, held)
