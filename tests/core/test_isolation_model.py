@@ -53,7 +53,7 @@ def full_text(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def full_denoising(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    cramped = first_call(runtime.attention.attention, lambda *args: args[4].stored_to is None)
+    cramped = first_call(runtime.attention.attention, lambda *args: not all(piece.stored for piece in args[4].pieces))
     monkeypatch.setattr(runtime.runner, "_attention", cramped)
 
 
@@ -67,12 +67,16 @@ def in_company(make_runtime: MakeRuntime) -> dict[str, list[Event]]:
     return run_together(make_runtime(), {"bad": BAD, **MATES})
 
 
-def assert_same_bytes(events: list[Event], expected: list[Event]) -> None:
+def assert_same(events: list[Event], expected: list[Event]) -> None:
+    """Texts and decisions are equal, pictures within rounding: who shares a forward moves the last bits of a product,
+    and truncation can flip a value by one.
+    """
     assert isinstance(events[-1], Finished)
     assert nameless(end_of(events)) == nameless(end_of(expected))
     ours, theirs = pictures(events), pictures(expected)
     assert ours.keys() == theirs.keys()
-    assert all(np.array_equal(ours[index], theirs[index]) for index in theirs)
+    for index, pixels in theirs.items():
+        assert np.abs(ours[index].astype(int) - pixels.astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("spoil", [full_begin, full_eye, full_text, full_denoising, full_decoding])
@@ -83,12 +87,12 @@ def test_memory_that_runs_out_once_changes_nothing(
     spoil(runtime, monkeypatch)
     events = run_together(runtime, {"bad": BAD, **MATES})
     for key, expected in in_company.items():
-        assert_same_bytes(events[key], expected)
+        assert_same(events[key], expected)
     assert runtime.runner._states == {}
 
 
 class Raising:
-    """Attention that raises in every forward over noisy latents that the trajectory `bad` takes part in."""
+    """Attention that raises in every forward over noisy latents of the trajectory `bad`."""
 
     def __init__(self, runtime: Runtime, error: Exception) -> None:
         self.name = runtime.attention.attention.name
@@ -96,8 +100,8 @@ class Raising:
 
     def __call__(self, q: Any, k: Any, v: Any, cache: Any, packing: Packing) -> Any:
         spans = self._running["bad"].spans if "bad" in self._running else ()
-        starts = {piece.start for piece in packing.pieces}
-        if packing.stored_to is None and starts & {span.start for span in spans}:
+        starts = {piece.start for piece in packing.pieces if not piece.stored and not piece.causal}
+        if starts & {span.start for span in spans}:
             raise self._error
         return self._attend(q, k, v, cache, packing)
 
@@ -120,7 +124,7 @@ def test_the_pictures_beside_a_failing_request_are_the_same_as_beside_one_that_s
     assert isinstance(failed, Failed)
     assert failed.error.code == code
     for key in MATES:
-        assert_same_bytes(events[key], in_company[key])
+        assert_same(events[key], in_company[key])
     assert runtime.engine.room == runtime.engine.max_trajectories
     assert runtime.runner._states == {}
 
