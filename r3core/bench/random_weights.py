@@ -78,6 +78,7 @@ def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) 
                     value.normal_(0.0, _SPREAD, generator=generator)
                 setattr(owner, name, nn.Parameter(value, requires_grad=False))
     bagel.ready()
+    vae.ready()
     return Model(bagel, vae.eval(), config)
 
 

@@ -23,7 +23,8 @@ from typing import Any, Final, Self
 import torch
 
 from r3core.bench.line import Ceiling, Line
-from r3core.runtime import Runtime, usable_cores
+from r3core.cores import usable_cores
+from r3core.runtime import Runtime
 
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _PACKAGES: Final = ("torch", "transformers", "diffusers", "numpy")

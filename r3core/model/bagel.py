@@ -132,7 +132,9 @@ class Bagel(nn.Module):
         self.eval().requires_grad_(False)
 
     def fuse(self) -> None:
-        """Lay the weights side by side as `forward` reads them; for weights that do not move any more."""
+        """Lay the weights side by side as `forward` reads them, once; for weights that do not move any more."""
+        if self._served:
+            return
         lay_out = laid_out_bytes(self.config.decoder, self.device, self.dtype) > 0
         self._served = [(fuse(und, lay_out=lay_out), fuse(gen, lay_out=lay_out)) for und, gen in self.experts]
         cos, sin = self.rope
