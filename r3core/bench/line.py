@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from types import MappingProxyType
 from typing import Final, Literal
 
 Unit = Literal["s", "ms", "tokens/s", "steps/s", "pictures/s", "jobs/s", "GFLOP/s", "GB/s", "bytes", "times", "count"]
-_NOTHING: Final[Mapping[str, float | str]] = MappingProxyType({})
 _IN_SECONDS: Final = {"s": 1.0, "ms": 1e-3}
 
 
@@ -26,7 +24,7 @@ class Line:
     name: str
     unit: Unit
     values: tuple[float, ...]
-    settings: Mapping[str, float | str] = field(default=_NOTHING)
+    settings: Mapping[str, float | str] = field(default_factory=dict)
     gflop: float | None = None
     gbytes: float | None = None
 
