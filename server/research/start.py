@@ -19,7 +19,7 @@ from server.preflight import load_connection
 from server.research.batch import AGAIN, Batch, finish, left, run_batch
 from server.research.batch_view import BatchView
 from server.research.folder import BatchFolder, opened
-from server.research.own_server import own_server
+from server.own_server import own_server
 from server.research.prompts import Line, read_prompts
 
 Json = dict[str, Any]
