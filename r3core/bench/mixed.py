@@ -1,0 +1,97 @@
+"""Many loops on one engine: eight one after another against eight at once, and loops that arrive when they like."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from r3core.bench.driving import Driven, Seen, drive
+from r3core.bench.growth import work_of
+from r3core.bench.line import Line
+from r3core.bench.setting import FREELY, Setting
+from r3core.engine.engine import Engine
+from r3core.types import Trajectory
+
+LOOPS: Final = 8
+_JOBS: Final = 32
+_LOAD: Final = 0.7
+_SEED: Final = 8
+
+
+def measure_together(setting: Setting) -> Iterator[Line]:
+    """The same loops, each of which may end when it is satisfied, both ways in turn within every run."""
+    loops = 2 if setting.quick else LOOPS
+    engine = setting.engine_for(loops)
+    if engine is None:
+        return
+    asked = [setting.loop(i, early_stop=FREELY) for i in range(loops)]
+    warm = drive(engine, asked)
+    work = work_of(setting, warm)
+    apart: list[float] = []
+    at_once: list[float] = []
+    for _ in range(setting.runs):
+        apart.append(sum(drive(engine, [one]).seconds for one in asked))
+        at_once.append(drive(engine, asked).seconds)
+    at = {"loops": loops}
+    yield Line("together", "one after another", "s", tuple(apart), at, work.gflop, work.gbytes)
+    yield Line("together", "at once", "s", tuple(at_once), at, work.gflop, work.gbytes)
+    ratios = tuple(one / other for one, other in zip(apart, at_once, strict=True))
+    yield Line("together", "one after another over at once", "times", ratios, at)
+
+
+def measure_load(setting: Setting) -> Iterator[Line]:
+    """Loops of one to three refinements that arrive at random, at some seven tenths of what the engine gets through.
+
+    What it gets through is measured first, with all of them there at once. Every run has arrivals of its own. Latencies
+    count from the arrival, whether there was room at once or not.
+    """
+    draws = np.random.default_rng(_SEED)
+    jobs = 4 if setting.quick else _JOBS
+    asked = [setting.loop(i, early_stop=FREELY, max_rounds=int(draws.integers(1, 4))) for i in range(jobs)]
+    full = [_arriving(setting.engine, asked, [0.0] * jobs) for _ in range(2)][-1]
+    most = jobs / full.seconds
+    runs = []
+    for _ in range(setting.runs):
+        gaps_s = draws.exponential(1 / (_LOAD * most), jobs)
+        runs.append(_arriving(setting.engine, asked, list(np.cumsum(gaps_s))))
+    at = {"loops": jobs}
+    yield Line("load", "throughput with all there at once", "jobs/s", (most,), at)
+    yield Line("load", "throughput", "jobs/s", tuple(jobs / run.seconds for run in runs), at)
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        ends = tuple(quantile([s.seconds for s in run.seen], share) for run in runs)
+        firsts = tuple(quantile([_first_image_s(s) for s in run.seen], share) for run in runs)
+        yield Line("load", f"completion, {name}", "s", ends, at)
+        yield Line("load", f"first image, {name}", "s", firsts, at)
+
+
+def _arriving(engine: Engine, asked: Sequence[Trajectory], arrivals_s: Sequence[float]) -> Driven:
+    """Run loops that arrive at these moments; whoever finds no room waits for it."""
+    began_s = time.perf_counter()
+    seen = {str(i): Seen(began_s + at_s) for i, at_s in enumerate(arrivals_s)}
+    turns: list[float] = []
+    waiting = list(range(len(asked)))
+    while waiting or engine.has_work:
+        while waiting and engine.room and arrivals_s[waiting[0]] <= time.perf_counter() - began_s:
+            engine.add(str(waiting[0]), asked[waiting.pop(0)])
+        if not engine.has_work:
+            time.sleep(max(0.0, arrivals_s[waiting[0]] - (time.perf_counter() - began_s)))
+            continue
+        for key, event in engine.step():
+            seen[key].see(event)
+        turns.append(time.perf_counter() - began_s)
+    engine.took()
+    return Driven(list(seen.values()), turns, [])
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The least value that so large a share of them does not exceed."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def _first_image_s(seen: Seen) -> float:
+    assert seen.first_image_s is not None
+    return seen.first_image_s
