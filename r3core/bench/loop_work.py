@@ -11,9 +11,10 @@ from typing import Final
 
 from r3core.bench.counting import MARKERS, Counter, Forward, Size, Work, drawn, seen, text, total
 from r3core.checkpoint import Description
+from r3core.engine.looking import Prompt
 from r3core.model.image_processing import resize_to
 from r3core.model.tokenizer import Tokenizer
-from r3core.prompts import PromptStrings
+from r3core.prompts import SATISFIED_ANSWER, PromptStrings
 from r3core.schedule import branches_per_step
 from r3core.types import ImageSampling, Request, Round, Trajectory
 
@@ -95,6 +96,31 @@ class LoopCounter:
         _, at, question = self._asked(request)
         together = sum([text(at + question + tokens // 2, 1, logits=1)] * batch, Forward())
         return self.count.forward(together) * (1 / batch)
+
+    def judge(self, request: Request, scorers: Sequence[str]) -> Work:
+        """A picture looked at, and scored."""
+        patches = self.patches((request.width, request.height))
+        return self.count.look(patches) + self.count.forward(self.asked_for(request, scorers))
+
+    def asked_for(self, request: Request, scorers: Sequence[str]) -> Forward:
+        """A picture, and what is asked after it for scores; the prompt's own likelihood with it."""
+        patches = self.patches((request.width, request.height))
+        said = Prompt.of(request.prompt, self._tokenizer, self._strings)
+        taken = seen(0, patches)
+        for rows in said.texts(scorers):
+            taken += text(patches + MARKERS, rows)
+        if prior := said.prior_rows(scorers):
+            taken += text(0, prior, logits=2 * len(said.ids))  # of the prompt without the picture, and with it
+        if "vqa" in scorers:
+            taken += Forward(logits=sum(map(len, said.answers)))
+        return taken
+
+    def verdict(self, request: Request, tokens: int) -> Work:
+        """A reflection of so many tokens, and how likely its satisfied end was."""
+        _, at, question = self._asked(request)
+        answer = len(self._tokenizer.encode(SATISFIED_ANSWER))
+        asked = text(at + question + tokens - 1, answer, logits=answer)
+        return self.reflect(request, tokens) + self.count.forward(asked)
 
     def refine(self, request: Request, made: Round) -> Work:
         """A picture edited; what the eye makes of it is at hand from the reflection, if there was one."""

@@ -58,9 +58,10 @@ def measure_load(setting: Setting) -> Iterator[Line]:
     for _ in range(setting.runs):
         gaps_s = draws.exponential(1 / (_LOAD * most), jobs)
         runs.append(_arriving(setting.engine, asked, list(np.cumsum(gaps_s))))
-    at = {"loops": jobs}
-    yield Line("load", "throughput with all there at once", "jobs/s", (most,), at)
-    yield Line("load", "throughput", "jobs/s", tuple(jobs / run.seconds for run in runs), at)
+    at, work = {"loops": jobs}, work_of(setting, full) * (1 / jobs)
+    got = tuple(jobs / run.seconds for run in runs)
+    yield Line("load", "throughput with all there at once", "jobs/s", (most,), at, work.gflop, work.gbytes)
+    yield Line("load", "throughput", "jobs/s", got, at, work.gflop, work.gbytes)
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         ends = tuple(quantile([s.seconds for s in run.seen], share) for run in runs)
         firsts = tuple(quantile([_first_image_s(s) for s in run.seen], share) for run in runs)

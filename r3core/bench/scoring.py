@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from r3core.bench.driving import drive
+from r3core.bench.counting import Work
+from r3core.bench.driving import Seen, drive
 from r3core.bench.line import Line
 from r3core.bench.rates import a_picture
 from r3core.bench.setting import Setting
@@ -27,10 +28,21 @@ def measure_scoring(setting: Setting) -> Iterator[Line]:
         asked[scorer] = setting.loop(kind="score", scorers=(scorer,), **given), [picture]
     asked["the reflection alone"] = setting.loop(kind="reflect", **given), [picture]
     seconds: dict[str, list[float]] = {name: [] for name in asked}
-    for trajectory, pictures in asked.values():
-        drive(setting.engine, [trajectory], pictures)
+    works = {name: _work(setting, drive(setting.engine, [own], with_).seen[0]) for name, (own, with_) in asked.items()}
     for _ in range(setting.runs):
         for name, (trajectory, pictures) in asked.items():
             seconds[name].append(drive(setting.engine, [trajectory], pictures).seconds)
     for name, own in seconds.items():
-        yield Line("scoring", name, "s", tuple(own))
+        yield Line("scoring", name, "s", tuple(own), gflop=works[name].gflop, gbytes=works[name].gbytes)
+
+
+def _work(setting: Setting, seen: Seen) -> Work:
+    """What it takes at the least."""
+    request = seen.trajectory.request
+    if request.kind == "generate":
+        return setting.count.generate(request, None)
+    if request.kind == "reflect":
+        return setting.count.reflect(request, seen.texts[0])
+    if "verdict" in request.scorers:
+        return setting.count.verdict(request, seen.texts[0])
+    return setting.count.judge(request, request.scorers)

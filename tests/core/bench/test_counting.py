@@ -13,9 +13,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from r3core.bench.counting import Counter, Forward, drawn, seen, text, total
+from r3core.bench.driving import drive
 from r3core.bench.line import Ceiling, Line
 from r3core.bench.loop_work import LoopCounter
 from r3core.bench.random_weights import TRUE_SIZE, description
+from r3core.bench.rates import a_picture
+from r3core.bench.setting import Setting
 from r3core.engine.feeds import Feeder
 from r3core.engine.packing import Cursor, pack
 from r3core.model.attention import LayerCache, Packing
@@ -148,3 +151,16 @@ def test_a_refinement_at_the_callers_word_looks_at_the_picture_itself(tokenizer:
     own = count.refine(request, made).flop
     given = count.refine(Request("a cat", 512, 512, seed=0, given_image=True, instruction="a hat"), made).flop
     assert given - own == TRUE.look(36 * 36).flop
+
+
+def test_scores_of_a_picture_take_the_rows_that_the_engine_asks_for(random_engine: Runtime) -> None:
+    setting = Setting(random_engine, runs=1, quick=True, say=print)
+    picture = a_picture(setting)
+    for scorers in (("gvu",), ("vqa",), ("gvu", "lift", "vqa")):
+        asked = setting.loop(kind="score", scorers=scorers, given_image=True, max_rounds=0)
+        rows: list[int] = []
+        bagel = random_engine.loaded.model.bagel
+        hook = bagel.register_forward_hook(lambda _, given, made, rows=rows: rows.append(given[0].shape[0]))
+        drive(random_engine.engine, [asked], [picture])
+        hook.remove()
+        assert sum(rows) == setting.count.asked_for(asked.request, scorers).und
