@@ -12,6 +12,7 @@ from benchmarks.performance import IMAGES, PAGE, RESULTS, read
 from benchmarks.speed import plots
 from benchmarks.speed.page import BEGIN, END, NEVER, Runs, with_tables, written
 from benchmarks.speed.promises import promises
+from r3core.bench.line import Line
 from tests.speed_runs import MACHINE, lines, run
 
 BOTH = Runs(run(), run(speed=2.5))
@@ -66,6 +67,15 @@ def test_what_only_one_of_the_runs_has_is_told_all_the_same() -> None:
     fewer = tuple(line for line in lines(1.0) if line.part != "phases")
     assert "| reason (rounds 2) | 0.5 s | — |" in written(Runs(run(), run(lines=fewer)))["phases"]
     assert "| reason (rounds 2) | — | 0.2 s |" in written(Runs(run(lines=fewer), run(speed=2.5)))["phases"]
+
+
+def test_what_came_of_a_run_does_not_keep_its_figures_apart() -> None:
+    one, other = (
+        Line("load", "throughput", "jobs/s", (2.0,), {"loops": 32, "rounds": rounds}) for rounds in (0.5, 0.625)
+    )
+    assert "| 2 jobs/s | 2 jobs/s |" in written(Runs(run(lines=(one,)), run(lines=(other,))))["load"]
+    other = Line("load", "throughput", "jobs/s", (2.0,), {"loops": 16, "rounds": 0.5})
+    assert "| 2 jobs/s | — |" in written(Runs(run(lines=(one,)), run(lines=(other,))))["load"]
 
 
 def test_that_no_gpu_was_used_is_said_until_there_are_figures_of_one() -> None:

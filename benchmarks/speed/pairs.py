@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from r3core.bench.line import Line
 from r3core.bench.results import Results
 
-Key = tuple[str, str, str, tuple[tuple[str, float | str], ...]]
+Key = tuple[str, str, str, tuple[tuple[str, int | str], ...]]
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,11 @@ def pairs(before: Results | None, after: Results | None, part: str) -> Iterator[
 
 
 def key_of(line: Line) -> Key:
-    """What makes a figure the same one in two runs."""
-    return line.part, line.name, line.unit, tuple(sorted(line.settings.items()))
+    """What makes a figure the same one in two runs. A fraction among its settings came of the run: how many rounds on
+    the average it took.
+    """
+    settings = tuple(sorted((key, value) for key, value in line.settings.items() if not isinstance(value, float)))
+    return line.part, line.name, line.unit, settings
 
 
 def found(run: Results, part: str, name: str, **settings: float | str) -> Line | None:
