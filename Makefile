@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null && echo $$p && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-slow reliability soak scale eval judge train-small check settings check-k8s k8s-tools pin-images sbom licences format openapi dashboards lock clean
+.PHONY: help install serve test test-slow reliability soak scale bench eval judge train-small check settings check-k8s k8s-tools pin-images sbom licences format openapi dashboards lock clean
 
 help:  ## Say what each target does
 	@grep -E '^[a-z0-9-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z0-9-]+):.*## /  make \1|/' | column -t -s '|'
@@ -41,6 +41,9 @@ soak: install  ## Half an hour of jobs: does memory grow, do keys stay?; ARGS='-
 
 scale: install  ## Full load for 1 to 64 simulated workers, for docs/scaling.md; fifty minutes; ARGS='--missing' goes on
 	$(BIN)/python -m benchmarks.scale $(ARGS)
+
+bench: install  ## Measure ceiling, engine and whole system, for docs/performance.md; ARGS='--quick', '--results FILE', '--only PART'
+	$(BIN)/r3 bench $(ARGS)
 
 eval: install  ## Measure the small model for its card: 640 test prompts; ARGS='--split validation' measures without publishing
 	$(BIN)/python -m training.evaluate $(if $(ARGS),$(ARGS),--publish)

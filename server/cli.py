@@ -15,6 +15,7 @@ import typer
 from r3core.errors import CheckpointError, DeviceError, InvalidRequest
 from server import cli_keys, cli_webhooks
 from server.cli_batch import batch
+from server.cli_bench import bench
 from server.cli_compare import compare
 from server.cli_generate import generate
 from server.cli_judge import roundtrip, score
@@ -128,6 +129,7 @@ app.command()(score)
 app.command()(roundtrip)
 app.command()(batch)
 app.command()(compare)
+app.command()(bench)
 app.add_typer(cli_keys.app)
 app.add_typer(cli_webhooks.app)
 app.add_typer(jobs_app)

@@ -15,11 +15,11 @@ from rich.console import Console
 from r3client import AsyncClient
 from r3client.connection import Connection as ClientConnection
 from server.misconfigured import Misconfigured
+from server.own_server import own_server
 from server.preflight import load_connection
 from server.research.batch import AGAIN, Batch, finish, left, run_batch
 from server.research.batch_view import BatchView
 from server.research.folder import BatchFolder, opened
-from server.research.own_server import own_server
 from server.research.prompts import Line, read_prompts
 
 Json = dict[str, Any]

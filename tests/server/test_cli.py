@@ -72,6 +72,7 @@ def test_a_process_loads_nothing_heavy_that_it_does_not_use(module: str, heavy: 
         "submit",
         "score",
         "roundtrip",
+        "bench",
         "verify",
         "openapi",
         "doctor",
