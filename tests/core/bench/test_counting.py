@@ -20,8 +20,6 @@ from r3core.bench.random_weights import TRUE_SIZE, description
 from r3core.bench.rates import a_picture
 from r3core.bench.setting import Setting
 from r3core.engine.feeds import Feeder
-from r3core.engine.packing import Cursor, pack
-from r3core.model.attention import LayerCache, Packing
 from r3core.model.tokenizer import Tokenizer
 from r3core.model.weights import Loaded
 from r3core.runtime import Runtime
@@ -95,22 +93,27 @@ def test_the_whole_loop_at_512_takes_eight_seconds(tokenizer: Tokenizer) -> None
     assert sum(floor for floor in floors if floor is not None) == pytest.approx(8.0, abs=0.25)
 
 
-def no_attention(q: Tensor, k: Tensor, v: Tensor, cache: LayerCache, packing: Packing) -> Tensor:
-    return torch.zeros_like(q)
+def test_a_row_meets_every_weight_of_its_expert_that_multiplies_once(loaded: Loaded) -> None:
+    bagel, count = loaded.model.bagel, Counter(loaded.model.config, torch.float32)
+    held = {
+        name: weight.numel()
+        for name, weight in bagel.language_model.model.layers.named_parameters()
+        if name.endswith(("_proj.weight", "_proj_moe_gen.weight"))
+    }
+    drawing = sum(size for name, size in held.items() if "moe_gen" in name)
+    understanding = sum(held.values()) - drawing
+    assert count.forward(Forward(und=3, gen=5)).flop == 2 * (3 * understanding + 5 * drawing)
+    assert count.forward(Forward(und=1)).nbytes == 4 * understanding
+    head = bagel.language_model.lm_head.weight.numel()
+    assert count.forward(Forward(logits=3)).flop == 2 * 3 * head
 
 
-def test_rows_take_what_the_decoders_linear_layers_do(loaded: Loaded, make_feeder: Feeder) -> None:
-    pixels = np.zeros((64, 64, 3), np.uint8)
-    bagel, at = loaded.model.bagel, Cursor(0)
-    feeds = [make_feeder.vae(at, pixels), make_feeder.text(at, range(5))]
-    packed, rows = pack(feeds), Forward(und=2 + 5, gen=feeds[0].rows - 2)
-    cache = bagel.new_cache(feeds[0].rows + 5)
+def test_attention_takes_two_products_of_queries_and_keys(loaded: Loaded) -> None:
+    decoder = loaded.model.config.decoder
+    q, k, v = (torch.zeros(1, decoder.heads, rows, decoder.head_dim) for rows in (5, 9, 9))
+    layer = torch_counts(lambda: nn.functional.scaled_dot_product_attention(q, k, v))
     count = Counter(loaded.model.config, torch.float32)
-    took = torch_counts(
-        lambda: bagel(packed.hidden, packed.rows, packed.positions, cache, packed.packing, no_attention)
-    )
-    assert took == count.forward(rows).flop
-    assert torch_counts(lambda: bagel.logits(packed.hidden[:3])) == count.forward(Forward(logits=3)).flop
+    assert count.forward(Forward(pairs=5 * 9)).flop == decoder.layers * layer
 
 
 @pytest.fixture
