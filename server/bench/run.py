@@ -100,9 +100,12 @@ class _Bench:
         from r3core.bench.engine_alone import measure, measure_ceiling
         from r3core.bench.results import Results
         from r3core.runtime import load_engine
+        from r3core.warm_up import warm_up
 
         settings, asked = self._settings, self._asked
         runtime = load_engine(engine_config(settings, settings.max_trajectories))
+        if settings.warm_up_s:
+            self._kept.say(warm_up(runtime, settings.warm_up_s))
         ceiling, lines = measure_ceiling(runtime)
         quick = ["made with --quick: the figures are worth nothing"] if asked.quick else []
         self._kept.begun(Results.of(runtime, asked.command, ceiling, lines, quick))
