@@ -19,7 +19,7 @@ PROMISES: Final[dict[str, str]] = {
     "R7": "Redis is at its memory limit: nothing new is taken; what runs finishes and can be read",
     "R8": "Redis is away for 60 s, at the start or later: the processes stay, alive and not ready",
     "R9": "A step of one job raises or runs out of memory: that job fails with its reason; the jobs in its "
-    "batch succeed with the same pictures",
+    "batch succeed with the same pictures, but for rounding",
     "S1": "1,000 streams of one API process, one event a second each: none lost, 99 % within 100 ms, at most 60"
     " KB a stream and a quarter of a core",
     "S2": "200 clients that never read beside 50 that do: at most 100 MB more; the readers' p99 at most 20 % "
