@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -104,13 +105,16 @@ def seen_rows(sample: Sequence[object], hidden: frozenset[int]) -> list[tuple[in
 def test_a_padded_batch_gives_what_the_engine_gives_for_each_sample_alone(bagel: Bagel, tokenizer: Tokenizer) -> None:
     batch = samples(tokenizer)
     collated = collate(batch, tokenizer, VIT_PATCHES)
+    engines = deepcopy(bagel)  # what is served is trained no more
+    engines.ready()
     with torch.inference_mode():
+        engines.fuse()
         und, gen, _ = embed(bagel, collated, torch.full((len(batch),), TIME), None)
         und, gen = forward(bagel, und, gen, collated.layout)
         assert gen is not None
         assert collated.drawn is not None
         for number, sample in enumerate(batch):
-            texts, velocity = served(bagel, tokenizer, sample)
+            texts, velocity = served(engines, tokenizer, sample)
             hidden = next((s.unseen for s in sample if isinstance(s, Noise)), frozenset())
             for (first, rows), expected in zip(seen_rows(sample, hidden), texts, strict=True):
                 torch.testing.assert_close(und[number, first : first + rows], expected, atol=2e-4, rtol=1e-4)
