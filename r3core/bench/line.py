@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Final, Literal
@@ -58,3 +59,8 @@ class Ceiling:
         """The part of the ceiling that a line reaches, 0 to 1."""
         floor_s, seconds = self.floor_s(line), line.seconds
         return floor_s / seconds if floor_s is not None and seconds else None
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The least value that so large a share of them does not exceed."""
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]

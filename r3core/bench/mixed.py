@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -11,7 +10,7 @@ import numpy as np
 
 from r3core.bench.driving import Driven, Seen, drive
 from r3core.bench.growth import work_of
-from r3core.bench.line import Line
+from r3core.bench.line import Line, quantile
 from r3core.bench.setting import FREELY, Setting
 from r3core.engine.engine import Engine
 from r3core.types import Trajectory
@@ -86,11 +85,6 @@ def _arriving(engine: Engine, asked: Sequence[Trajectory], arrivals_s: Sequence[
         turns.append(time.perf_counter() - began_s)
     engine.took()
     return Driven(list(seen.values()), turns, [])
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The least value that so large a share of them does not exceed."""
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def _first_image_s(seen: Seen) -> float:

@@ -63,8 +63,7 @@ class Begin:
 
 @dataclass(frozen=True)
 class Batch:
-    """One turn: steps that start now, then one packed text forward over `text`, then one packed denoising forward
-    over `draw`.
+    """One turn: steps that start now, then one packed forward over `text` and `draw`.
 
     `text` holds all that write or judge, and every step that begins to draw, for its context is computed in that
     forward.
@@ -150,7 +149,8 @@ Part = Literal["text", "denoise", "decode"]
 
 @dataclass(frozen=True)
 class Took:
-    """What one packed text forward, one packed denoising forward or the decoding of one picture took.
+    """What the texts or the pictures of one packed forward took, or the decoding of one picture. A forward over both
+    is told of each with all its seconds.
 
     `size` tokens of texts were chosen from it (new contexts are computed in the same forward and are not counted), or
     that many pictures had their next step; `branches` counts the guidance branches of a denoising forward.

@@ -250,15 +250,6 @@ def _by_expert(rows: Rows, x: Tensor, und: Callable[[Tensor], Tensor], gen: Call
     return torch.cat((und(x[: rows.und]), gen(x[rows.und :])))
 
 
-def _scaled(rows: Rows, x: Tensor, und: Tensor, gen: Tensor) -> Tensor:
-    """Each row times its own expert's weights, which a row of a lower precision gives way to."""
-    if rows.und == rows.total:
-        return x * und
-    if rows.und == 0:
-        return x * gen
-    return torch.cat((x[: rows.und] * und, x[rows.und :] * gen))
-
-
 def rope_table(config: DecoderConfig, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin [positions, D] in float32; inverse frequencies stay float32 whatever the model's dtype."""
     half = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device) / config.head_dim
@@ -285,9 +276,9 @@ def _norm_and_rotate(rows: Rows, x: Tensor, und: Fused, gen: Fused, rope: tuple[
     both, then cast back.
     """
     if x.dtype == torch.float32 or rows.lifted == rows.total:
-        return rotated(_scaled(rows, normed(x, und.eps), und.qk_norm, gen.qk_norm), rope)
+        return rotated(_by_expert(rows, normed(x, und.eps), und.qk_norm.mul, gen.qk_norm.mul), rope)
     plain = rotated(normed(x[: rows.lifted], und.eps) * und.qk_norm, (rope[0][: rows.lifted], rope[1][: rows.lifted]))
     high = Rows(0, rows.und - rows.lifted, rows.total - rows.lifted)
-    lifted = _scaled(high, normed(x[rows.lifted :].float(), und.eps), und.qk_norm, gen.qk_norm)
+    lifted = _by_expert(high, normed(x[rows.lifted :].float(), und.eps), und.qk_norm.mul, gen.qk_norm.mul)
     turned = rotated(lifted, (rope[0][rows.lifted :].float(), rope[1][rows.lifted :].float()))
     return torch.cat((plain, turned.to(x.dtype)))

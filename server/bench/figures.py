@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,10 +51,3 @@ def overhead_of(job: Watched) -> Overhead:
     until_taken_s = started.made_at_s - job.sent_at_s
     told_s = job.sent_at_s + job.total_s - done.made_at_s
     return Overhead(job.total_s, job.engine_s, until_taken_s, told_s)
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least that share of all is not above."""
-    ordered = sorted(values)
-    rank = -(-len(ordered) * share // 1)  # rounded up
-    return ordered[max(int(rank) - 1, 0)]

@@ -12,9 +12,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from r3core.bench.line import Line
+from r3core.bench.line import Line, quantile
 from server.bench.bodies import gaps_s, mixed
-from server.bench.figures import quantile
 from server.bench.place import Place
 from server.bench.watching import Watched, watch
 

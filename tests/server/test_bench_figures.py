@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from r3core.bench.line import Ceiling, Line
+from r3core.bench.line import Ceiling, Line, quantile
 from server.bench.bodies import gaps_s
-from server.bench.figures import Overhead, allowed_s, overhead_of, quantile
+from server.bench.figures import Overhead, allowed_s, overhead_of
 from server.bench.shown import tables, told
 from server.bench.watching import Arrived, Watched
 

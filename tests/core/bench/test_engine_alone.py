@@ -12,8 +12,7 @@ from r3core.bench.device_waits import idle
 from r3core.bench.driving import drive
 from r3core.bench.engine_alone import PARTS, measure, measure_ceiling
 from r3core.bench.full_size import TRIAL, Budget, FullSize
-from r3core.bench.line import Ceiling, Line
-from r3core.bench.mixed import quantile
+from r3core.bench.line import Ceiling, Line, quantile
 from r3core.bench.setting import Setting
 from r3core.bench.targets import TARGETS, table
 from r3core.runtime import Runtime
