@@ -38,6 +38,7 @@ from r3core.types import (
     REFINE_DEFAULTS,
     REFLECT_DEFAULTS,
     ImageSampling,
+    Request,
     TextSampling,
     image_sampling_from_json,
 )
@@ -130,6 +131,21 @@ class Description:
     defaults: Defaults
     example_prompts: tuple[str, ...]
     max_context_tokens: int
+
+    def request(self, prompt: str, seed: int) -> Request:
+        """A prompt with the checkpoint's own size and settings in everything else."""
+        (width, height), own = self.default_size, self.defaults
+        return Request(
+            prompt,
+            width,
+            height,
+            seed,
+            max_rounds=own.max_rounds,
+            reason=own.reason,
+            reflect=own.reflect,
+            generate=own.generate,
+            refine=own.refine,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from r3core.errors import R3Error
 from r3core.events import Failed, Finished
 from r3core.runtime import Runtime
-from r3core.types import Request, Trajectory
+from r3core.types import Trajectory
 
 
 def warm_up(runtime: Runtime, most_s: float, between: Callable[[], None] = lambda: None) -> str:
@@ -27,7 +27,7 @@ def warm_up(runtime: Runtime, most_s: float, between: Callable[[], None] = lambd
     finished, failed = 0, ""
     for prompt in examples:
         try:
-            engine.add(prompt, Trajectory(_request(runtime, prompt)))
+            engine.add(prompt, Trajectory(runtime.description.request(prompt, seed=0)))
         except R3Error as error:
             failed += f"; {prompt!r}: {error}"
     while engine.has_work:
@@ -44,19 +44,3 @@ def warm_up(runtime: Runtime, most_s: float, between: Callable[[], None] = lambd
                 engine.abort(prompt)
     engine.took()  # none of it was anybody's
     return f"warm after {time.monotonic() - began_s:.1f} s: {finished} of {len(examples)} example prompts{failed}"
-
-
-def _request(runtime: Runtime, prompt: str) -> Request:
-    description = runtime.description
-    defaults, (width, height) = description.defaults, description.default_size
-    return Request(
-        prompt,
-        width,
-        height,
-        seed=0,
-        max_rounds=defaults.max_rounds,
-        reason=defaults.reason,
-        reflect=defaults.reflect,
-        generate=defaults.generate,
-        refine=defaults.refine,
-    )

@@ -83,19 +83,9 @@ class Setting:
 
     def request(self, index: int = 0, **changes: Any) -> Request:
         """The prompt of that number with the checkpoint's own settings, and no round by its own will."""
-        own, (width, height) = self.description.defaults, self.description.default_size
-        plain = Request(
-            PROMPTS[index % len(PROMPTS)],
-            width,
-            height,
-            seed=index,
-            max_rounds=own.max_rounds,
-            early_stop=TO_THE_END,
-            reason=own.reason,
-            reflect=own.reflect,
-            generate=own.generate,
-            refine=own.refine,
-        )
+        own = self.description.defaults
+        plain = self.description.request(PROMPTS[index % len(PROMPTS)], seed=index)
+        plain = replace(plain, early_stop=TO_THE_END)
         if self.quick:
             plain = replace(
                 plain,
