@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from r3core.errors import DeviceError
-from r3core.model.padding import PieceRows, Together, together
+from r3core.model.padding import MOST_ROWS, PieceRows, Together, attend_short, together
 from r3core.model.placing import to_device
 
 _CPU: Final = torch.device("cpu")
@@ -171,7 +171,7 @@ class SdpaAttention:
             return self._attend(q, *keys_and_values(alone[0][1], (k, v), cache), alone[0][1])
         out = torch.empty_like(q)
         for group in shared:
-            out[group.rows] = group.attend(q, k, v, cache.keys, cache.values)
+            out.index_copy_(0, group.rows, group.attend(q, k, v, cache.keys, cache.values))
         for first, piece in alone:
             own: Tensor | slice = slice(first, first + piece.rows)
             if packing.order is not None:
@@ -180,6 +180,8 @@ class SdpaAttention:
         return out
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, piece: PieceRows) -> Tensor:
+        if q.device == _CPU and piece.rows <= MOST_ROWS:
+            return attend_short(q, k, v, causal=piece.causal)
         mask = None
         if piece.causal and piece.rows > 1 and piece.past:
             # Bottom-right: query i sees the past and its own rows 0 to i.

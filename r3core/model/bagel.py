@@ -209,8 +209,7 @@ class Bagel(nn.Module):
 
 def laid_out_bytes(config: DecoderConfig, device: torch.device, dtype: torch.dtype) -> int:
     """What the second copy of the decoder's weights takes that a CPU's product reads; 0 where there is none."""
-    expert = config.hidden * (2 * config.hidden + 2 * config.kv_heads * config.head_dim + 3 * config.intermediate)
-    size = 2 * config.layers * expert * torch.finfo(dtype).bits // 8
+    size = 2 * config.layers * config.layer_weights * torch.finfo(dtype).bits // 8
     return size if size <= MOST_BYTES and why_not(device, dtype) is None else 0
 
 

@@ -10,6 +10,7 @@ for q, k and v, and one for gate and up, whose parts the modules' parameters the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from r3core.model.attention import Attention, LayerCache, Packing
+from r3core.model.one_thread import silu
 from r3core.model.product import Product
 
 
@@ -38,6 +40,11 @@ class DecoderConfig:
     def head_dim(self) -> int:
         """Always hidden / heads; no config has a key for it."""
         return self.hidden // self.heads
+
+    @property
+    def layer_weights(self) -> int:
+        """Numbers in the matrices of one expert of one layer: the multiplications that a row takes there."""
+        return self.hidden * (2 * self.hidden + 2 * self.kv_heads * self.head_dim + 3 * self.intermediate)
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,33 @@ class RMSNorm(nn.Module):
 def normed(x: Tensor, eps: float) -> Tensor:
     """x [..., size] over its root mean square, in x's dtype."""
     return nn.functional.rms_norm(x, x.shape[-1:], eps=eps)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """x [..., size] over its root mean square; or, where `least` is there, over its length, for the weights after it
+    hold the square root of the size then.
+
+    torch's own norm is eight operations on a CPU, and a length two: sqrt(|x|^2 + size * eps) is hypot(|x|, least).
+    """
+
+    eps: float
+    least: Tensor | None  # sqrt(size * eps), float32
+
+    @classmethod
+    def of(cls, size: int, eps: float, *, by_length: bool) -> Norm:
+        """The norm of rows of that size."""
+        return cls(eps, torch.tensor(math.sqrt(size * eps)) if by_length else None)
+
+    def weights(self, weight: Tensor) -> Tensor:
+        """What stands behind it for the norm's `weight` [..., size]."""
+        return weight if self.least is None else weight * math.sqrt(weight.shape[-1])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The same shape and dtype."""
+        if self.least is None:
+            return normed(x, self.eps)
+        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.least)
 
 
 class MLP(nn.Module):
@@ -121,7 +155,8 @@ class Expert:
 class Fused:
     """The same weights as serving reads them. `qk_norm` holds a row for each head, those of q before those of k."""
 
-    eps: float
+    norm: Norm  # of a row, before either product
+    head_norm: Norm
     qkv: Product  # H -> (Q + 2K) D, with the input norm's weights
     qk_norm: Tensor  # [Q + K, D]
     o: Product  # H -> H
@@ -131,7 +166,7 @@ class Fused:
     def mlp(self, x: Tensor) -> Tensor:
         """SwiGLU, after the norm: x [N, H] -> [N, H]."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(nn.functional.silu(gate).mul_(up))
+        return self.down(silu(gate).mul_(up))
 
 
 class Layer(nn.Module):
@@ -191,19 +226,23 @@ def fuse(expert: Expert, *, lay_out: bool) -> Fused:
     q_heads, k_heads = (module.get_parameter("weight").shape[0] // head for module in attn[:2])
     eps = expert.input_norm.eps
     assert isinstance(eps, float)
+    by_length = lay_out and q_norm.dtype == torch.float32
+    norm = Norm.of(expert.input_norm.get_parameter("weight").shape[0], eps, by_length=by_length)
+    head_norm = Norm.of(head, eps, by_length=by_length)
     return Fused(
-        eps=eps,
+        norm=norm,
+        head_norm=head_norm,
         qkv=Product.of(
             _joined([module.get_parameter("weight") for module in attn]),
             _joined([module.get_parameter("bias") for module in attn]),
-            scale=expert.input_norm.get_parameter("weight"),
+            scale=norm.weights(expert.input_norm.get_parameter("weight")),
             lay_out=lay_out,
         ),
-        qk_norm=torch.cat((q_norm.expand(q_heads, head), k_norm.expand(k_heads, head))),
+        qk_norm=head_norm.weights(torch.cat((q_norm.expand(q_heads, head), k_norm.expand(k_heads, head)))),
         o=Product.of(expert.o.get_parameter("weight"), lay_out=lay_out),
         gate_up=Product.of(
             _joined([module.get_parameter("weight") for module in (mlp.gate_proj, mlp.up_proj)]),
-            scale=expert.post_norm.get_parameter("weight"),
+            scale=norm.weights(expert.post_norm.get_parameter("weight")),
             lay_out=lay_out,
         ),
         down=Product.of(mlp.down_proj.get_parameter("weight"), lay_out=lay_out),
@@ -233,12 +272,12 @@ def run_layer(
     """
     und, gen = experts
     kv_heads, head_dim = cache.keys.shape[1:]
-    qkv = _by_expert(rows, normed(hidden, und.eps), und.qkv, gen.qkv).view(rows.total, -1, head_dim)
+    qkv = _by_expert(rows, und.norm(hidden), und.qkv, gen.qkv).view(rows.total, -1, head_dim)
     turned = _norm_and_rotate(rows, qkv[:, :-kv_heads], und, gen, rope)
     q, k = turned[:, :-kv_heads], turned[:, -kv_heads:]
     mixed = attend(q, k, qkv[:, -kv_heads:], cache, packing).flatten(-2)
     hidden = hidden + _by_expert(rows, mixed, und.o, gen.o)
-    return hidden + _by_expert(rows, normed(hidden, und.eps), und.mlp, gen.mlp)
+    return hidden + _by_expert(rows, und.norm(hidden), und.mlp, gen.mlp)
 
 
 def _by_expert(rows: Rows, x: Tensor, und: Callable[[Tensor], Tensor], gen: Callable[[Tensor], Tensor]) -> Tensor:
@@ -247,7 +286,8 @@ def _by_expert(rows: Rows, x: Tensor, und: Callable[[Tensor], Tensor], gen: Call
         return und(x)
     if rows.und == 0:
         return gen(x)
-    return torch.cat((und(x[: rows.und]), gen(x[rows.und :])))
+    first, second = x.split_with_sizes((rows.und, rows.total - rows.und))
+    return torch.cat((und(first), gen(second)))
 
 
 def rope_table(config: DecoderConfig, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -268,7 +308,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def rotated(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """`rotate` with fewer operations: rope is cos and sin [N, 1, D], the first half of sin negated."""
     cos, sin = rope
-    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
 
 
 def _norm_and_rotate(rows: Rows, x: Tensor, und: Fused, gen: Fused, rope: tuple[Tensor, Tensor]) -> Tensor:
@@ -276,9 +316,20 @@ def _norm_and_rotate(rows: Rows, x: Tensor, und: Fused, gen: Fused, rope: tuple[
     both, then cast back.
     """
     if x.dtype == torch.float32 or rows.lifted == rows.total:
-        return rotated(_by_expert(rows, normed(x, und.eps), und.qk_norm.mul, gen.qk_norm.mul), rope)
-    plain = rotated(normed(x[: rows.lifted], und.eps) * und.qk_norm, (rope[0][: rows.lifted], rope[1][: rows.lifted]))
+        return rotated(_weighed(rows, und.head_norm(x), und, gen), rope)
+    plain = rotated(und.head_norm(x[: rows.lifted]) * und.qk_norm, (rope[0][: rows.lifted], rope[1][: rows.lifted]))
     high = Rows(0, rows.und - rows.lifted, rows.total - rows.lifted)
-    lifted = _by_expert(high, normed(x[rows.lifted :].float(), und.eps), und.qk_norm.mul, gen.qk_norm.mul)
+    lifted = und.head_norm(x[rows.lifted :].float())
+    lifted = _by_expert(high, lifted, und.qk_norm.mul, gen.qk_norm.mul)
     turned = rotated(lifted, (rope[0][rows.lifted :].float(), rope[1][rows.lifted :].float()))
     return torch.cat((plain, turned.to(x.dtype)))
+
+
+def _weighed(rows: Rows, x: Tensor, und: Fused, gen: Fused) -> Tensor:
+    """Heads [N, Q + K, D] times the weights of their norm, in place."""
+    if rows.und == rows.total:
+        return x.mul_(und.qk_norm)
+    first, second = x.split_with_sizes((rows.und, rows.total - rows.und))
+    first.mul_(und.qk_norm)
+    second.mul_(gen.qk_norm)
+    return x

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.int64]
 
-_MOST_ROWS: Final = 64  # a longer piece has a call of its own
+MOST_ROWS: Final = 64  # a longer piece has a call of its own
 _WASTE: Final = 1.5  # the logits of a padded group over those that its pieces need
 _SMALL: Final = 4096  # logits of a head: less than a call of its own costs
 
@@ -102,13 +103,35 @@ class Together:
         return seen.transpose(1, 2)
 
 
+def attend_short(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
+    """One short piece: its q [rows, Q, D] and all that it sees, k and v [keys, K, D] -> [rows, Q, D]; causal is aligned
+    bottom-right.
+
+    Query heads that read one key head are laid end to end, as in a group.
+    """
+    rows, heads, size = q.shape
+    kv_heads = k.shape[1]
+    spread = heads // kv_heads
+    queries = q.view(rows, kv_heads, spread, size).permute(1, 2, 0, 3).reshape(1, kv_heads, spread * rows, size)
+    mask = _causal(rows, k.shape[0], spread, q.dtype) if causal and rows > 1 else None
+    keys, values = k.transpose(0, 1)[None], v.transpose(0, 1)[None]
+    out = torch.nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    return out.view(kv_heads, spread, rows, size).permute(2, 0, 1, 3).reshape(rows, heads, size)
+
+
+@lru_cache(maxsize=4)  # all layers of a forward ask for the same
+def _causal(rows: int, keys: int, spread: int, dtype: torch.dtype) -> Tensor:
+    """To be added to the logits: row i of each head sees all but the last rows - 1 - i keys."""
+    return torch.full((rows, keys), -torch.inf, dtype=dtype).triu_(keys - rows + 1).repeat(spread, 1)
+
+
 def together(pieces: Sequence[Placed], order: Numbers | None) -> tuple[tuple[Together, ...], tuple[Placed, ...]]:
     """Groups of pieces, and those that stay alone. `order` maps sequence order to packed order."""
     kinds: dict[tuple[bool, int], list[Placed]] = {}
     alone: list[Placed] = []
     for placed in pieces:
         piece = placed[1]
-        if piece.rows > _MOST_ROWS or (piece.causal and not piece.stored and piece.rows > 1):
+        if piece.rows > MOST_ROWS or (piece.causal and not piece.stored and piece.rows > 1):
             alone.append(placed)
         else:
             kinds.setdefault((piece.stored, 0 if piece.stored else piece.rows), []).append(placed)

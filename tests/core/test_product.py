@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from r3core.model.bagel import laid_out_bytes
-from r3core.model.layers import DecoderConfig
+from r3core.model.layers import DecoderConfig, Norm, normed
 from r3core.model.product import MOST_BYTES, Product, why_not
 
 CPU = torch.device("cpu")
@@ -53,3 +53,11 @@ def test_weights_are_held_twice_only_where_they_are_small() -> None:
     assert laid_out_bytes(SMALL, CPU, torch.float32) == 2 * 2 * 64 * (64 + 64 + 32 + 32 + 3 * 128) * 4
     assert laid_out_bytes(BAGEL_7B, CPU, torch.bfloat16) == 0
     assert MOST_BYTES < 2**31
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-3, 0.0])
+def test_a_norm_by_length_is_the_norm(size: float) -> None:
+    draws = torch.Generator().manual_seed(3)
+    x, weight = size * torch.randn(5, 7, 48, generator=draws), torch.randn(7, 48, generator=draws)
+    norm = Norm.of(48, 1e-6, by_length=True)
+    torch.testing.assert_close(norm(x) * norm.weights(weight), normed(x, 1e-6) * weight, rtol=2e-6, atol=1e-7)

@@ -1,0 +1,44 @@
+"""What is computed by one thread, so that their number shows in no result.
+
+torch shares a tensor out over its threads and computes the last elements of each share, those that fill no vector, by
+another formula than the rest; with an exponential in it the two differ in their last digits. It adds up a group of
+channels that lie last in as many parts as it has threads. Sums and products of elements, oneDNN's products and
+convolutions, and attention come out the same with any number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+_SHARED_OUT: Final = 32_768  # elements; torch shares out nothing smaller
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one; afterwards the calling thread has as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def silu(x: Tensor) -> Tensor:
+    """torch's own, of any shape."""
+    if x.device.type != "cpu" or x.numel() <= _SHARED_OUT:
+        return nn.functional.silu(x)
+    with one_thread():
+        return nn.functional.silu(x)
+
+
+def of_one_thread(model: nn.Module, *kinds: type[nn.Module]) -> None:
+    """Let the modules of a CPU's model that are of these kinds compute so."""
+    for module in model.modules():
+        if isinstance(module, kinds):
+            module.forward = one_thread()(module.forward)
