@@ -30,6 +30,7 @@ from r3core.engine.batch import (
     Output,
     Part,
     Piece,
+    Shown,
     Stepped,
     Text,
     Took,
@@ -173,8 +174,8 @@ class FakeRunner:
         steps = settings.num_timesteps - 1
         if state.done < steps:
             wanted = state.done in preview_steps(steps, request.previews)
-            shown = _pixels(begin, candidates[0], fade=state.done / steps) if wanted else None
-            return Stepped(state.done, steps, shown)
+            shown = [Shown(state.done, _pixels(begin, candidates[0], fade=state.done / steps))] if wanted else []
+            return Stepped(state.done, steps, tuple(shown))
         with self._stopwatch.timing("decode", len(candidates)):
             pictures = tuple(_pixels(begin, candidate, fade=1.0) for candidate in candidates)
             return Drawn(pictures, steps, sum(state.branches))

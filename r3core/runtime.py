@@ -71,7 +71,7 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
 
 def set_up_torch(config: EngineConfig) -> None:
     """Threads, and exact float32 on CUDA (no TF32)."""
-    torch.set_num_threads(config.torch_threads or max(1, usable_cores() - 1))
+    torch.set_num_threads(config.torch_threads or usable_cores())
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 

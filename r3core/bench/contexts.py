@@ -87,7 +87,7 @@ class Contexts:
 
     def picture(self, picture: Picture) -> Cursor:
         """A context that begins with a picture, as its latents and as the eye sees it."""
-        return self.eye(self._put(self.feeder.vae(self.fresh(), picture.pixels)), picture)
+        return self.eye(self._put(self.feeder.vae(self.fresh(), self.feeder.latent(picture.pixels))), picture)
 
     def forward(self, feeds: list[Feed]) -> tuple[Tensor, Packed]:
         """The transformer over some feeds."""

@@ -98,12 +98,20 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A preview: what the picture looked like after `step` steps."""
+
+    step: int
+    pixels: Pixels
+
+
+@dataclass(frozen=True)
 class Stepped:
-    """`step` of `steps` Euler steps are done."""
+    """`step` of `steps` Euler steps are done, and these previews have come since the last."""
 
     step: int
     steps: int
-    preview: Pixels | None = None
+    shown: tuple[Shown, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,7 @@ class Drawn:
     pictures: tuple[Pixels, ...]
     steps: int
     forwards: int
+    shown: tuple[Shown, ...] = ()
 
 
 @dataclass(frozen=True)

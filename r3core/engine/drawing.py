@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -13,6 +14,17 @@ from r3core.types import ImageSampling
 
 if TYPE_CHECKING:
     from r3core.events import Pixels
+
+
+@dataclass(frozen=True)
+class Unshown:
+    """A preview: what a drawing would have come to after `step` steps, `clean` [n, d], and its pixels once they are
+    there.
+    """
+
+    step: int
+    clean: Tensor
+    pixels: Future[Pixels]
 
 
 @dataclass
@@ -30,6 +42,7 @@ class Drawing:
     previews: frozenset[int]
     step: int = 0
     forwards: int = 0
+    decoding: list[Unshown] = field(default_factory=list)  # previews that are not shown yet, the oldest first
 
     @property
     def steps(self) -> int:
@@ -47,11 +60,11 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Moved:
-    """A drawing after one more step: x, and what is to be shown of it."""
+    """A drawing after one more step: x, and what it would come to, where that is to be shown."""
 
     x: Tensor
     forwards: int
-    preview: Pixels | None = None
+    clean: Tensor | None = None
 
 
 Own = tuple[str, Drawing]

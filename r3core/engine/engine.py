@@ -214,7 +214,7 @@ class Engine:
         step, after, round_ = running.step, running.trajectory, _round_of(running)
         assert step is not None
         instruction = step.instruction if isinstance(step, Refine) else None
-        yield Progress(round_, output.steps, output.steps)
+        yield from _progress(running, Stepped(output.steps, output.steps, output.shown))
         for candidate, pixels in zip(draws(step), output.pictures, strict=True):
             height, width, _ = pixels.shape
             picture = Picture(Image(new_image_id(), width, height), pixels)
@@ -259,8 +259,8 @@ class Engine:
 def _progress(running: Running, output: Stepped) -> Iterator[Event]:
     round_ = _round_of(running)
     yield Progress(round_, output.step, output.steps)
-    if output.preview is not None:
-        yield Preview(round_, output.step, output.steps, output.preview)
+    for shown in output.shown:
+        yield Preview(round_, shown.step, output.steps, shown.pixels)
 
 
 def _advanced(running: Running, outcome: Outcome) -> Trajectory:

@@ -48,9 +48,8 @@ class Feeder:
         """What `look` gave of a picture."""
         return Feed(at, torch.cat((self.markers[:1], rows, self.markers[1:])))
 
-    def vae(self, at: Cursor, pixels: Pixels) -> Feed:
-        """A picture's latents."""
-        latent = self.latent(pixels)
+    def vae(self, at: Cursor, latent: Tensor) -> Feed:
+        """What `latent` gave of a picture."""
         tokens = vae.pack(latent, self._config.latent_patch)
         grid = latent.shape[1] // self._config.latent_patch, latent.shape[2] // self._config.latent_patch
         places = self._bagel.latent_pos_embed(grid_ids(*grid, self._config.latent_side, self._device))

@@ -10,13 +10,11 @@ the markers around latents, is read once. Only where that is more than a forward
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,48 +24,43 @@ from r3core.engine.aside import Aside, wait_for_one
 from r3core.engine.batch import (
     Batch,
     Begin,
-    Drawn,
     Likened,
     Looked,
     MemoryPlan,
     Need,
     Output,
-    Picture,
     Piece,
     Stepped,
     Text,
     Took,
     Working,
 )
+from r3core.engine.beginning import Beginner, Prefixes
 from r3core.engine.device_stopwatch import DeviceStopwatch
-from r3core.engine.drafting import Drafts, Phrases, texts_of
+from r3core.engine.drafting import Phrases, texts_of
 from r3core.engine.drawing import Branches, Drawing, Moved
 from r3core.engine.feeds import Feeder
 from r3core.engine.forwards import Forward, Found, forwards_of
 from r3core.engine.isolation import Isolation, Outputs
 from r3core.engine.likeness import Likeness
-from r3core.engine.looking import Looking, Prompt
 from r3core.engine.packing import Cursor, Feed, Layouts, Packed, pack
+from r3core.engine.pictures import Pictures
 from r3core.engine.rows import RowCounter
 from r3core.engine.state import Places, State, Turn, Writing, places_of
 from r3core.engine.stopwatch import Stopwatch, Timed
+from r3core.engine.threads import Threads
 from r3core.engine.verdict import asked_after, verdict_of
 from r3core.judge import Score
-from r3core.loop import needed
-from r3core.model import flow, vae
+from r3core.model import flow
 from r3core.model.attention import Attention, LayerCache
-from r3core.model.bagel import Model
-from r3core.model.placing import to_device
+from r3core.model.bagel import Model, laid_out_bytes
 from r3core.model.sampling import generator, noise, sample
-from r3core.model.tokenizer import TextStream, Tokenizer
-from r3core.model.vit import grid_ids
+from r3core.model.tokenizer import Tokenizer
 from r3core.prompts import PromptStrings
-from r3core.schedule import preview_steps, timesteps
-from r3core.steps import Compare, Describe, Generate, Judge, Reason, Reconstruct, Refine, Reflect, Step, draws
-from r3core.types import ImageSampling, TextSampling, Trajectory
+from r3core.steps import Compare, Step
+from r3core.types import Trajectory
 
 if TYPE_CHECKING:
-    from r3core.events import Pixels
     from r3core.similarity import Similarity
 
 _MARKERS: Final = 2  # around a picture
@@ -106,16 +99,22 @@ class ModelRunner:
         self._reserved = sum(len(ids) for ids in systems)
         self.cache_rows = plan.kv_cache_rows
         self._counter = RowCounter(tokenizer, description, model.config, plan.kv_cache_rows, max_batch_rows, strings)
+        self._aside = Aside(_threads(model) if self._device.type == "cpu" and usable_cores() > 1 else None)
+        self._is_alone = False  # whether a single trajectory has a turn
+        self._pictures = Pictures(model, self._stopwatch, self._aside)
         self._layouts = Layouts()
         self.phrases = Phrases()  # of the checkpoint's own texts
         self._cache: list[LayerCache] = model.bagel.new_cache(self.cache_rows + self._reserved)
         with torch.inference_mode():
             model.bagel.fuse()
             self._feeder = Feeder(model, tokenizer, description.transforms)
-            self._generate_system = self._store_prefix(systems[0], self.cache_rows)
-            self._reflect_system = self._store_prefix(systems[1], self.cache_rows + len(systems[0]))
+            prefixes = Prefixes(
+                self._cache,
+                generate_system=self._store_prefix(systems[0], self.cache_rows),
+                reflect_system=self._store_prefix(systems[1], self.cache_rows + len(systems[0])),
+            )
+        self._beginner = Beginner(model, tokenizer, self._feeder, strings, prefixes, self.phrases, self._aside)
         self._likeness = Likeness(self._feeder, similarities)
-        self._aside = Aside(has_thread=self._device.type == "cpu" and usable_cores() > torch.get_num_threads())
 
     def plan(self) -> MemoryPlan:
         """What the device holds."""
@@ -132,7 +131,8 @@ class ModelRunner:
     def run(self, batch: Batch) -> Outputs:
         """Compute one turn; a failure stays with its own trajectory."""
         outputs: Outputs = {}
-        with torch.inference_mode():
+        self._is_alone = len({*(b.key for b in batch.begin), *batch.text, *batch.draw}) == 1
+        with torch.inference_mode(), self._aside.computing(0):
             for begin in batch.begin:
                 outputs |= self._isolation.alone(begin.key, lambda b=begin: self._begun(b))  # type: ignore[misc]
             text = [k for k in batch.text if k not in outputs]
@@ -187,140 +187,7 @@ class ModelRunner:
         return {}
 
     def _begin(self, begin: Begin) -> None:
-        # May be called again where memory ran out, so what it goes on from is not forgotten before the end.
-        state = self._states.setdefault(begin.key, State())
-        state.prefill, state.looking, state.decoded = [], None, []
-        at_hand = {p.image.id for p in begin.pictures} | {image.id for image in needed(begin.trajectory)}
-        state.vit_rows = {id_: rows for id_, rows in state.vit_rows.items() if id_ in at_hand}
-        match begin.step:
-            case Reason():
-                self._begin_reason(state, begin)
-            case Reflect():
-                self._begin_reflect(state, begin)
-            case Describe():
-                self._begin_describe(state, begin)
-            case Judge():
-                prompt = Prompt.of(begin.trajectory.request.prompt, self._tokenizer, self.prompt_strings)
-                state.looking, state.writing = Looking(begin, prompt, state.prior), None
-            case Generate() | Reconstruct():
-                self._begin_generate(state, begin)
-            case Refine(instruction=instruction):
-                self._begin_refine(state, begin, instruction)
-
-    def _begin_reason(self, state: State, begin: Begin) -> None:
-        request = begin.trajectory.request
-        start = self._copy_prefix(self._generate_system, begin.spans[0].start)
-        ids = [*self._tokenizer.segment(request.prompt), self._tokenizer.im_start]
-        self._ask(state, begin, start, request.reason, ids)
-
-    def _begin_reflect(self, state: State, begin: Begin) -> None:
-        request = begin.trajectory.request
-        before = state.writing
-        if begin.keeps and before is not None:  # the same question once more: only its first token goes in again
-            self._ask(state, begin, before.prompt, request.reflect, [self._tokenizer.im_start])
-            return
-        start = self._copy_prefix(self._reflect_system, begin.spans[0].start)
-        eye = self._feeder.vit(start, self._vit_rows(state, begin.picture))
-        state.prefill.append(eye)
-        question = self._tokenizer.segment(self.prompt_strings.reflect_question(request.prompt))
-        ids = [*question, self._tokenizer.im_start]
-        self._ask(state, begin, start.after(eye), request.reflect, ids)
-
-    def _begin_describe(self, state: State, begin: Begin) -> None:
-        request = begin.trajectory.request
-        eye = self._feeder.vit(Cursor(begin.spans[0].start), self._vit_rows(state, begin.picture))
-        state.prefill.append(eye)
-        question = self._tokenizer.segment(request.question or self.prompt_strings.describe_question)
-        self._ask(state, begin, eye.at.after(eye), request.describe, [*question, self._tokenizer.im_start])
-
-    def _ask(self, state: State, begin: Begin, at: Cursor, sampling: TextSampling, ids: list[int]) -> None:
-        """Feed ids, whose last is the start of the answer, and be ready to decode it."""
-        trajectory, step = begin.trajectory, begin.step
-        feed = self._feeder.text(at, ids)
-        state.prefill.append(feed)
-        round_, attempt, candidate, verdict = 0, 0, 0, False
-        if isinstance(step, Reflect):
-            round_, attempt, candidate = step.round, step.attempt, step.candidate
-            verdict = not attempt and "verdict" in trajectory.request.scorers
-        state.writing = Writing(
-            cursor=at.after(feed),
-            sampling=sampling,
-            draws=generator(trajectory.seed, round_, type(step).__name__.lower(), attempt, candidate),
-            stream=TextStream(self._tokenizer),
-            prompt=at.past(len(ids) - 1),
-            drafts=Drafts(self._phrases_of(state, trajectory)),
-            verdict=verdict,
-        )
-
-    def _phrases_of(self, state: State, trajectory: Trajectory) -> Phrases:
-        """What a trajectory has said so far; texts that another process wrote are read once."""
-        if state.phrases is None:
-            state.phrases = Phrases(self.phrases)
-            for text in (trajectory.request.prompt, *texts_of(trajectory)):
-                state.phrases.learn(self._tokenizer.encode(text))
-        return state.phrases
-
-    def _begin_generate(self, state: State, begin: Begin) -> None:
-        trajectory, start = begin.trajectory, begin.spans[0].start
-        round_, prompt = 0, trajectory.request.prompt
-        if isinstance(begin.step, Reconstruct):
-            round_, prompt = 1, trajectory.description or ""
-        if begin.keeps and state.writing is not None:  # the plan's K/V, as it was generated; its end goes in now
-            feed = self._feeder.text(state.writing.cursor, [self._tokenizer.im_end])
-            without_text = Cursor(start, self._generate_system.length, self._generate_system.position)
-        else:
-            feed = self._feeder.text(Cursor(start), self._tokenizer.segment(prompt))
-            without_text = Cursor(start)
-        state.prefill.append(feed)
-        views = (feed.at.after(feed), without_text)
-        state.drawings = self._drawings(begin, trajectory.request.generate, views, round_)
-        state.writing = None  # last, for where it stands was read above
-
-    def _begin_refine(self, state: State, begin: Begin, instruction: str) -> None:
-        request, step, picture = begin.trajectory.request, begin.step, begin.picture
-        assert isinstance(step, Refine)
-        ids = self._tokenizer.segment(instruction)
-        start = Cursor(begin.spans[0].start)
-        drawn = self._feeder.vae(start, picture.pixels)
-        eye = self._feeder.vit(start.after(drawn), self._vit_rows(state, picture))
-        shared = eye.at.after(eye)  # both branches that see the picture begin with these rows
-        text = self._feeder.text(shared, ids)
-        state.prefill = [drawn, eye, text]
-        views = [shared.after(text), shared]
-        if len(begin.spans) > 1:
-            alone = self._feeder.text(Cursor(begin.spans[1].start), ids)
-            state.prefill.append(alone)
-            views.append(alone.at.after(alone))
-        state.writing = None
-        state.drawings = self._drawings(begin, request.refine, tuple(views), step.round)
-
-    def _drawings(self, begin: Begin, settings: ImageSampling, views: tuple[Cursor, ...], round_: int) -> list[Drawing]:
-        """A drawing for each candidate: they see the same, and begin from noise of their own."""
-        trajectory, stride = begin.trajectory, self._config.latent_stride
-        edit = isinstance(begin.step, Refine)
-        width, height = trajectory.request.width, trajectory.request.height
-        if edit:
-            width, height = begin.picture.image.width, begin.picture.image.height
-        grid = height // stride, width // stride
-        times = timesteps(settings.num_timesteps, settings.timestep_shift)
-        places = self._bagel.latent_pos_embed(grid_ids(*grid, self._config.latent_side, self._device))
-        clock = self._bagel.time_embedder(to_device(np.array(times[:-1], dtype=np.float32), self._device))
-        previews = preview_steps(settings.num_timesteps - 1, trajectory.request.previews)
-        stage, candidates = "refine" if edit else "generate", draws(begin.step)
-        return [
-            Drawing(
-                x=self._noise(begin, stage, round_, grid[0] * grid[1], candidate).to(self._device),
-                grid=grid,
-                places=places,
-                times=times,
-                clock=clock,
-                settings=settings,
-                edit=edit,
-                views=views,
-                previews=previews if candidate == candidates[0] else frozenset(),
-            )
-            for candidate in candidates
-        ]
+        self._beginner.begin(self._states.setdefault(begin.key, State()), begin, self._noise, is_alone=self._is_alone)
 
     def _noise(self, begin: Begin, stage: str, round_: int, tokens: int, candidate: int) -> Tensor:
         """Where a picture starts from, [tokens, d]."""
@@ -356,7 +223,7 @@ class ModelRunner:
     def _turn(self, state: State, texts: int) -> Turn:
         """What goes into the forward of so many texts."""
         if state.looking is not None:
-            return Turn(*state.looking.turn(self._feeder, lambda picture: self._vit_rows(state, picture)))
+            return Turn(*state.looking.turn(self._feeder, lambda picture: self._beginner.vit_rows(state, picture)))
         if state.prefill:
             return Turn(state.prefill)
         writing = state.writing
@@ -479,67 +346,53 @@ class ModelRunner:
 
     def _stepped(self, key: str, drawn: Sequence[Branches]) -> Outputs:
         """All candidates of a step after one more step; nothing of them changes before all have come so far."""
+        state = self._states[key]
         moved = [(drawing, self._euler(drawing, own)) for drawing, own in drawn]
-        first, shown = moved[0]
-        decoded: list[Future[Pixels]] = []
-        if first.step + 1 == first.steps:
-            decoded = [self._aside.start(self._decode, after.x, drawing.grid) for drawing, after in moved]
+        first = moved[0][0]
+        step, is_last = first.step + 1, first.step + 1 == first.steps
+        previews = [(d, self._pictures.preview(d, step, after.clean)) for d, after in moved if after.clean is not None]
+        finals = [(drawing, after.x) for drawing, after in moved if is_last]
+        decoded = self._pictures.finish(finals, is_alone=self._is_alone)
         for drawing, after in moved:
-            drawing.x, drawing.step, drawing.forwards = after.x, drawing.step + 1, drawing.forwards + after.forwards
-        if not decoded:
-            return {key: Stepped(first.step, first.steps, shown.preview)}
-        self._states[key].decoded = decoded
+            drawing.x, drawing.step, drawing.forwards = after.x, step, drawing.forwards + after.forwards
+        for drawing, preview in previews:
+            drawing.decoding.append(preview)
+        if not is_last:
+            return {key: Stepped(step, first.steps, self._pictures.shown(first))}
+        state.decoded = decoded
         is_there = all(future.done() and future.exception() is None for future in decoded)
         return self._drawn(key) if is_there else {key: Working()}
+
+    def _drawn(self, key: str) -> Outputs:
+        return {key: self._pictures.drawn(self._states[key])}
 
     def _euler(self, drawing: Drawing, own: tuple[Tensor, ...]) -> Moved:
         v = flow.guide(drawing.settings, own[0], *_optional(own[1:]))
         t, t_next = drawing.times[drawing.step], drawing.times[drawing.step + 1]
         x = flow.euler(drawing.x, v, t, t_next)
-        if drawing.step + 1 in drawing.previews:
-            return Moved(x, len(own), preview=self._decode(flow.clean(drawing.x, v, t), drawing.grid))
-        return Moved(x, len(own))
+        return Moved(x, len(own), flow.clean(drawing.x, v, t) if drawing.step + 1 in drawing.previews else None)
 
     def _decoded(self, keys: list[str], *, is_all: bool) -> Outputs:
-        """Those of finished pictures that are decoded by now; where there is nothing else to do, the first of them."""
-        futures = {key: self._states[key].decoded for key in keys}
-        if keys and is_all:
-            wait_for_one(future for own in futures.values() for future in own if not future.done())
+        """Those of finished pictures that are decoded by now; where there is nothing else to do, one of them at least
+        is.
+        """
+        states = {key: self._states[key] for key in keys}
+        if keys and is_all and not self._pictures.help(states.values()):
+            wait_for_one(future for state in states.values() for future in state.decoded if not future.done())
         outputs: Outputs = {}
-        for key in (key for key, own in futures.items() if all(future.done() for future in own)):
+        for key in (key for key, state in states.items() if all(future.done() for future in state.decoded)):
             outputs |= self._isolation.alone(key, partial(self._drawn, key))
         return outputs
-
-    def _drawn(self, key: str) -> Outputs:
-        state = self._states[key]
-        for i, (future, drawing) in enumerate(zip(state.decoded, state.drawings, strict=True)):
-            if future.exception() is not None:
-                # Where memory ran out this is called once more.
-                state.decoded[i] = self._aside.start(self._decode, drawing.x, drawing.grid)
-                future.result()
-        pixels = tuple(future.result() for future in state.decoded)
-        first, state.decoded = state.drawings[0], []
-        return {key: Drawn(pixels, first.steps, first.forwards)}
 
     # --- pieces
 
     def _forward(self, packed: Packed) -> Tensor:
         """The transformer over packed rows: what comes out of its last layer."""
-        hidden: Tensor = self._bagel(
-            packed.hidden, packed.rows, packed.positions, self._cache, packed.packing, self._attention
-        )
+        with self._aside.computing(packed.rows.total):
+            hidden: Tensor = self._bagel(
+                packed.hidden, packed.rows, packed.positions, self._cache, packed.packing, self._attention
+            )
         return hidden
-
-    def _decode(self, tokens: Tensor, grid: tuple[int, int]) -> Pixels:
-        with self._stopwatch.timing("decode", 1):
-            latent = vae.unpack(tokens, grid, self._config.latent_patch)[None]
-            return vae.to_uint8(self._vae.decode(latent))[0].cpu().numpy()
-
-    def _vit_rows(self, state: State, picture: Picture) -> Tensor:
-        """The decoder's rows of a picture, computed once and kept as long as it may be looked at again."""
-        if picture.image.id not in state.vit_rows:
-            state.vit_rows[picture.image.id] = self._feeder.look(picture.pixels)
-        return state.vit_rows[picture.image.id]
 
     def _store_prefix(self, ids: list[int], row: int) -> Cursor:
         """Compute a constant prefix into the cache for good."""
@@ -547,13 +400,10 @@ class ModelRunner:
         self._forward(pack([feed]))
         return feed.at.after(feed)
 
-    def _copy_prefix(self, prefix: Cursor, start: int) -> Cursor:
-        """Begin a context with a constant prefix, a few dozen rows."""
-        source, target = slice(prefix.start, prefix.start + prefix.length), slice(start, start + prefix.length)
-        for layer in self._cache:
-            layer.keys[target] = layer.keys[source]
-            layer.values[target] = layer.values[source]
-        return Cursor(start, prefix.length, prefix.position)
+
+def _threads(model: Model) -> Threads:
+    bagel, decoder = model.bagel, model.config.decoder
+    return Threads(decoder.layer_weights, varies=laid_out_bytes(decoder, bagel.device, bagel.dtype) > 0)
 
 
 def _optional(branches_: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | None]:

@@ -48,6 +48,7 @@ class State:
     drawings: list[Drawing] = field(default_factory=list)
     decoded: list[Future[Pixels]] = field(default_factory=list)  # the pictures of drawings that are finished
     vit_rows: dict[str, Tensor] = field(default_factory=dict)  # by image id, [n, H]
+    latents: dict[str, Future[Tensor]] = field(default_factory=dict)  # by image id, of those encoded ahead
     prior: list[float] | None = None  # the prompt's likelihoods without a picture
     phrases: Phrases | None = None  # of the texts that it has, once one is written
 

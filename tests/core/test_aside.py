@@ -9,44 +9,60 @@ import pytest
 import torch
 
 from r3core.engine.aside import Aside
-from r3core.engine.runner import ModelRunner
+from r3core.engine.feeds import Feeder
+from r3core.engine.pictures import Pictures
+from r3core.engine.threads import Threads
 from r3core.errors import StepFailed
-from r3core.events import Failed, Finished, ImageReady, TextDelta
-from r3core.types import Trajectory
+from r3core.events import Failed, Finished, ImageReady, Preview, TextDelta
+from r3core.types import EarlyStop, Trajectory
 from tests.core.conftest import MakeRuntime
 from tests.core.test_engine_model import ask
 from tests.core.walking import by_key, drive
 
 
 def test_work_is_done_at_once_where_there_is_no_thread() -> None:
-    future = Aside(has_thread=False).start(threading.current_thread)
+    future = Aside(None).start(threading.current_thread)
     assert future.done()
     assert future.result() is threading.current_thread()
     with pytest.raises(ZeroDivisionError):
-        Aside(has_thread=False).start(lambda: 1 // 0)
+        Aside(None).start(lambda: 1 // 0)
 
 
-def test_a_thread_computes_as_the_engine_does() -> None:
-    aside = Aside(has_thread=True)
-    assert aside.start(torch.get_num_threads).result() == torch.get_num_threads()
+def test_a_thread_computes_as_the_engine_does_on_one_core() -> None:
+    aside = Aside(Threads(1))
+    assert aside.start(torch.get_num_threads).result() == 1
     assert aside.start(torch.is_inference_mode_enabled).result()
     with pytest.raises(ZeroDivisionError):
         aside.start(lambda: 1 // 0).result()
 
 
+def test_it_is_busy_while_something_is_not_done() -> None:
+    aside, may = Aside(Threads(1)), threading.Event()
+    assert (aside.busy, aside.is_free) == (0, True)
+    futures = [aside.start(may.wait, 60) for _ in range(2)]
+    assert (aside.busy, aside.is_free) == (1, False)
+    assert futures[1].cancel(), "what is not begun can be taken back"
+    may.set()
+    futures[0].result()
+    assert (aside.busy, aside.is_free) == (0, True)
+    nowhere = Aside(None)
+    nowhere.start(int)
+    assert (nowhere.busy, nowhere.is_free) == (0, False)
+
+
 def with_thread(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("r3core.engine.runner.usable_cores", lambda: torch.get_num_threads() + 1)
+    monkeypatch.setattr("r3core.engine.runner.usable_cores", lambda: 2)
     return make_runtime().engine
 
 
 def test_others_go_on_while_a_picture_is_decoded(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    others_wrote, decode = threading.Event(), ModelRunner._decode
+    others_wrote, decode = threading.Event(), Pictures.decode
 
-    def slow(self: ModelRunner, *given: Any) -> Any:
+    def slow(self: Pictures, *given: Any) -> Any:
         assert others_wrote.wait(60), "the engine waits for the picture while another text could be written"
         return decode(self, *given)
 
-    monkeypatch.setattr(ModelRunner, "_decode", slow)
+    monkeypatch.setattr(Pictures, "decode", slow)
     engine = with_thread(make_runtime, monkeypatch)
     engine.add("draws", Trajectory(ask(think=False, max_rounds=0)))
     engine.add("writes", Trajectory(ask(max_rounds=0)))
@@ -64,15 +80,15 @@ def test_others_go_on_while_a_picture_is_decoded(make_runtime: MakeRuntime, monk
 def test_a_picture_that_cannot_be_decoded_fails_alone(
     make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode, calls = ModelRunner._decode, []
+    decode, calls = Pictures.decode, []
 
-    def sometimes(self: ModelRunner, *given: Any) -> Any:
+    def sometimes(self: Pictures, *given: Any) -> Any:
         calls.append(given)
         if len(calls) == 1:
             raise ValueError("no such picture")
         return decode(self, *given)
 
-    monkeypatch.setattr(ModelRunner, "_decode", sometimes)
+    monkeypatch.setattr(Pictures, "decode", sometimes)
     engine = with_thread(make_runtime, monkeypatch)
     for key in "ab":
         engine.add(key, Trajectory(ask(think=False, max_rounds=0)))
@@ -86,20 +102,116 @@ def test_a_picture_that_cannot_be_decoded_fails_alone(
 def test_one_that_is_cancelled_while_it_is_decoded_is_gone(
     make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may, decode = threading.Event(), ModelRunner._decode
+    may, decode = threading.Event(), Pictures.decode
 
-    def slow(self: ModelRunner, *given: Any) -> Any:
+    def slow(self: Pictures, *given: Any) -> Any:
         may.wait(60)
         return decode(self, *given)
 
-    monkeypatch.setattr(ModelRunner, "_decode", slow)
+    monkeypatch.setattr(Pictures, "decode", slow)
     engine = with_thread(make_runtime, monkeypatch)
     request = ask(think=False, max_rounds=0)
+    engine.add("writes", Trajectory(ask(max_rounds=0)))
     engine.add("a", Trajectory(request))
     for _ in range(request.generate.num_timesteps - 1):
         engine.step()
     engine.abort("a")
-    assert [type(event).__name__ for _, event in drive(engine)] == ["Cancelled"]
+    assert ("a", "Cancelled") in [(key, type(event).__name__) for key, event in engine.step()]
     may.set()
+    assert by_key(drive(engine)).keys() == {"writes"}
     engine.add("a", Trajectory(request))
     assert isinstance(drive(engine)[-1][1], Finished)
+
+
+def test_who_has_nothing_else_to_do_decodes_what_waits_for_its_turn(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, both = Pictures.decode, threading.Barrier(2)
+    threads: set[str] = set()
+
+    def together(self: Pictures, *given: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        both.wait(60)  # each waits until the other is decoded too
+        return decode(self, *given)
+
+    monkeypatch.setattr(Pictures, "decode", together)
+    engine = with_thread(make_runtime, monkeypatch)
+    for key in "ab":
+        engine.add(key, Trajectory(ask(think=False, max_rounds=0)))
+    assert all(isinstance(events[-1], Finished) for events in by_key(drive(engine)).values())
+    assert len(threads) == 2
+
+
+def test_what_goes_wrong_there_is_told_where_it_is_asked_for(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that the engine itself decodes fails; the other is drawn."""
+    decode, begun = Pictures.decode, threading.Event()
+
+    def sometimes(self: Pictures, *given: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            begun.set()
+            raise ValueError("no such picture")
+        begun.wait(60)
+        return decode(self, *given)
+
+    monkeypatch.setattr(Pictures, "decode", sometimes)
+    engine = with_thread(make_runtime, monkeypatch)
+    for key in "ab":
+        engine.add(key, Trajectory(ask(think=False, max_rounds=0)))
+    ends = {key: type(events[-1]).__name__ for key, events in by_key(drive(engine)).items()}
+    assert ends == {"a": "Finished", "b": "Failed"}
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_all_previews_come_and_before_their_picture(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    engine = with_thread(make_runtime, monkeypatch)
+    engine.add("a", Trajectory(ask(previews=20, max_rounds=1)))
+    for i in range(others):
+        engine.add(f"other {i}", Trajectory(ask()))
+    events = by_key(drive(engine))["a"]
+    for round_ in (0, 1):
+        steps = [event.step for event in events if isinstance(event, Preview) and event.round == round_]
+        settings = (ask().generate, ask().refine)[round_]
+        assert steps == list(range(1, settings.num_timesteps - 1))
+        last = max(i for i, event in enumerate(events) if isinstance(event, Preview) and event.round == round_)
+        picture = next(i for i, e in enumerate(events) if isinstance(e, ImageReady) and e.round == round_)
+        assert last < picture
+
+
+def test_a_preview_that_failed_is_decoded_once_more(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, calls = Pictures.decode, []
+
+    def sometimes(self: Pictures, *given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError
+        return decode(self, *given)
+
+    monkeypatch.setattr(Pictures, "decode", sometimes)
+    engine = with_thread(make_runtime, monkeypatch)
+    engine.add("a", Trajectory(ask(think=False, previews=2, max_rounds=0)))
+    events = [event for _, event in drive(engine)]
+    assert sum(isinstance(event, Preview) for event in events) == 2
+    assert isinstance(events[-1], Finished)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_picture_is_encoded_ahead_where_its_trajectory_is_alone(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    latent, threads = Feeder.latent, []
+
+    def noted(self: Feeder, *given: Any) -> Any:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return latent(self, *given)
+
+    monkeypatch.setattr(Feeder, "latent", noted)
+    engine = with_thread(make_runtime, monkeypatch)
+    for i in range(1 + others):
+        engine.add(str(i), Trajectory(ask(max_rounds=1, early_stop=EarlyStop(on_satisfied=False))))
+    events = by_key(drive(engine))["0"]
+    assert isinstance(events[-1], Finished)
+    assert threads == ([True, True] if others else [False]), "each picture that is edited is encoded once"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ import torch
 from r3core.engine.batch import Batch, Begin, Picture
 from r3core.engine.feeds import Feeder
 from r3core.engine.runner import ModelRunner
+from r3core.engine.threads import Threads
 from r3core.errors import DeviceError, InvalidRequest, OutOfCapacity, OutOfMemory, PromptTooLong, R3Error, StepFailed
 from r3core.events import Cancelled, Event, Failed, Finished, ImageReady, Preview, Progress
 from r3core.model.attention import Packing
 from r3core.model.padding import PieceRows
+from r3core.model.product import why_not
 from r3core.runtime import Runtime
 from r3core.schedule import branches_per_step
 from r3core.types import EarlyStop, ImageSampling, Request, TextSampling, Trajectory
@@ -277,6 +280,27 @@ def test_the_same_seed_gives_the_same_bytes(make_runtime: MakeRuntime, by_themse
         assert again.trajectory.reasoning == by_themselves[name].trajectory.reasoning
         for index, pixels in by_themselves[name].pictures.items():
             assert np.array_equal(again.pictures[index], pixels)
+
+
+@pytest.mark.parametrize("name", list(MIX))
+def test_how_many_threads_a_forward_had_shows_nowhere(
+    make_runtime: MakeRuntime, by_themselves: dict[str, Alone], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    if why_not(torch.device("cpu"), torch.float32) is not None:
+        pytest.skip(f"their number does not vary here: {why_not(torch.device('cpu'), torch.float32)}")
+    counts, given = cycle((2, 1, 3, 1, 1, 2, 4)), set()
+
+    def count(_threads: Threads, rows: int | None, _beside: int) -> int:
+        number = 1 if rows == 0 else next(counts)  # without rows come small products, which would show it
+        given.add(number)
+        return number
+
+    monkeypatch.setattr(Threads, "count", count)
+    again = alone(make_runtime().engine, MIX[name], given_picture(MIX[name]))
+    assert given == {1, 2, 3, 4}
+    assert again.trajectory.reasoning == by_themselves[name].trajectory.reasoning
+    for index, pixels in by_themselves[name].pictures.items():
+        assert np.array_equal(again.pictures[index], pixels)
 
 
 def test_another_seed_gives_another_picture_and_another_sampled_text(make_runtime: MakeRuntime) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from r3core.engine.batch import Batch, Picture
 from r3core.engine.feeds import Feeder
+from r3core.engine.pictures import Pictures
 from r3core.engine.runner import ModelRunner
 from r3core.errors import InvalidRequest, PromptTooLong, R3Error
 from r3core.events import Event, Finished
@@ -87,15 +88,15 @@ def full_denoising(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def full_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the first of several candidates is decoded already."""
-    decode = ModelRunner._decode
+    decode = Pictures.decode
     left = iter([None, torch.OutOfMemoryError("CUDA out of memory")])
 
-    def cramped(self: ModelRunner, tokens: Tensor, grid: tuple[int, int]) -> Any:
+    def cramped(self: Pictures, tokens: Tensor, grid: tuple[int, int]) -> Any:
         if (error := next(left, None)) is not None:
             raise error
         return decode(self, tokens, grid)
 
-    monkeypatch.setattr(ModelRunner, "_decode", cramped)
+    monkeypatch.setattr(Pictures, "decode", cramped)
 
 
 def full_comparison(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,121 @@
+"""How many cores a forward computes with: by its size, and fewer where somebody else wants them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from r3core.engine.threads import Threads, waited_s
+
+A_ROW = 4_000_000  # multiplications: two such rows are worth a thread
+
+
+class Clock:
+    """Time that passes when told to, some of it waiting for a core."""
+
+    def __init__(self) -> None:
+        self.now_s, self.waited_s = 100.0, 7.0
+
+    def pass_(self, seconds: float, waiting: float = 0.0) -> None:
+        self.now_s += seconds
+        self.waited_s += waiting * seconds
+
+
+@pytest.fixture
+def of_four(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("r3core.engine.threads.usable_cores", lambda: 4)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def threads(of_four: None, clock: Clock) -> Threads:
+    return Threads(A_ROW, clock=lambda: clock.now_s, waited=lambda: clock.waited_s)
+
+
+@pytest.mark.parametrize(("rows", "count"), [(1, 1), (2, 2), (3, 2), (4, 3), (6, 4), (1000, 4), (None, 4)])
+def test_a_forward_takes_as_many_as_it_is_worth(threads: Threads, rows: int | None, count: int) -> None:
+    with threads.computing(rows, beside=0):
+        assert torch.get_num_threads() == count
+    assert torch.get_num_threads() == 4
+
+
+def test_where_their_number_would_show_everything_has_all_of_them(of_four: None) -> None:
+    threads = Threads(A_ROW, varies=False)
+    assert [threads.count(rows, beside) for rows, beside in ((1, 0), (1, 3), (None, 3))] == [4, 4, 4]
+
+
+def test_a_thread_that_computes_beside_it_keeps_its_core(threads: Threads) -> None:
+    assert [threads.count(None, beside) for beside in (0, 1, 3, 4)] == [4, 3, 1, 1]
+
+
+def test_threads_come_back_where_a_forward_fails(threads: Threads) -> None:
+    with pytest.raises(ZeroDivisionError), threads.computing(1, beside=0):
+        raise ZeroDivisionError
+    assert torch.get_num_threads() == 4
+
+
+def test_fewer_are_taken_while_this_thread_waits_for_its_core_and_all_of_them_later(
+    threads: Threads, clock: Clock
+) -> None:
+    assert threads.count(None, 0) == 4
+    clock.pass_(0.6, waiting=0.05)
+    assert threads.count(None, 0) == 4, "a little waiting is no crowd"
+    counts = []
+    for _ in range(3):
+        clock.pass_(0.6, waiting=0.3)
+        counts.append(threads.count(None, 0))
+    assert counts == [2, 1, 1]
+    clock.pass_(1.0)
+    assert threads.count(None, 0) == 1
+    clock.pass_(1.5)
+    assert threads.count(None, 0) == 4
+
+
+def test_who_is_crowded_again_and_again_waits_longer_until_it_has_been_quiet(threads: Threads, clock: Clock) -> None:
+    def pause_s() -> float:
+        while threads.count(None, 0) > 1:
+            clock.pass_(0.6, waiting=0.9)
+        began_s = clock.now_s
+        while threads.count(None, 0) < 4:
+            clock.pass_(0.6)
+        return clock.now_s - began_s
+
+    pauses = [pause_s() for _ in range(5)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > 4 * pauses[0]
+    assert pauses[-1] < 35
+    for _ in range(100):
+        clock.pass_(0.6)
+        threads.count(None, 0)
+    assert pause_s() == pytest.approx(pauses[0])
+
+
+def test_a_single_thread_is_never_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("r3core.engine.threads.torch.get_num_threads", lambda: 1)
+    assert Threads(A_ROW).count(10**9, beside=0) == 1
+
+
+def test_waiting_is_told_by_the_system_where_it_tells_it(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0 <= waited_s() < 3600
+    monkeypatch.setattr("r3core.engine.threads._SCHEDSTAT", tmp_path / "none")  # type: ignore[operator]
+    assert waited_s() == 0
+
+
+def test_waiting_is_that_of_the_calling_thread() -> None:
+    """A thread that has just begun has not waited yet what this one has."""
+    found: list[float] = []
+    thread = threading.Thread(target=lambda: found.append(waited_s()))
+    thread.start()
+    thread.join()
+    assert found[0] <= waited_s() + 0.1
