@@ -34,7 +34,12 @@ def main() -> int:
 def read(folder: Path) -> Runs:
     """The runs that there are."""
     before, after = (_read(folder / f"{name}.json") for name in ("bench_cpu_before", "bench_cpu"))
-    return Runs(before, after, [Results.read(path) for path in sorted(folder.glob("full_size_*.json"))])
+    elsewhere, gpu = (_all(folder, names) for names in ("bench_cpu_on_*.json", "full_size_*.json"))
+    return Runs(before, after, elsewhere, gpu)
+
+
+def _all(folder: Path, names: str) -> list[Results]:
+    return [Results.read(path) for path in sorted(folder.glob(names))]
 
 
 def _read(path: Path) -> Results | None:

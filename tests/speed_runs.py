@@ -43,6 +43,7 @@ def lines(speed: float) -> list[Line]:
             for way, seconds in ways.items()
         ),
         Line("together", "one after another over at once", "times", (2.0 * speed,), {"loops": 8}),
+        Line("together", "a queue, one after another over at once", "times", (2.2 * speed,), {"loops": 40, "batch": 8}),
         Line("phases", "reason", "s", took(0.5), {"rounds": 2, "phase": "reason"}, gflop=5.0, gbytes=1.0),
         *(Line("decode", "tokens decoded", "tokens/s", (speed * n,), {"batch": n}, 0.1, 0.2 / n) for n in (1, 2, 4)),
         *(Line("denoise", "edit steps", "steps/s", (speed * n,), {"batch": n}, 1.0) for n in (1, 2, 4)),

@@ -53,11 +53,11 @@ def test_the_distance_to_the_floor_is_told_before_and_after() -> None:
 
 
 def test_what_was_promised_is_kept_or_missed_by_the_figures() -> None:
-    loop, eight, overhead = promises(run(speed=1.9))
-    assert (loop.is_kept, eight.is_kept, overhead.is_kept) == (False, True, True)
-    assert [one.is_kept for one in promises(run(speed=1.2))] == [False, False, True]
+    loop, eight, always, overhead = promises(run(speed=1.9))
+    assert (loop.is_kept, eight.is_kept, always.is_kept, overhead.is_kept) == (False, True, True, True)
+    assert [one.is_kept for one in promises(run(speed=1.2))] == [False, False, True, True]
     late = [line for line in lines(3.0) if line.part != "overhead"]
-    assert [one.is_kept for one in promises(run(lines=tuple(late)))] == [True, True, None]
+    assert [one.is_kept for one in promises(run(lines=tuple(late)))] == [True, True, True, None]
     told = written(Runs(run(), run(speed=1.9)))["promises"]
     assert "| a whole loop, against the straightforward way | at least 2× | 1× | 1.9× | **missed** |" in told
     assert "15 ms or 3 % of the engine's time" in told
@@ -88,6 +88,14 @@ def test_that_no_gpu_was_used_is_said_until_there_are_figures_of_one() -> None:
     assert "a GPU, 2 cores" in told
     assert "| one decoded token, batch 1 | at most 3.7 ms a token | met: 2 ms a token |" in told
     assert "| decode | tokens decoded (batch 1) | 500 tokens/s |" in told
+
+
+def test_another_machine_has_promises_and_figures_of_its_own() -> None:
+    assert written(BOTH)["elsewhere"] == "Not measured yet.\n"
+    told = written(Runs(elsewhere=[run(speed=2.5, machine={**MACHINE, "cpu": "another processor"})]))["elsewhere"]
+    assert "*another processor*: measured on 2026-01-01 at `0123456789ab`" in told
+    assert "| a whole loop, against the straightforward way | at least 2× | — | 2.5× | kept |" in told
+    assert "| decode | tokens decoded (batch 1) | 2.5 tokens/s |" in told
 
 
 def test_notes_of_a_run_are_told_with_it() -> None:

@@ -28,14 +28,17 @@ NEVER: Final = "**Never run on a GPU.** Figures stand here as soon as there is t
 
 @dataclass(frozen=True)
 class Runs:
-    """The engine before the work on speed and after it, on a CPU; and at the true size, on GPUs."""
+    """The engine before the work on speed and after it, on a CPU; on other machines' CPUs; and at the true size, on
+    GPUs.
+    """
 
     before: Results | None = None
     after: Results | None = None
+    elsewhere: Sequence[Results] = ()
     gpu: Sequence[Results] = ()
 
     def __iter__(self) -> Iterator[tuple[str, Results]]:
-        """Those on a CPU, by name."""
+        """Those before and after, by name."""
         return ((name, run) for name, run in (("before", self.before), ("after", self.after)) if run is not None)
 
 
@@ -59,6 +62,7 @@ def written(runs: Runs) -> dict[str, str]:
         "promises": promises.table(runs.before, runs.after),
         **{part: _part(runs, part, shown) for part in PARTS},
         "floor": floor_table(runs.before, runs.after),
+        "elsewhere": "\n".join(_elsewhere(run) for run in runs.elsewhere) or NOTHING,
         "gpu": "\n".join(_on_gpu(run) for run in runs.gpu) if runs.gpu else f"{NEVER}\n{targets_table(None)}",
     }
 
@@ -67,6 +71,10 @@ def _part(runs: Runs, part: str, shown: Collection[str]) -> str:
     table = part_table(runs.before, runs.after, part)
     names = [name for name in _PLOTS_OF.get(part, ()) if name in shown]
     return "\n".join([table, *(f"![{plots.TITLES[name]}](images/{name})\n" for name in names)])
+
+
+def _elsewhere(run: Results) -> str:
+    return "\n".join([_of(str(run.machine["cpu"]), run), promises.table(None, run), figures_table(run)])
 
 
 def _on_gpu(run: Results) -> str:

@@ -58,9 +58,14 @@ def promises(run: Results) -> list[Promise]:
             _value(found(run, "ways", "speed-up", way="engine, one loop")),
         ),
         Promise(
-            "eight loops at once, against one after another",
+            "eight loops that begin together, against one after another",
             EIGHT_TIMES,
             _value(found(run, "together", "one after another over at once", loops=8)),
+        ),
+        Promise(
+            "eight loops under way all the time, another when one ends, against one after another",
+            EIGHT_TIMES,
+            _value(found(run, "together", "a queue, one after another over at once", batch=8)),
         ),
         Promise(
             f"overhead of a job, of {allowed}, whichever is more",

@@ -16,30 +16,36 @@ from r3core.engine.engine import Engine
 from r3core.types import Trajectory
 
 LOOPS: Final = 8
+_QUEUED: Final = 5  # loops for each that is under way
 _JOBS: Final = 32
 _LOAD: Final = 0.7
 _SEED: Final = 8
 
 
 def measure_together(setting: Setting) -> Iterator[Line]:
-    """The same loops, each of which may end when it is satisfied, both ways in turn within every run."""
+    """The same loops, each of which may end when it is satisfied, both ways in turn within every run: so many that
+    begin together, of which ever fewer are left, and a queue of more, where another one begins when one ends.
+    """
     loops = 2 if setting.quick else LOOPS
     engine = setting.engine_for(loops)
     if engine is None:
         return
-    asked = [setting.loop(i, early_stop=FREELY) for i in range(loops)]
-    warm = drive(engine, asked)
-    work = work_of(setting, warm)
-    apart: list[float] = []
-    at_once: list[float] = []
+    queued = 2 * loops if setting.quick else _QUEUED * loops
+    asked = [setting.loop(i, early_stop=FREELY) for i in range(queued)]
+    ways = {"": (asked[:loops], {"loops": loops}), "a queue, ": (asked, {"loops": queued, "batch": loops})}
+    work = {way: work_of(setting, _arriving(engine, own, [0.0] * len(own), loops)) for way, (own, _) in ways.items()}
+    apart: dict[str, list[float]] = {way: [] for way in ways}
+    at_once: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(setting.runs):
-        apart.append(sum(drive(engine, [one]).seconds for one in asked))
-        at_once.append(drive(engine, asked).seconds)
-    at = {"loops": loops}
-    yield Line("together", "one after another", "s", tuple(apart), at, work.gflop, work.gbytes)
-    yield Line("together", "at once", "s", tuple(at_once), at, work.gflop, work.gbytes)
-    ratios = tuple(one / other for one, other in zip(apart, at_once, strict=True))
-    yield Line("together", "one after another over at once", "times", ratios, at)
+        for way, (own, _) in ways.items():
+            apart[way].append(sum(drive(engine, [one]).seconds for one in own))
+            at_once[way].append(_arriving(engine, own, [0.0] * len(own), loops).seconds)
+    for way, (_, at) in ways.items():
+        floor = work[way].gflop, work[way].gbytes
+        yield Line("together", f"{way}one after another", "s", tuple(apart[way]), at, *floor)
+        yield Line("together", f"{way}at once", "s", tuple(at_once[way]), at, *floor)
+        ratios = tuple(one / other for one, other in zip(apart[way], at_once[way], strict=True))
+        yield Line("together", f"{way}one after another over at once", "times", ratios, at)
 
 
 def measure_load(setting: Setting) -> Iterator[Line]:
@@ -68,14 +74,17 @@ def measure_load(setting: Setting) -> Iterator[Line]:
         yield Line("load", f"first image, {name}", "s", firsts, at)
 
 
-def _arriving(engine: Engine, asked: Sequence[Trajectory], arrivals_s: Sequence[float]) -> Driven:
-    """Run loops that arrive at these moments; whoever finds no room waits for it."""
+def _arriving(
+    engine: Engine, asked: Sequence[Trajectory], arrivals_s: Sequence[float], at_once: int | None = None
+) -> Driven:
+    """Run loops that arrive at these moments, so many at once or as many as there is room for; the others wait."""
     began_s = time.perf_counter()
     seen = {str(i): Seen(began_s + at_s) for i, at_s in enumerate(arrivals_s)}
     turns: list[float] = []
     waiting = list(range(len(asked)))
+    spare = 0 if at_once is None else engine.max_trajectories - at_once
     while waiting or engine.has_work:
-        while waiting and engine.room and arrivals_s[waiting[0]] <= time.perf_counter() - began_s:
+        while waiting and engine.room > spare and arrivals_s[waiting[0]] <= time.perf_counter() - began_s:
             engine.add(str(waiting[0]), asked[waiting.pop(0)])
         if not engine.has_work:
             time.sleep(max(0.0, arrivals_s[waiting[0]] - (time.perf_counter() - began_s)))
