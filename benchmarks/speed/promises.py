@@ -63,7 +63,7 @@ def promises(run: Results) -> list[Promise]:
             _value(found(run, "together", "one after another over at once", loops=8)),
         ),
         Promise(
-            "eight loops under way all the time, another when one ends, against one after another",
+            "eight loops at a time, another when one ends, against one after another",
             EIGHT_TIMES,
             _value(found(run, "together", "a queue, one after another over at once", batch=8)),
         ),

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from r3core.bench.driving import Driven, Seen, drive
+from r3core.bench.driving import Driven, Seen
 from r3core.bench.growth import work_of
 from r3core.bench.line import Line, quantile
 from r3core.bench.setting import FREELY, Setting
@@ -38,7 +38,7 @@ def measure_together(setting: Setting) -> Iterator[Line]:
     at_once: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(setting.runs):
         for way, (own, _) in ways.items():
-            apart[way].append(sum(drive(engine, [one]).seconds for one in own))
+            apart[way].append(_arriving(engine, own, [0.0] * len(own), 1).seconds)
             at_once[way].append(_arriving(engine, own, [0.0] * len(own), loops).seconds)
     for way, (_, at) in ways.items():
         floor = work[way].gflop, work[way].gbytes

@@ -120,7 +120,8 @@ class Beginner:
         """
         step, request, picture = begin.step, begin.trajectory.request, begin.picture
         assert isinstance(step, Reflect)
-        if self._aside.is_free and step.round < request.max_rounds and picture.image.id not in state.latents:
+        goes_on = request.kind == "generate" and step.round < request.max_rounds
+        if self._aside.is_free and goes_on and picture.image.id not in state.latents:
             state.latents[picture.image.id] = self._aside.start(self._feeder.latent, picture.pixels)
 
     def _latent(self, state: State, picture: Picture) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Pictures:
-    """Decodes what drawings come to. Nothing of a drawing or a state is changed by what fails."""
+    """Decodes what drawings come to. What fails is tried once more when it is asked for."""
 
     def __init__(self, model: Model, stopwatch: Stopwatch | DeviceStopwatch, aside: Aside) -> None:
         self._vae, self._patch = model.vae, model.config.latent_patch
@@ -40,20 +41,27 @@ class Pictures:
             return vae.to_uint8(self._vae.decode(latent))[0].cpu().numpy()
 
     def preview(self, drawing: Drawing, step: int, clean: Tensor) -> Unshown:
-        """Begin to decode what a drawing would come to from here, `clean` [n, d], as it is after `step` steps."""
-        return Unshown(step, clean, self._aside.start(self.decode, clean, drawing.grid))
+        """Begin to decode what a drawing would come to from here, `clean` [n, d], as it is after `step` steps. While
+        another one of it is decoded this one is decoded now, so that they never line up.
+        """
+        if all(preview.pixels.done() for preview in drawing.decoding):
+            return Unshown(step, clean, self._aside.start(self.decode, clean, drawing.grid))
+        return Unshown(step, clean, at_once(self._here, clean, drawing.grid))
 
-    def shown(self, drawing: Drawing, *, all_of_them: bool = False) -> tuple[Shown, ...]:
-        """The previews that are there and not shown yet, the oldest first."""
-        there = list(takewhile(lambda preview: all_of_them or preview.pixels.done(), drawing.decoding))
-        shown = tuple(Shown(preview.step, self._pixels_of(preview, drawing)) for preview in there)
+    def shown(self, drawing: Drawing) -> tuple[Shown, ...]:
+        """The previews that are there and not shown yet, the oldest first. Raises nothing: one that failed twice is
+        left out, for it is no result.
+        """
+        there = list(takewhile(lambda preview: preview.pixels.done(), drawing.decoding))
         del drawing.decoding[: len(there)]
-        return shown
+        made = ((preview.step, self._pixels_of(preview, drawing)) for preview in there)
+        return tuple(Shown(step, pixels) for step, pixels in made if pixels is not None)
 
-    def _pixels_of(self, preview: Unshown, drawing: Drawing) -> Pixels:
-        if preview.pixels.exception() is None:
-            return preview.pixels.result()
-        return self._here(preview.clean, drawing.grid)  # once more, for memory may have run out
+    def _pixels_of(self, preview: Unshown, drawing: Drawing) -> Pixels | None:
+        future = preview.pixels
+        if future.exception() is not None:
+            future = self._kept(preview.clean, drawing.grid)
+        return None if future.exception() is not None else future.result()
 
     def finish(self, finals: Sequence[tuple[Drawing, Tensor]], *, is_alone: bool) -> list[Future[Pixels]]:
         """Begin to decode drawings from the tokens [n, d] that they ended with; where nobody else goes on meanwhile,
@@ -68,34 +76,51 @@ class Pictures:
             return self.decode(tokens, grid)
 
     def help(self, states: Iterable[State]) -> bool:
-        """Decode one that is finished and waits for its turn, the last, if there is any; what goes wrong shows when it
-        is asked for.
-        """
+        """Decode one that is wanted and not begun yet, the last, if there is any."""
         for state in reversed(list(states)):
             for i, future in reversed(list(enumerate(state.decoded))):
                 if future.cancel():
-                    drawing = state.drawings[i]
-                    state.decoded[i] = self._kept(drawing)
+                    state.decoded[i] = self._kept(state.drawings[i].x, state.drawings[i].grid)
                     return True
+            for drawing in state.drawings:
+                for i, preview in enumerate(drawing.decoding):
+                    if preview.pixels.cancel():
+                        drawing.decoding[i] = replace(preview, pixels=self._kept(preview.clean, drawing.grid))
+                        return True
         return False
 
-    def _kept(self, drawing: Drawing) -> Future[Pixels]:
-        """What came of decoding it now, or what went wrong."""
+    def _kept(self, tokens: Tensor, grid: tuple[int, int]) -> Future[Pixels]:
+        """What comes of decoding it now, or what goes wrong."""
         future: Future[Pixels] = Future()
         try:
-            future.set_result(self._here(drawing.x, drawing.grid))
+            future.set_result(self._here(tokens, grid))
         except Exception as fault:  # noqa: BLE001 - as it would in another thread
             future.set_exception(fault)
         return future
 
     def drawn(self, state: State) -> Drawn:
-        """What a step has drawn, once all of it is decoded. Where memory ran out this may be called once more."""
+        """What a step has drawn, once nothing is `awaited` any more. Where memory ran out this may be called once
+        more.
+        """
         for i, (future, drawing) in enumerate(zip(state.decoded, state.drawings, strict=True)):
             if future.exception() is not None:
                 state.decoded[i] = self._aside.start(self.decode, drawing.x, drawing.grid)
                 future.result()
         pixels = tuple(future.result() for future in state.decoded)
         first = state.drawings[0]
-        shown = self.shown(first, all_of_them=True)
         state.decoded = []
-        return Drawn(pixels, first.steps, first.forwards, shown)
+        return Drawn(pixels, first.steps, first.forwards, self.shown(first))
+
+
+def awaited(state: State) -> list[Future[Pixels]]:
+    """What is not decoded yet of a step that is drawn: its pictures and their previews."""
+    previews = (preview.pixels for drawing in state.drawings for preview in drawing.decoding)
+    return [future for future in (*state.decoded, *previews) if not future.done()]
+
+
+def give_up(state: State) -> None:
+    """Begin nothing more of what a trajectory wanted."""
+    for decoded in awaited(state):
+        decoded.cancel()
+    for encoded in state.latents.values():
+        encoded.cancel()

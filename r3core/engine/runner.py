@@ -44,7 +44,7 @@ from r3core.engine.forwards import Forward, Found, forwards_of
 from r3core.engine.isolation import Isolation, Outputs
 from r3core.engine.likeness import Likeness
 from r3core.engine.packing import Cursor, Feed, Layouts, Packed, pack
-from r3core.engine.pictures import Pictures
+from r3core.engine.pictures import Pictures, awaited, give_up
 from r3core.engine.rows import RowCounter
 from r3core.engine.state import Places, State, Turn, Writing, places_of
 from r3core.engine.stopwatch import Stopwatch, Timed
@@ -146,7 +146,8 @@ class ModelRunner:
 
     def free(self, key: str) -> None:
         """Drop all that is held for a trajectory."""
-        self._states.pop(key, None)
+        if (state := self._states.pop(key, None)) is not None:
+            give_up(state)
 
     def remember(self, trajectory: Trajectory) -> None:
         """Draft later texts from those of a trajectory that shows nobody's words but the checkpoint's own."""
@@ -360,8 +361,10 @@ class ModelRunner:
         if not is_last:
             return {key: Stepped(step, first.steps, self._pictures.shown(first))}
         state.decoded = decoded
-        is_there = all(future.done() and future.exception() is None for future in decoded)
-        return self._drawn(key) if is_there else {key: Working()}
+        if awaited(state):
+            return {key: Working()}
+        # By itself: what was done above must not be done again.
+        return self._isolation.alone(key, partial(self._drawn, key))
 
     def _drawn(self, key: str) -> Outputs:
         return {key: self._pictures.drawn(self._states[key])}
@@ -378,9 +381,9 @@ class ModelRunner:
         """
         states = {key: self._states[key] for key in keys}
         if keys and is_all and not self._pictures.help(states.values()):
-            wait_for_one(future for state in states.values() for future in state.decoded if not future.done())
+            wait_for_one(future for state in states.values() for future in awaited(state))
         outputs: Outputs = {}
-        for key in (key for key, state in states.items() if all(future.done() for future in state.decoded)):
+        for key in (key for key, state in states.items() if not awaited(state)):
             outputs |= self._isolation.alone(key, partial(self._drawn, key))
         return outputs
 

@@ -45,6 +45,8 @@ class Stopwatch:
 
     def took(self) -> list[Took]:
         """What was timed since this was last asked."""
-        took = [timed.took(seconds) for timed, seconds in self._timed]
-        self._timed.clear()
+        took = []
+        while self._timed:  # one by one, for another thread may time something meanwhile
+            timed, seconds = self._timed.popleft()
+            took.append(timed.took(seconds))
         return took

@@ -37,8 +37,9 @@ class Threads:
     """`most` are torch's when this is made. `work_a_row` are the multiplications of a row in one layer.
 
     How many there are must show in no number that comes out, for it depends on what else goes on. That holds for
-    oneDNN's products and convolutions; torch's own products differ in their last digits, so with `varies` what is small
-    has one thread, and without it everything has all of them.
+    oneDNN's products and convolutions, in float32 and with the few threads that it was tried with. torch's own products
+    differ in their last digits, so with `varies` they have one thread: the eye, the head, what is written and judged.
+    Without it everything has the same number, and one core is left for what is computed beside it.
     """
 
     def __init__(
@@ -49,8 +50,9 @@ class Threads:
         clock: Callable[[], float] = time.monotonic,
         waited: Callable[[], float] = waited_s,
     ) -> None:
-        self.most, self._varies = torch.get_num_threads(), varies
         self._cores = usable_cores()
+        most = torch.get_num_threads()
+        self.most, self._varies = most if varies else min(most, max(1, self._cores - 1)), varies
         self._work_a_row = work_a_row
         self._clock, self._waited = clock, waited
         self._allowed = self.most
@@ -64,7 +66,7 @@ class Threads:
         if self.most == 1 or not self._varies:
             return self.most
         self._look()
-        most = min(self._allowed, max(1, self._cores - beside))
+        most = min(self._allowed, max(1, min(self._cores, self.most) - beside))
         return most if rows is None else min(most, 1 + rows * self._work_a_row // _WORTH_A_THREAD)
 
     @contextmanager

@@ -308,7 +308,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def rotated(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     """`rotate` with fewer operations: rope is cos and sin [N, 1, D], the first half of sin negated."""
     cos, sin = rope
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin)
+    turned = x.roll(x.shape[-1] // 2, -1)
+    if x.dtype == torch.float32:
+        return torch.addcmul(x * cos, turned, sin)
+    return x * cos + turned * sin  # rounded after each product, as the reference's is
 
 
 def _norm_and_rotate(rows: Rows, x: Tensor, und: Fused, gen: Fused, rope: tuple[Tensor, Tensor]) -> Tensor:

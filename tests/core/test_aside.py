@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,12 +14,12 @@ from r3core.engine.aside import Aside
 from r3core.engine.feeds import Feeder
 from r3core.engine.pictures import Pictures
 from r3core.engine.threads import Threads
-from r3core.errors import StepFailed
-from r3core.events import Failed, Finished, ImageReady, Preview, TextDelta
-from r3core.types import EarlyStop, Trajectory
+from r3core.errors import OutOfMemory, StepFailed
+from r3core.events import Failed, Finished, ImageReady, Preview, Progress, TextDelta
+from r3core.types import EarlyStop, ImageSampling, Trajectory
 from tests.core.conftest import MakeRuntime
 from tests.core.test_engine_model import ask
-from tests.core.walking import by_key, drive
+from tests.core.walking import alone, by_key, drive
 
 
 def test_work_is_done_at_once_where_there_is_no_thread() -> None:
@@ -182,20 +184,82 @@ def test_all_previews_come_and_before_their_picture(
 
 
 def test_a_preview_that_failed_is_decoded_once_more(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode, calls = Pictures.decode, []
-
-    def sometimes(self: Pictures, *given: Any) -> Any:
-        calls.append(given)
-        if len(calls) == 1:
-            raise torch.OutOfMemoryError
-        return decode(self, *given)
-
-    monkeypatch.setattr(Pictures, "decode", sometimes)
+    spoilt(monkeypatch, 1)
     engine = with_thread(make_runtime, monkeypatch)
     engine.add("a", Trajectory(ask(think=False, previews=2, max_rounds=0)))
     events = [event for _, event in drive(engine)]
     assert sum(isinstance(event, Preview) for event in events) == 2
     assert isinstance(events[-1], Finished)
+
+
+def spoilt(monkeypatch: pytest.MonkeyPatch, *calls: int) -> list[str]:
+    """Memory runs out in these calls; the names of the threads of all calls."""
+    decode, threads = Pictures.decode, []
+
+    def sometimes(self: Pictures, *given: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        if len(threads) in calls:
+            raise torch.OutOfMemoryError("out of memory")
+        return decode(self, *given)
+
+    monkeypatch.setattr(Pictures, "decode", sometimes)
+    return threads
+
+
+@pytest.mark.parametrize("calls", [(1, 2), (2, 3), (1, 2, 3)])
+def test_memory_that_runs_out_twice_in_a_row_changes_no_picture(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch, calls: tuple[int, ...]
+) -> None:
+    asked = ask(think=False, previews=2, max_rounds=0)
+    expected = alone(make_runtime().engine, asked)
+    spoilt(monkeypatch, *calls)
+    found = alone(with_thread(make_runtime, monkeypatch), asked)
+    if isinstance(found.events[-1], Finished):
+        assert np.array_equal(found.pictures[0], expected.pictures[0])
+        assert [e for e in found.events if isinstance(e, Progress)] == [
+            e for e in expected.events if isinstance(e, Progress)
+        ]
+    else:
+        assert isinstance(end := found.events[-1], Failed)
+        assert isinstance(end.error, OutOfMemory)
+
+
+def test_previews_never_line_up(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, waiting = Pictures.decode, []
+    engine = with_thread(make_runtime, monkeypatch)
+
+    def slow(self: Pictures, *given: Any) -> Any:
+        time.sleep(0.05)
+        waiting.append(engine._runner._aside._pool._work_queue.qsize())
+        return decode(self, *given)
+
+    monkeypatch.setattr(Pictures, "decode", slow)
+    engine.add("a", Trajectory(ask(think=False, previews=20, max_rounds=0, generate=ImageSampling(num_timesteps=12))))
+    events = [event for _, event in drive(engine)]
+    assert sum(isinstance(event, Preview) for event in events) == 10
+    assert max(waiting) == 0
+
+
+def test_what_is_cancelled_is_not_begun(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+    may, decode, calls = threading.Event(), Pictures.decode, []
+
+    def slow(self: Pictures, *given: Any) -> Any:
+        calls.append(given)
+        may.wait(60)
+        return decode(self, *given)
+
+    monkeypatch.setattr(Pictures, "decode", slow)
+    engine = with_thread(make_runtime, monkeypatch)
+    for key in "abc":
+        engine.add(key, Trajectory(ask(think=False, previews=1, max_rounds=0)))
+    while not calls:
+        engine.step()
+    for key in "abc":
+        engine.abort(key)
+    drive(engine)
+    may.set()
+    engine._runner._aside._pool.shutdown()
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("others", [0, 1])
