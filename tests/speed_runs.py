@@ -34,7 +34,7 @@ def lines(speed: float) -> list[Line]:
     def took(seconds: float) -> tuple[float, ...]:
         return tuple(times * seconds / speed for times in (0.9, 1.0, 1.1))
 
-    ways = {"straightforward": 4.0, "engine, one loop": 4.0 / speed}
+    ways = {"every branch": 5.0, "straightforward": 4.0, "engine, one loop": 4.0 / speed}
     return [
         Line("ceiling", "matrix product", "GFLOP/s", (90.0, 100.0), {"side": 1024}),
         *(Line("ways", "one loop", "s", (seconds,), {"way": way, "loops": 1}, 20.0) for way, seconds in ways.items()),
