@@ -116,6 +116,13 @@ def test_descriptions_reviews_and_scores_can_be_read(
     expect(page.get_by_role("heading", name="Picture 2")).to_be_visible()
 
 
+def whole(page: Page) -> str:
+    """What a page says of a job once all of it is there; how to ask for it comes a moment after the job's end."""
+    ended(page)
+    expect(page.get_by_role("button", name="Copy as code")).to_be_visible()
+    return page.locator("main").inner_text()
+
+
 @pytest.mark.parametrize("kind", ["describe", "reflect", "score"])
 def test_they_are_followed_as_they_are_made(slow: Served, open_page: Open, kind: str) -> None:
     made = asked(slow, "/generate", prompt="a house", max_rounds=0)["trajectories"][0]["image"]["id"]
@@ -126,11 +133,9 @@ def test_they_are_followed_as_they_are_made(slow: Served, open_page: Open, kind:
     }[kind]
     job = httpx.post(f"{slow.url}/{kind}", json=body, headers={"Prefer": "respond-async"}, timeout=60).json()
     page = open_page(f"{slow.url}/j/{job['id']}")
-    ended(page)
-    live = page.locator("main").inner_text()
+    live = whole(page)
     page.reload()
-    ended(page)
-    assert page.locator("main").inner_text() == live
+    assert whole(page) == live
 
 
 def test_the_history_tells_them_apart(quick: Served, tasks: dict[str, dict[str, Any]], open_page: Open) -> None:
