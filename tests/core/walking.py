@@ -49,10 +49,12 @@ _LETTERS: Final = {
     Failed: "X",
     Cancelled: "C",
 }
+# Steps and previews of a picture: a preview may be there only after later steps, with another that was quicker.
+_DRAWING: Final = r"(p[pv]*)?"
 # A round: its pictures, their scores and looks, which one goes on, and more looks.
 _ROUND: Final = r"I+(s|t*Fs?)*c?(t*F)*"
-FINISHED: Final = re.compile(rf"(d*R)?(pv?)*{_ROUND}((pv?)*{_ROUND})*E")
-CUT_SHORT: Final = re.compile(rf"((d*R)?(pv?)*({_ROUND}((pv?)*{_ROUND})*)?(d|t)*(pv?)*)?[XC]")
+FINISHED: Final = re.compile(rf"(d*R)?{_DRAWING}{_ROUND}({_DRAWING}{_ROUND})*E")
+CUT_SHORT: Final = re.compile(rf"((d*R)?{_DRAWING}({_ROUND}({_DRAWING}{_ROUND})*)?(d|t)*{_DRAWING})?[XC]")
 
 
 def drive(engine: Engine) -> Log:
@@ -88,7 +90,14 @@ def check_order(events: Sequence[Event]) -> None:
     assert sum(isinstance(event, TERMINAL) for event in events) == 1
     pieces: list[str] = []
     rounds = 0
+    done = shown = (0, 0)  # the round and step of the last progress and the last preview
     for event in events:
+        if isinstance(event, Progress):
+            done = (event.round, event.step)
+        if isinstance(event, Preview):
+            assert shown < (event.round, event.step) <= done
+            assert event.round == done[0]
+            shown = (event.round, event.step)
         if isinstance(event, TextDelta):
             assert event.text
             pieces.append(event.text)
