@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -23,7 +24,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One recorder for the run; a soak that is cut short has nothing to say."""
+    """One recorder for the run; a soak that is cut short has nothing to say.
+
+    A shell that puts tests into the background has them ignore Ctrl-C, and so all programs that they start.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     recorder = config.stash[_RECORDER] = Recorder()
     recorder.is_on = recorder.is_on and config.getoption("--minutes") >= SOAK_MINUTES
 

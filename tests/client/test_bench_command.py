@@ -35,12 +35,14 @@ def bench(folder: Path, *given: str, **variables: str) -> subprocess.Popen[str]:
 
 
 def ended(run: subprocess.Popen[str]) -> tuple[str, str]:
-    """What it said on standard output and standard error; nothing is left of it."""
+    """What it said on standard output and standard error; nothing is left of it, whatever ends the waiting."""
     try:
         return run.communicate(timeout=110)
     except subprocess.TimeoutExpired:
         run.terminate()
         raise AssertionError(f"it did not end in time: {run.communicate()}") from None
+    finally:
+        run.kill()
 
 
 def refusal(folder: Path, *given: str, **variables: str) -> str:
