@@ -12,23 +12,18 @@ from r3core.checkpoint import Description
 from r3core.config import EngineConfig
 from r3core.cores import usable_cores
 from r3core.engine.batch import MemoryPlan
-from r3core.engine.drafting import MOST_ROWS
 from r3core.engine.engine import Engine
 from r3core.engine.runner import ModelRunner
 from r3core.errors import CheckpointError, DeviceError
+from r3core.memory_plan import plan_memory
 from r3core.model.attention import Choice, choose
-from r3core.model.bagel import ModelConfig, laid_out_bytes
+from r3core.model.bagel import ModelConfig
 from r3core.model.image_processing import resize_to
 from r3core.model.tokenizer import Tokenizer
 from r3core.model.weights import Loaded, Prepared, prepare
 
 if TYPE_CHECKING:
     from r3core.similarity import Similarity
-
-_TYPICAL_TEXT = 1024  # tokens of prompt, question and system prompt that every planned trajectory may have
-_LONGEST_TEXT = 8192  # one trajectory alone may have this many
-_RESERVE = 2 * 2**30  # device memory left to the CUDA context and to kernels' workspaces
-_VAE_COPIES = 4  # of its widest activation: a block's input, normed, convolved, and summed
 
 
 @dataclass(frozen=True)
@@ -147,75 +142,6 @@ def _similarities(config: EngineConfig, device: torch.device) -> Sequence[Simila
 def _memory(device: torch.device) -> tuple[int | None, int | None]:
     """Free and total bytes of the device; None for a CPU, whose memory is everybody's."""
     return torch.cuda.mem_get_info(device) if device.type == "cuda" else (None, None)
-
-
-def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made of
-    config: EngineConfig,
-    model: ModelConfig,
-    description: Description,
-    device: str,
-    dtype: torch.dtype,
-    weights_bytes: int,
-    free_bytes: int | None = None,
-    total_bytes: int | None = None,
-) -> MemoryPlan:
-    """What the K/V cache and activations may take, before either is allocated.
-
-    Activations are those of the largest packed forward of the transformer, the logits of every text that is being
-    written, and the VAE's decoding of the largest picture. The ViT's, one picture at a time, are smaller than the VAE's
-    and gone before it decodes. `free_bytes` is what the device has left beside the weights, None where it is not
-    bounded.
-    """
-    width = torch.finfo(dtype).bits // 8
-    decoder = model.decoder
-    row_bytes = decoder.layers * 2 * decoder.kv_heads * decoder.head_dim * width
-    wanted = _rows_wanted(config, model, description)
-    rows = config.kv_cache_bytes // row_bytes if config.kv_cache_bytes else wanted
-    activations = config.max_batch_rows * (3 * decoder.intermediate + 8 * decoder.hidden) * width
-    logits = max(config.max_trajectories, MOST_ROWS)  # of each text's next token, and of those that are drafted
-    activations += logits * decoder.vocab * (width + 4)  # computed in the model's dtype, read in fp32
-    activations += _vae_bytes(model, description)
-    again = laid_out_bytes(decoder, torch.device(device), dtype)
-    notes = ("the decoder's weights are held once more, as oneDNN reads them",) if again else ()
-    if free_bytes is not None and (room := (free_bytes - activations - _RESERVE) // row_bytes) < rows:
-        notes = (f"the cache was cut from {rows} rows to what is free; fewer trajectories run at once",)
-        rows = room
-    least = _rows_of_one(model, description) + _TYPICAL_TEXT
-    if rows < least:
-        raise DeviceError(
-            f"{device} has room for {max(rows, 0)} K/V rows beside the weights, and one trajectory of this checkpoint "
-            f"needs {least}; free memory on it, take a larger one, or raise R3_KV_CACHE_GB where that is the limit"
-        )
-    return MemoryPlan(device, weights_bytes + again, rows * row_bytes, rows, activations, total_bytes, notes)
-
-
-def _largest(description: Description) -> tuple[int, int]:
-    """The largest picture of this checkpoint, (width, height)."""
-    side = description.latent_side * description.latent_stride
-    return resize_to((side, side), description.transforms["vae"])
-
-
-def _vae_bytes(model: ModelConfig, description: Description) -> int:
-    """What decoding the largest picture holds at once, in fp32."""
-    width, height = _largest(description)
-    channels = model.vae.channels
-    # Each resolution begins with what comes up from the one below, in its number of channels.
-    widest = max(max(channels[i : i + 2]) / 4**i for i in range(len(channels)))
-    return int(_VAE_COPIES * widest * width * height * 4)
-
-
-def _rows_of_one(model: ModelConfig, description: Description) -> int:
-    """Cache rows of refining the largest picture of this checkpoint, which is seen as latents and as patches."""
-    largest = _largest(description)
-    vit = resize_to(largest, description.transforms["vit"])
-    latents = (largest[0] // description.latent_stride) * (largest[1] // description.latent_stride)
-    patches = (vit[0] // model.vit.patch) * (vit[1] // model.vit.patch)
-    return latents + patches + 4
-
-
-def _rows_wanted(config: EngineConfig, model: ModelConfig, description: Description) -> int:
-    picture = _rows_of_one(model, description)
-    return max(config.max_trajectories * (picture + _TYPICAL_TEXT), picture + _LONGEST_TEXT)
 
 
 def _check_sizes(description: Description, model: ModelConfig) -> None:

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from r3core.cores import usable_cores
 from r3core.engine.threads import Threads
 
 P = ParamSpec("P")
@@ -57,6 +58,16 @@ class Aside:
         future = self._pool.submit(_without_gradients, partial(work, *args, **kwargs))
         self._begun.append(future)
         return future
+
+
+def helps(device: torch.device) -> bool:
+    """Whether there is a core to compute on beside the turns."""
+    return device.type == "cpu" and usable_cores() > 1
+
+
+def decodings(device: torch.device) -> int:
+    """How many pictures are decoded at once, at the most: one within its turn, and one beside."""
+    return 2 if helps(device) else 1
 
 
 def at_once(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:

@@ -173,7 +173,11 @@ class Took:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What the device will hold, in bytes, decided before the first request."""
+    """What the device will hold, in bytes, decided before the first request.
+
+    Activations are those of a forward of `forward_rows` rows and of all that writes beside them, with `kept_rows` rows
+    of pictures that wait to be looked at again.
+    """
 
     device: str
     weights_bytes: int
@@ -182,6 +186,8 @@ class MemoryPlan:
     activation_bytes: int
     total_bytes: int | None
     notes: tuple[str, ...] = field(default=())
+    forward_rows: int = 0
+    kept_rows: int = 0
 
     def __str__(self) -> str:
         parts = [

@@ -1,25 +1,24 @@
 """A step begins: what of a trajectory is fed anew, and what is made ready to be written or drawn.
 
 Contexts are spans of the K/V cache, lent by the scheduler. Nothing is computed here but what a picture is to the eye
-and to the hand; the rows of new contexts go into the turn's forward.
+and to the hand (r3core.engine.sight); the rows of new contexts go into the turn's forward.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
-from r3core.engine.aside import Aside
-from r3core.engine.batch import Begin, Picture
+from r3core.engine.batch import Begin
 from r3core.engine.drafting import Drafts, Phrases, texts_of
 from r3core.engine.drawing import Drawing
 from r3core.engine.feeds import Feeder
 from r3core.engine.looking import Looking, Prompt
 from r3core.engine.packing import Cursor
+from r3core.engine.sight import Sight, forget
 from r3core.engine.state import State, Writing
 from r3core.loop import needed
 from r3core.model.attention import LayerCache
@@ -65,26 +64,24 @@ class Beginner:
         strings: PromptStrings,
         prefixes: Prefixes,
         phrases: Phrases,
-        aside: Aside,
+        sight: Sight,
     ) -> None:
         self._bagel, self._config, self._device = model.bagel, model.config, model.bagel.device
         self._tokenizer, self._feeder, self._strings = tokenizer, feeder, strings
-        self._prefixes, self._phrases, self._aside = prefixes, phrases, aside
+        self._prefixes, self._phrases, self._sight = prefixes, phrases, sight
 
     def begin(self, state: State, begin: Begin, noise: Noise, *, is_alone: bool) -> None:
         """Make `state` ready for a step; `is_alone` says that no other trajectory has a turn now."""
         # May be called again where memory ran out, so what it goes on from is not forgotten before the end.
         state.prefill, state.looking, state.decoded = [], None, []
-        at_hand = {p.image.id for p in begin.pictures} | {image.id for image in needed(begin.trajectory)}
-        state.vit_rows = {id_: rows for id_, rows in state.vit_rows.items() if id_ in at_hand}
-        state.latents = {id_: latent for id_, latent in state.latents.items() if id_ in at_hand}
+        forget(state, {p.image.id for p in begin.pictures} | {image.id for image in needed(begin.trajectory)})
         match begin.step:
             case Reason():
                 self._begin_reason(state, begin)
             case Reflect():
                 self._begin_reflect(state, begin)
                 if is_alone:
-                    self._encode_ahead(state, begin)
+                    self._sight.encode_ahead(state, begin)
             case Describe():
                 self._begin_describe(state, begin)
             case Judge():
@@ -108,32 +105,15 @@ class Beginner:
             self._ask(state, begin, before.prompt, request.reflect, [self._tokenizer.im_start])
             return
         start = self._prefixes.copy(self._prefixes.reflect_system, begin.spans[0].start)
-        eye = self._feeder.vit(start, self.vit_rows(state, begin.picture))
+        eye = self._feeder.vit(start, self._sight.rows(state, begin.picture))
         state.prefill.append(eye)
         question = self._tokenizer.segment(self._strings.reflect_question(request.prompt))
         ids = [*question, self._tokenizer.im_start]
         self._ask(state, begin, start.after(eye), request.reflect, ids)
 
-    def _encode_ahead(self, state: State, begin: Begin) -> None:
-        """Begin to encode a picture that will probably be edited, on a core that has nothing to do while what is wrong
-        with it is written.
-        """
-        step, request, picture = begin.step, begin.trajectory.request, begin.picture
-        assert isinstance(step, Reflect)
-        goes_on = request.kind == "generate" and step.round < request.max_rounds
-        if self._aside.is_free and goes_on and picture.image.id not in state.latents:
-            state.latents[picture.image.id] = self._aside.start(self._feeder.latent, picture.pixels)
-
-    def _latent(self, state: State, picture: Picture) -> Tensor:
-        ahead: Future[Tensor] | None = state.latents.pop(picture.image.id, None)
-        if ahead is None or ahead.exception() is not None:
-            with self._aside.computing(None):
-                return self._feeder.latent(picture.pixels)
-        return ahead.result()
-
     def _begin_describe(self, state: State, begin: Begin) -> None:
         request = begin.trajectory.request
-        eye = self._feeder.vit(Cursor(begin.spans[0].start), self.vit_rows(state, begin.picture))
+        eye = self._feeder.vit(Cursor(begin.spans[0].start), self._sight.rows(state, begin.picture))
         state.prefill.append(eye)
         question = self._tokenizer.segment(request.question or self._strings.describe_question)
         self._ask(state, begin, eye.at.after(eye), request.describe, [*question, self._tokenizer.im_start])
@@ -187,8 +167,8 @@ class Beginner:
         assert isinstance(step, Refine)
         ids = self._tokenizer.segment(instruction)
         start = Cursor(begin.spans[0].start)
-        drawn = self._feeder.vae(start, self._latent(state, picture))
-        eye = self._feeder.vit(start.after(drawn), self.vit_rows(state, picture))
+        drawn = self._feeder.vae(start, self._sight.latent(state, picture))
+        eye = self._feeder.vit(start.after(drawn), self._sight.rows(state, picture))
         shared = eye.at.after(eye)  # both branches that see the picture begin with these rows
         text = self._feeder.text(shared, ids)
         state.prefill = [drawn, eye, text]
@@ -229,9 +209,3 @@ class Beginner:
             )
             for candidate in candidates
         ]
-
-    def vit_rows(self, state: State, picture: Picture) -> Tensor:
-        """The decoder's rows of a picture, computed once and kept as long as it may be looked at again."""
-        if picture.image.id not in state.vit_rows:
-            state.vit_rows[picture.image.id] = self._feeder.look(picture.pixels)
-        return state.vit_rows[picture.image.id]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from r3core.checkpoint import Description
-from r3core.engine.batch import Need
+from r3core.engine.batch import MemoryPlan, Need
 from r3core.engine.looking import Prompt
 from r3core.errors import InvalidRequest, OutOfCapacity, PromptTooLong
 from r3core.judge import LOOKING, Scorer
@@ -24,8 +24,8 @@ _Size = tuple[int, int]
 
 
 class RowCounter:
-    """Counts in tokens of this checkpoint; `cache_rows` is all that the scheduler may lend, and a forward should have
-    `max_batch_rows`.
+    """Counts in tokens of this checkpoint. The scheduler may lend the plan's cache rows; a forward should have
+    `max_batch_rows`, and never has more than the plan's where one trajectory alone needs them.
     """
 
     def __init__(
@@ -33,12 +33,12 @@ class RowCounter:
         tokenizer: Tokenizer,
         description: Description,
         model: ModelConfig,
-        cache_rows: int,
+        plan: MemoryPlan,
         max_batch_rows: int,
         strings: PromptStrings,
     ) -> None:
         self._tokenizer, self._description, self._model, self._strings = tokenizer, description, model, strings
-        self.cache_rows = cache_rows
+        self.cache_rows, self._forward_rows = plan.kv_cache_rows, plan.forward_rows
         self.max_batch_rows = max_batch_rows
         self._generate_system = len(tokenizer.segment(strings.generate_system))
         self._reflect_system = len(tokenizer.segment(strings.reflect_system))
@@ -57,6 +57,7 @@ class RowCounter:
                 raise PromptTooLong(
                     f"{what} would take {rows} tokens and {most} fit; shorten the prompt or lower max_tokens"
                 )
+        self._check_judging(trajectory)
         size = (request.width, request.height)
         edits = 2 * request.reflect.max_tokens + sum(self._refine_rows("", size))
         if _edits(request) and edits > self.cache_rows:
@@ -124,6 +125,19 @@ class RowCounter:
             yield "the description of a picture", self._describe_rows(request, size)
         if request.instruction is not None:
             yield "the instruction", sum(self._refine_rows(request.instruction, size))
+
+    def _check_judging(self, trajectory: Trajectory) -> None:
+        """All that is asked of a picture goes into one forward."""
+        request = trajectory.request
+        if not (scorers := _looking(request)):
+            return
+        for size in _sizes(trajectory):
+            rows = self._judge_need(request.prompt, scorers, [size]).prefill_rows
+            if rows > self._forward_rows:
+                raise PromptTooLong(
+                    f"judging a picture by {', '.join(scorers)} would take {rows} tokens at once and "
+                    f"{self._forward_rows} fit; shorten the prompt or leave a scorer out"
+                )
 
     def _check_scorers(self, request: Request) -> None:
         """A mean over no tokens is no number."""

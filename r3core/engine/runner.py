@@ -19,8 +19,7 @@ import torch
 from torch import Tensor
 
 from r3core.checkpoint import Description
-from r3core.cores import usable_cores
-from r3core.engine.aside import Aside, wait_for_one
+from r3core.engine.aside import Aside, helps, wait_for_one
 from r3core.engine.batch import (
     Batch,
     Begin,
@@ -46,6 +45,7 @@ from r3core.engine.likeness import Likeness
 from r3core.engine.packing import Cursor, Feed, Layouts, Packed, pack
 from r3core.engine.pictures import Pictures, awaited, give_up
 from r3core.engine.rows import RowCounter
+from r3core.engine.sight import Sight
 from r3core.engine.state import Places, State, Turn, Writing, places_of
 from r3core.engine.stopwatch import Stopwatch, Timed
 from r3core.engine.threads import Threads
@@ -98,8 +98,8 @@ class ModelRunner:
         # The two system prompts never change: their K/V stand in the cache's last rows for good.
         self._reserved = sum(len(ids) for ids in systems)
         self.cache_rows = plan.kv_cache_rows
-        self._counter = RowCounter(tokenizer, description, model.config, plan.kv_cache_rows, max_batch_rows, strings)
-        self._aside = Aside(_threads(model) if self._device.type == "cpu" and usable_cores() > 1 else None)
+        self._counter = RowCounter(tokenizer, description, model.config, plan, max_batch_rows, strings)
+        self._aside = Aside(_threads(model) if helps(self._device) else None)
         self._is_alone = False  # whether a single trajectory has a turn
         self._pictures = Pictures(model, self._stopwatch, self._aside)
         self._layouts = Layouts()
@@ -113,7 +113,8 @@ class ModelRunner:
                 generate_system=self._store_prefix(systems[0], self.cache_rows),
                 reflect_system=self._store_prefix(systems[1], self.cache_rows + len(systems[0])),
             )
-        self._beginner = Beginner(model, tokenizer, self._feeder, strings, prefixes, self.phrases, self._aside)
+        self._sight = Sight(self._feeder, self._aside, self._states, plan.kept_rows)
+        self._beginner = Beginner(model, tokenizer, self._feeder, strings, prefixes, self.phrases, self._sight)
         self._likeness = Likeness(self._feeder, similarities)
 
     def plan(self) -> MemoryPlan:
@@ -224,7 +225,7 @@ class ModelRunner:
     def _turn(self, state: State, texts: int) -> Turn:
         """What goes into the forward of so many texts."""
         if state.looking is not None:
-            return Turn(*state.looking.turn(self._feeder, lambda picture: self._beginner.vit_rows(state, picture)))
+            return Turn(*state.looking.turn(self._feeder, lambda picture: self._sight.rows(state, picture)))
         if state.prefill:
             return Turn(state.prefill)
         writing = state.writing

@@ -22,6 +22,7 @@ from r3core.engine.runner import ModelRunner
 from r3core.engine.state import Places, Turn
 from r3core.errors import R3Error, StepFailed
 from r3core.events import Event, Failed
+from r3core.memory_plan import plan_memory
 from r3core.model import flow
 from r3core.model.attention import Packing, choose
 from r3core.model.bagel import Model
@@ -29,7 +30,7 @@ from r3core.model.layers import Rows
 from r3core.model.tokenizer import Tokenizer
 from r3core.model.weights import Loaded, load
 from r3core.prompts import PromptStrings
-from r3core.runtime import pick_device, pick_dtype, plan_memory, set_up_torch
+from r3core.runtime import pick_device, pick_dtype, set_up_torch
 from r3core.steps import Reason, Reflect
 from r3core.verify.golden import GoldenSet
 from r3core.verify.traces import Drawn, Job, Likelihoods, Pass, Seen, Trace, Written

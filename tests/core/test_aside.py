@@ -53,7 +53,7 @@ def test_it_is_busy_while_something_is_not_done() -> None:
 
 
 def with_thread(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("r3core.engine.runner.usable_cores", lambda: 2)
+    monkeypatch.setattr("r3core.engine.aside.usable_cores", lambda: 2)
     return make_runtime().engine
 
 

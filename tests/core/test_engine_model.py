@@ -296,7 +296,7 @@ def test_how_many_threads_a_forward_had_shows_nowhere(
         return number
 
     monkeypatch.setattr(Threads, "count", count)
-    monkeypatch.setattr("r3core.engine.runner.usable_cores", lambda: 2)
+    monkeypatch.setattr("r3core.engine.aside.usable_cores", lambda: 2)
     again = alone(make_runtime().engine, MIX[name], given_picture(MIX[name]))
     assert given == {1, 2, 3, 4}
     assert again.trajectory.reasoning == by_themselves[name].trajectory.reasoning

@@ -133,7 +133,7 @@ def assert_close(events: list[Event], expected: list[Event]) -> None:
 
 def test_the_same_jobs_give_the_same_bytes(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the same ones share each forward: with a thread beside them that depends on how fast it is."""
-    monkeypatch.setattr("r3core.engine.runner.usable_cores", lambda: 1)
+    monkeypatch.setattr("r3core.engine.aside.usable_cores", lambda: 1)
     first, again = run(make_runtime(), JUDGED), run(make_runtime(), JUDGED)
     for key, expected in first.items():
         assert_same_bytes(again[key], expected)
