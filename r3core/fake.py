@@ -85,7 +85,7 @@ class FakeRunner:
 
     def plan(self) -> MemoryPlan:
         """Nothing is held."""
-        return MemoryPlan("none (fake runner)", 0, 0, self.cache_rows, 0, None)
+        return MemoryPlan("none (fake runner)", 0, 0, self.cache_rows, 0, None, forward_rows=0, kept_rows=0)
 
     def check(self, trajectory: Trajectory) -> None:
         """A prompt of more characters than allowed has too many tokens here."""

@@ -186,8 +186,8 @@ class MemoryPlan:
     activation_bytes: int
     total_bytes: int | None
     notes: tuple[str, ...] = field(default=())
-    forward_rows: int = 0
-    kept_rows: int = 0
+    forward_rows: int = field(kw_only=True)
+    kept_rows: int = field(kw_only=True)
 
     def __str__(self) -> str:
         parts = [
