@@ -144,7 +144,7 @@ async def test_a_worker_leaves_while_redis_is_away_and_nothing_more_can_be_publi
     monkeypatch.setattr("server.worker.PUBLISHED_WITHIN_S", 0.1)
     queue = Queue(own_server.url)
     worker = start(step_s=0.02, redis_url=own_server.url, drain_s=0.1)
-    new = new_job()
+    new = new_job(replace(ASKED, prompt="a cat edits=8", max_rounds=8))  # not over before Redis is away
     await queue.submit(new)
     await until_event(queue, new.id, "job.started")
     assert own_server.pid is not None
