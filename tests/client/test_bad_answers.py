@@ -52,7 +52,7 @@ def test_a_server_that_wants_to_be_asked_again_at_once_is_not_flooded() -> None:
 
 
 def test_whoever_only_waits_is_told_that_nothing_answers(caplog: pytest.LogCaptureFixture) -> None:
-    with Client(f"http://127.0.0.1:{free_port()}", patience_s=0.6) as client, pytest.raises(NoAnswer):
+    with Client(f"http://127.0.0.1:{free_port()}", patience_s=4) as client, pytest.raises(NoAnswer):
         client.jobs()
     assert caplog.records[0].name == "r3client"
     assert "is the server running" in caplog.messages[0] or "no answer" in caplog.messages[0]
