@@ -19,6 +19,7 @@ from r3core.config import EngineConfig
 from r3core.engine.aside import decodings
 from r3core.engine.batch import MemoryPlan
 from r3core.engine.drafting import MOST_ROWS
+from r3core.engine.rows import MARKERS
 from r3core.errors import DeviceError
 from r3core.model.bagel import ModelConfig, laid_out_bytes
 from r3core.model.image_processing import resize_to
@@ -29,7 +30,6 @@ _RESERVE: Final = 2 * 2**30  # device memory left to the CUDA context and to ker
 _BRANCHES: Final = 3  # of a guided step, at the most
 _KEPT_PICTURES: Final = 2  # that each trajectory may look at again: its last, and the one before or the best
 _CANDIDATES: Final = 8  # drawings of a step, whose states are small
-_MARKERS: Final = 2  # around a picture
 
 
 def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made of
@@ -51,7 +51,7 @@ def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made 
     wanted = _rows_wanted(config, model, description)
     rows = config.kv_cache_bytes // row_bytes if config.kv_cache_bytes else wanted
     latents, patches = _picture_rows(model, description)
-    forward = max(config.max_batch_rows, _BRANCHES * (latents + _MARKERS), description.max_context_tokens)
+    forward = max(config.max_batch_rows, _BRANCHES * (latents + MARKERS), description.max_context_tokens)
     kept = config.max_trajectories * _KEPT_PICTURES * patches
     activations = _forward_bytes(config, model, forward, width)
     activations += decodings(torch.device(device)) * _vae_bytes(model, description)
@@ -125,7 +125,7 @@ def _picture_rows(model: ModelConfig, description: Description) -> tuple[int, in
 
 def _rows_of_one(model: ModelConfig, description: Description) -> int:
     """Cache rows of refining the largest picture of this checkpoint, which is seen as latents and as patches."""
-    return sum(_picture_rows(model, description)) + 2 * _MARKERS
+    return sum(_picture_rows(model, description)) + 2 * MARKERS
 
 
 def _rows_wanted(config: EngineConfig, model: ModelConfig, description: Description) -> int:

@@ -19,7 +19,7 @@ from r3core.schedule import branches_per_step
 from r3core.steps import Compare, Describe, Generate, Judge, Reason, Reconstruct, Refine, Reflect, Step
 from r3core.types import ImageSampling, Request, TextSampling, Trajectory
 
-_MARKERS: Final = 2  # <|vision_start|> and <|vision_end|> around every picture
+MARKERS: Final = 2  # <|vision_start|> and <|vision_end|> around every picture
 _Size = tuple[int, int]
 
 
@@ -169,7 +169,7 @@ class RowCounter:
 
     def _grid_rows(self, size: _Size, which: str, cell: int) -> int:
         columns, rows = self._grid(size, which, cell)
-        return columns * rows + _MARKERS
+        return columns * rows + MARKERS
 
     def _looked_at(self, step: Step, trajectory: Trajectory) -> list[_Size]:
         """The sizes of a step's pictures, which where they are only judged are their own."""
@@ -196,7 +196,7 @@ class RowCounter:
 
     def _draw_rows(self, size: _Size, settings: ImageSampling, *, edit: bool) -> int:
         stride = self._model.latent_stride
-        tokens = (size[0] // stride) * (size[1] // stride) + _MARKERS
+        tokens = (size[0] // stride) * (size[1] // stride) + MARKERS
         return tokens * max(branches_per_step(settings, edit=edit))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ from r3core.engine.isolation import Isolation, Outputs
 from r3core.engine.likeness import Likeness
 from r3core.engine.packing import Cursor, Feed, Layouts, Packed, pack
 from r3core.engine.pictures import Pictures, awaited, give_up
-from r3core.engine.rows import RowCounter
+from r3core.engine.rows import MARKERS, RowCounter
 from r3core.engine.sight import Sight
 from r3core.engine.state import Places, State, Turn, Writing, places_of
 from r3core.engine.stopwatch import Stopwatch, Timed
@@ -62,8 +62,6 @@ from r3core.types import Trajectory
 
 if TYPE_CHECKING:
     from r3core.similarity import Similarity
-
-_MARKERS: Final = 2  # around a picture
 
 
 class ModelRunner:
@@ -205,7 +203,7 @@ class ModelRunner:
         turns = {key: self._turn(self._states[key], texts) for key in keys if key in text}
         drawings = [(key, drawing) for key in keys if key in draw for drawing in self._states[key].drawings]
         found = Found()
-        for forward in forwards_of(self._text_forwards(turns), drawings, self.max_batch_rows, _MARKERS):
+        for forward in forwards_of(self._text_forwards(turns), drawings, self.max_batch_rows, MARKERS):
             self._compute(forward, found)
         for key in turns:
             state = self._states[key]

@@ -1,4 +1,4 @@
-"""What is decided before the first request: threads, and what memory may be taken."""
+"""What is decided before the first request: how many cores there are."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import pytest
 
 from r3core import cores as cores_
 from r3core.cores import usable_cores
-
-FLUX = (128, 256, 512, 512)
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="there is no affinity to ask for")
