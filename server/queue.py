@@ -28,6 +28,7 @@
                           hands, when its lease is over
     {r3}:hooked:<claim>   list: what a call to lease webhooks was given, so that a lost answer can be repeated
     {r3}:hook_secret:<tenant>   hash: current, and until `previous_until` (ms) previous; `shown` to which call
+    {r3}:lock:<chore>     which API process does a chore of upkeep; it expires before the chore is due again
     {r3}:paused           hash: models of which nothing is leased, '' for all, and since when, ms
     {r3}:dead             sorted set of poisoned jobs by time, kept as long as they are: 7 days
     {r3}:stats            hash: jobs reclaimed and poisoned since the database was made
@@ -47,6 +48,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, Literal, Self, cast
@@ -210,6 +212,13 @@ class Queue:
         Returns how many jobs it touched. Any API process may call it, about once a second.
         """
         return int(await self._run("sweep"))
+
+    async def take_turn(self, chore: str, for_s: float) -> bool:
+        """Whether this process is the one to do a chore: nobody else is let for `for_s`."""
+        key, mine, px = f"{ROOT}lock:{chore}", secrets.token_hex(8), int(for_s * 1000)
+        # What the key held tells an earlier attempt, whose answer was lost, from another process.
+        held = await self._do(lambda: self._redis.set(key, mine, nx=True, get=True, px=px))
+        return held in (None, mine)
 
     # events
 

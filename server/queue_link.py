@@ -95,6 +95,7 @@ class Link:
                     _heed_cancellation(cancelled_before)
                     return answer
             except (RedisError, OSError) as error:  # asyncio's TimeoutError is an OSError
+                _heed_cancellation(cancelled_before)
                 if (said := translated(error)) is None:
                     raise
                 if not isinstance(said, QueueUnavailable) or monotonic() + delay >= until:

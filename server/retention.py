@@ -10,18 +10,15 @@ The last two are done by whichever process gets the lock; all of them can be don
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from server.images import ImageStore, StoredFolder
 from server.queue import Queue, QueueError, StoredJob
-from server.queue_records import ROOT
 from server.settings import Settings
 
 log = structlog.get_logger("r3.api")
@@ -99,15 +96,10 @@ class Retention:
         """`work` where no other process has done it of late."""
 
         async def once() -> None:
-            if await self._try_lock(name, ttl_s * 0.9):
+            if await self._queue.take_turn(name, ttl_s * 0.9):
                 await work()
 
         return once
-
-    async def _try_lock(self, name: str, ttl_s: float) -> bool:
-        assert self._settings.redis_url is not None
-        async with Redis.from_url(self._settings.redis_url) as redis:
-            return bool(await redis.set(f"{ROOT}lock:{name}", secrets.token_hex(8), nx=True, px=int(ttl_s * 1000)))
 
     async def _every(self, period_s: float, work: Callable[[], Awaitable[None]]) -> None:
         """`work` again and again; where the queue or the store fails, the next time is soon enough."""

@@ -107,6 +107,19 @@ async def test_a_cancellation_that_a_client_library_loses_is_heeded_all_the_same
         await asking
 
 
+async def test_a_cancellation_that_a_client_library_turns_into_a_failure_is_heeded_too(queue: Queue) -> None:
+    async def fails() -> str:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        raise redis.ConnectionError("Connection closed by server.")
+
+    asking = asyncio.create_task(queue._link.do(fails))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
 async def test_a_loop_that_asks_redis_ends_when_it_is_cancelled_at_whatever_moment(queue: Queue) -> None:
     async def ask_for_ever() -> None:
         while True:

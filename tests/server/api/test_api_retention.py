@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -154,3 +155,34 @@ async def test_only_one_process_at_a_time_sweeps(queue: Queue, images: ImageStor
     for keeper in (first, second, first):
         await keeper._locked("test", 60, work)()
     assert done == [1]
+
+
+async def test_who_asked_first_and_heard_no_answer_has_the_turn(
+    queue: Queue, valkey: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt that repeats it finds the key held, by itself."""
+    asked = queue._redis.set
+    lost = [True]
+
+    async def set_and_lose(*args: Any, **named: Any) -> Any:
+        answer = await asked(*args, **named)
+        if lost and lost.pop():
+            raise redis.ConnectionError("Connection closed by server.")
+        return answer
+
+    monkeypatch.setattr(queue._redis, "set", set_and_lose)
+    assert await queue.take_turn("test", 60)
+    assert not await queue.take_turn("test", 60)
+
+
+async def test_upkeep_ends_when_it_is_cancelled_at_whatever_moment(
+    queue: Queue, images: ImageStore, valkey: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a process that is told to stop would wait for it for ever."""
+    monkeypatch.setattr("server.retention.ORPHANS_EVERY_S", 0.0005)
+    monkeypatch.setattr("server.retention.KEEP_EVERY_S", 0.0005)
+    for _ in range(100):
+        upkeep = asyncio.create_task(retention(queue, images, valkey).run())
+        await asyncio.sleep(random.random() * 0.01)
+        upkeep.cancel()
+        assert (await asyncio.wait([upkeep], timeout=10))[0], "it goes on"
