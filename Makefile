@@ -27,7 +27,7 @@ serve: install  ## Run the API, a worker and a private queue; R3_CHECKPOINT, R3_
 	@exec $(BIN)/r3 serve $(ARGS)
 
 # A file's tests keep together: they share servers. Most of the time is waiting, so that two processes take half of it.
-# Each begins with one thread, and engines take more: threads of several processes that wait for each other take six times as long.
+# Each computes with one thread, and so do the servers it starts: threads of processes that wait for each other take six times as long.
 test: install  ## Run the tests, in JOBS processes (2); with R3_TEST_ALL=1 none is skipped for a missing program
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 

@@ -1,4 +1,4 @@
-"""How many of the machine's cores this process may use. No torch."""
+"""How many of the machine's cores this process may use, and with how many threads it should. No torch."""
 
 from __future__ import annotations
 
@@ -17,3 +17,12 @@ def usable_cores() -> int:
         return min(cores, max(1, int(quota) // int(period)))
     except (OSError, ValueError):  # no cgroup of version 2, or "max": no quota
         return cores
+
+
+def usual_threads() -> int:
+    """Threads to compute with where no setting says: what OMP_NUM_THREADS asks for, else one for each usable core.
+
+    torch and its libraries begin with that variable, and whoever shares a machine out by it means all programs.
+    """
+    outermost = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(outermost) if outermost.isdecimal() and int(outermost) else usable_cores()

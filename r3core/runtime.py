@@ -10,7 +10,7 @@ import torch
 
 from r3core.checkpoint import Description
 from r3core.config import EngineConfig
-from r3core.cores import usable_cores
+from r3core.cores import usual_threads
 from r3core.engine.batch import MemoryPlan
 from r3core.engine.engine import Engine
 from r3core.engine.runner import ModelRunner
@@ -66,7 +66,7 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
 
 def set_up_torch(config: EngineConfig) -> None:
     """Threads, and exact float32 on CUDA (no TF32)."""
-    torch.set_num_threads(config.torch_threads or usable_cores())
+    torch.set_num_threads(config.torch_threads or usual_threads())
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 

@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     attention: Literal["auto", "xformers", "varlen", "sdpa"] = "auto"
     """Which attention runs; with `auto` the first whose probe passes."""
     torch_threads: Annotated[int, Field(ge=1)] | None = None
-    """Processor threads of torch; unset: one for each core. Fewer run where others want them, but of large models."""
+    """Torch threads; unset: `OMP_NUM_THREADS`, or each core. Fewer run where others want them, but of large models."""
     warm_up_s: Annotated[float, Field(ge=0)] = 20.0
     """How long a worker may run the checkpoint's example prompts before it takes jobs; 0: not at all."""
     max_trajectories: Annotated[int, Field(ge=1, le=256)] = 8

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -32,6 +33,16 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     recorder = config.stash[_RECORDER] = Recorder()
     recorder.is_on = recorder.is_on and config.getoption("--minutes") >= SOAK_MINUTES
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads_are_given_back() -> Iterator[None]:
+    """An engine that a test loads takes a thread for each core, and whatever the process computes later would too: on
+    cores that the tests beside it want, six times as slow.
+    """
+    yield
+    if (torch := sys.modules.get("torch")) is not None:  # seldom is, and it takes long to import
+        torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What is decided before the first request: how many cores there are."""
+"""What is decided before the first request: how many cores there are, and how many threads compute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from r3core import cores as cores_
-from r3core.cores import usable_cores
+from r3core.cores import usable_cores, usual_threads
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="there is no affinity to ask for")
@@ -25,3 +25,17 @@ def test_cores_are_those_that_the_process_may_use(
     if quota is not None:
         (tmp_path / "cpu.max").write_text(quota)
     assert usable_cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("asked", "threads"),
+    [(None, 6), ("3", 3), (" 64 ", 64), ("4,2", 4), ("0", 6), ("-1", 6), ("two", 6), ("", 6)],
+)
+def test_threads_are_as_many_as_the_environment_asks_for_or_there_are_cores(
+    asked: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores_, "usable_cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert usual_threads() == threads
