@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 from redis.exceptions import RedisError
 
+from server.given_pictures import given_pictures
 from server.images import ImageStore, StoredFolder
 from server.queue import Queue, QueueError, StoredJob
 from server.settings import Settings
@@ -114,5 +115,5 @@ class Retention:
 
 
 def _hashes(job: StoredJob) -> set[str]:
-    records = [*job.images.values(), job.request.get("start_record") or {}]
-    return {record[name] for record in records for name in ("sha256", "master_sha256") if name in record}
+    records = [*job.images.values(), *given_pictures(job.request).values()]
+    return {record[name] for record in records if record for name in ("sha256", "master_sha256") if name in record}

@@ -15,6 +15,7 @@ import redis
 from structlog.testing import capture_logs
 
 from server.embedded import EmbeddedServer
+from server.given_pictures import stored_as
 from server.images import ImageMissing, ImageStore, StoreFailed
 from server.queue import Queue
 from server.queue_records import ROOT
@@ -125,6 +126,29 @@ async def test_previews_go_with_their_events_and_pictures_stay(
     assert stored is not None
     [record] = stored.images.values()
     assert images.get("local", job_id, record["sha256"])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_pictures_that_a_failed_job_was_given_stay_for_whoever_tries_it_again(
+    queue: Queue,
+    images: ImageStore,
+    hand_worker: HandWorker,
+    valkey: EmbeddedServer,
+    database: redis.Redis,
+    tmp_path: Path,
+    count: int,
+) -> None:
+    new = new_job(model="tiny")
+    hashes = [images.put("local", new.id, png((i, 0, 0))) for i in range(count)]
+    records = {f"img_{i}": {"sha256": sha, "master_sha256": sha} for i, sha in enumerate(hashes)}
+    new.request.update(stored_as(records))
+    await queue.submit(new)
+    hand_worker.takes().is_cancelled()
+    database.hset(f"{ROOT}job:{new.id}", "finished", int((time.time() - 2 * 3600) * 1000))
+    aged(tmp_path, 2 * 3600)
+    await retention(queue, images, valkey).sweep_orphans()
+    for sha in hashes:
+        assert images.get("local", new.id, sha)
 
 
 async def test_over_the_bound_the_oldest_finished_jobs_go_first(
