@@ -28,12 +28,7 @@ class Aside:
 
     def __init__(self, threads: Threads | None) -> None:
         self._threads = threads
-        # A new thread does not know how many it may compute with.
-        self._pool = (
-            None
-            if threads is None
-            else ThreadPoolExecutor(1, "r3-decode", initializer=torch.set_num_threads, initargs=(1,))
-        )
+        self._pool = None if threads is None else ThreadPoolExecutor(1, "r3-decode", initializer=_compute_alone)
         self._begun: list[Future[Any]] = []
 
     @property
@@ -43,9 +38,14 @@ class Aside:
         return min(1, len(self._begun))
 
     @property
+    def has_thread(self) -> bool:
+        """Whether anything is computed beside the turns."""
+        return self._pool is not None
+
+    @property
     def is_free(self) -> bool:
         """Whether what is started now would be begun at once, and keep nobody waiting."""
-        return self._pool is not None and not self.busy
+        return self.has_thread and not self.busy
 
     def computing(self, rows: int | None) -> AbstractContextManager[None]:
         """As many cores as a forward of so many rows is worth, or all that are free (None)."""
@@ -80,6 +80,14 @@ def at_once(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T
 def wait_for_one(futures: Iterable[Future[T]]) -> None:
     """Until one of them is done: there is nothing else to do."""
     wait(futures, return_when=FIRST_COMPLETED)
+
+
+def _compute_alone() -> None:
+    """Have this thread compute with one core. At its first look a new one takes on how many another thread has set, and
+    would do so after it was told.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(1)
 
 
 def _without_gradients(work: Callable[[], T]) -> T:

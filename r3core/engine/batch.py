@@ -142,7 +142,11 @@ class Likened:
 
 @dataclass(frozen=True)
 class Working:
-    """One turn of a step that takes several is done, and there is nothing to show of it."""
+    """One turn of a step that takes several is done, and there is nothing to show of it. With `is_drawn` it needs no
+    forward any more: its pictures are being decoded.
+    """
+
+    is_drawn: bool = False
 
 
 @dataclass(frozen=True)

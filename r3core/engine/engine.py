@@ -184,8 +184,8 @@ class Engine:
                 yield from self._judged(running, Judged(scores))
             case Likened(similarities):
                 yield from self._go_on(running, _advanced(running, Compared(similarities)))
-            case Working():
-                pass
+            case Working(is_drawn):
+                self._scheduler.has_worked(running.key, is_drawn=is_drawn)
             case Raised(error):
                 yield Failed(error, self._remove(running.key))
 

@@ -42,11 +42,11 @@ class Pictures:
 
     def preview(self, drawing: Drawing, step: int, clean: Tensor) -> Unshown:
         """Begin to decode what a drawing would come to from here, `clean` [n, d], as it is after `step` steps. While
-        another one of it is decoded this one is decoded now, so that they never line up.
+        another one of it is decoded this one is decoded now, so that they never line up. Raises nothing.
         """
-        if all(preview.pixels.done() for preview in drawing.decoding):
+        if self._aside.has_thread and all(preview.pixels.done() for preview in drawing.decoding):
             return Unshown(step, clean, self._aside.start(self.decode, clean, drawing.grid))
-        return Unshown(step, clean, at_once(self._here, clean, drawing.grid))
+        return Unshown(step, clean, self._kept(clean, drawing.grid))
 
     def shown(self, drawing: Drawing) -> tuple[Shown, ...]:
         """The previews that are there and not shown yet, the oldest first. Raises nothing: one that failed twice is
@@ -102,10 +102,11 @@ class Pictures:
         """What a step has drawn, once nothing is `awaited` any more. Where memory ran out this may be called once
         more.
         """
-        for i, (future, drawing) in enumerate(zip(state.decoded, state.drawings, strict=True)):
-            if future.exception() is not None:
-                state.decoded[i] = self._aside.start(self.decode, drawing.x, drawing.grid)
-                future.result()
+        failed = [(i, fault) for i, future in enumerate(state.decoded) if (fault := future.exception()) is not None]
+        for i, _ in failed:
+            state.decoded[i] = self._aside.start(self.decode, state.drawings[i].x, state.drawings[i].grid)
+        for _, fault in failed:
+            raise fault
         pixels = tuple(future.result() for future in state.decoded)
         first = state.drawings[0]
         state.decoded = []

@@ -361,7 +361,7 @@ class ModelRunner:
             return {key: Stepped(step, first.steps, self._pictures.shown(first))}
         state.decoded = decoded
         if awaited(state):
-            return {key: Working()}
+            return {key: Working(is_drawn=True)}
         # By itself: what was done above must not be done again.
         return self._isolation.alone(key, partial(self._drawn, key))
 

@@ -85,6 +85,11 @@ class Scheduler:
             self._release(running)
             self._waiting.append(key)
 
+    def has_worked(self, key: str, *, is_drawn: bool) -> None:
+        """A turn of a step is done. What is drawn needs no forward any more, and takes the place of nobody who does."""
+        if is_drawn:
+            self._running[key].draw_rows = 0
+
     def schedule(self) -> Batch:
         """The next turn: steps that can begin, all that write or judge, and as many that draw as one forward holds."""
         begin = tuple(self._begin())

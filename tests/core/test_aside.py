@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from r3core.engine.pictures import Pictures
 from r3core.engine.threads import Threads
 from r3core.errors import OutOfMemory, StepFailed
 from r3core.events import Failed, Finished, ImageReady, Preview, Progress, TextDelta
+from r3core.judge import Counts
 from r3core.types import EarlyStop, ImageSampling, Trajectory
 from tests.core.conftest import MakeRuntime
 from tests.core.test_engine_model import ask
@@ -36,6 +38,16 @@ def test_a_thread_computes_as_the_engine_does_on_one_core() -> None:
     assert aside.start(torch.is_inference_mode_enabled).result()
     with pytest.raises(ZeroDivisionError):
         aside.start(lambda: 1 // 0).result()
+
+
+def test_the_thread_keeps_to_one_core_whatever_others_set_before_it_computes() -> None:
+    before, aside = torch.get_num_threads(), Aside(Threads(1))
+    aside.start(int).result()
+    try:
+        torch.set_num_threads(2)
+        assert aside.start(torch.get_num_threads).result() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_it_is_busy_while_something_is_not_done() -> None:
@@ -222,6 +234,55 @@ def test_memory_that_runs_out_twice_in_a_row_changes_no_picture(
     else:
         assert isinstance(end := found.events[-1], Failed)
         assert isinstance(end.error, OutOfMemory)
+
+
+@pytest.mark.parametrize("has_thread", [True, False])
+def test_a_preview_that_fails_twice_is_left_out_and_its_picture_is_drawn(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch, has_thread: bool
+) -> None:
+    spoilt(monkeypatch, 1, 2)
+    monkeypatch.setattr("r3core.engine.aside.usable_cores", lambda: 2 if has_thread else 1)
+    found = alone(make_runtime().engine, ask(think=False, previews=1, max_rounds=0))
+    assert isinstance(found.events[-1], Finished)
+    assert not any(isinstance(event, Preview) for event in found.events)
+
+
+def test_candidates_that_failed_once_each_are_all_decoded_once_more(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ask(think=False, max_rounds=0, candidates=Counts(2, 1), scorers=("lift",))
+    expected = alone(make_runtime().engine, asked)
+    spoilt(monkeypatch, 1, 2)
+    found = alone(with_thread(make_runtime, monkeypatch), asked)
+    assert isinstance(found.events[-1], Finished)
+    for mine, theirs in zip(found.pictures, expected.pictures, strict=True):
+        assert np.array_equal(mine, theirs)
+
+
+def test_who_is_only_decoded_takes_no_turn_of_those_that_draw(
+    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forward holds two of the three: while two are decoded the third goes on alone."""
+    decode, third_drew = Pictures.decode, threading.Event()
+
+    def slow(self: Pictures, *given: Any) -> Any:
+        assert third_drew.wait(60), "the engine waits for pictures while another one could be drawn"
+        return decode(self, *given)
+
+    monkeypatch.setattr(Pictures, "decode", slow)
+    monkeypatch.setattr("r3core.engine.aside.usable_cores", lambda: 2)
+    asked = ask(think=False, max_rounds=0)
+    engine = make_runtime(max_batch_rows=2 * 2 * (16 + 2)).engine
+    for key in "ab":
+        engine.add(key, Trajectory(asked))
+    engine.add("c", Trajectory(replace(asked, generate=replace(asked.generate, num_timesteps=40))))
+    seen: list[str] = []
+    while engine.has_work:
+        for key, event in engine.step():
+            if isinstance(event, Progress) and key == "c" and event.step == 30:
+                third_drew.set()
+            seen.append(f"{key} {type(event).__name__}")
+    assert [seen.count(f"{key} ImageReady") for key in "abc"] == [1, 1, 1]
 
 
 def test_previews_never_line_up(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
