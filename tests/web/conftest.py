@@ -109,13 +109,16 @@ def open_page(browser: Browser) -> Iterator[Open]:
     assert not complaints.heard
 
 
-def run(page: Page, prompt: str, rounds: int | None = None, *, early_stop: bool = True) -> str:
-    """Ask for a picture; the id of the job."""
+def run(page: Page, prompt: str, rounds: int | None = None, *, early_stop: bool = True, is_long: bool = False) -> str:
+    """Ask for a picture; the id of the job. With `is_long` its edits take longer than a click on a busy machine."""
     page.get_by_label("What should the picture show?").fill(prompt)
     if rounds is not None:
         page.get_by_label("Rounds", exact=False).first.fill(str(rounds))
     if not early_stop:
         page.get_by_label("Stop when the model is satisfied").uncheck()
+    if is_long:
+        page.get_by_text("More settings").click()
+        page.get_by_label("Timesteps, edits").fill("200")
     page.keyboard.press("Control+Enter")
     page.wait_for_url("**/j/job_*")
     return page.url.rpartition("/")[2]

@@ -67,7 +67,7 @@ def test_good_enough_ends_it_with_what_it_has(served: Served, open_page: Open) -
     page = open_page(served.url)
     before_the_first = ".endings button:first-child:disabled"
     watch(page, before_the_first)
-    run(page, PROMPT, rounds=8, early_stop=False)
+    run(page, PROMPT, rounds=8, early_stop=False, is_long=True)
     page.wait_for_selector(picture(page, 0))
     assert seen(page) == {before_the_first}
     page.get_by_role("button", name="Stop here").click()
@@ -78,7 +78,7 @@ def test_good_enough_ends_it_with_what_it_has(served: Served, open_page: Open) -
 
 def test_a_job_is_cancelled_and_keeps_its_pictures(served: Served, open_page: Open) -> None:
     page = open_page(served.url)
-    run(page, PROMPT, rounds=8, early_stop=False)
+    run(page, PROMPT, rounds=8, early_stop=False, is_long=True)
     page.wait_for_selector(picture(page, 0))
     page.get_by_role("button", name="Cancel").click()
     ended(page, "cancelled")
