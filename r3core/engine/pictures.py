@@ -105,8 +105,8 @@ class Pictures:
         failed = [(i, fault) for i, future in enumerate(state.decoded) if (fault := future.exception()) is not None]
         for i, _ in failed:
             state.decoded[i] = self._aside.start(self.decode, state.drawings[i].x, state.drawings[i].grid)
-        for _, fault in failed:
-            raise fault
+        if failed:
+            raise failed[0][1]
         pixels = tuple(future.result() for future in state.decoded)
         first = state.drawings[0]
         state.decoded = []

@@ -3,9 +3,9 @@
 torch shares a tensor out over its threads and computes the last elements of each share, those that fill no vector, by
 another formula than the rest; with an exponential in it the two differ in their last digits. It adds up a group of
 channels that lie last in as many parts as it has threads. Sums and products of elements, attention, and oneDNN's
-products and convolutions in float32, of the shapes of checkpoints/small and of R3's VAE, came out the same with up to
-four threads. Others need not: convolutions of 96 and 128 channels over 12 x 12 differ by 2e-6 at the most; and with ten
-threads and more, oneDNN parts a few long sums.
+products and convolutions in float32 came out the same with up to four threads, of the shapes of checkpoints/small.
+Others need not: convolutions of 96 and 128 channels over 12 x 12 differ by 2e-6 at the most; and with ten threads and
+more, oneDNN parts a few long sums.
 """
 
 from __future__ import annotations

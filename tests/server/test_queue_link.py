@@ -94,26 +94,16 @@ def test_what_did_not_answer_in_time_is_not_called_unreachable(error: Exception)
     assert "reachable" not in str(said)
 
 
-async def test_a_cancellation_that_a_client_library_loses_is_heeded_all_the_same(queue: Queue) -> None:
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_cancellation_that_a_client_library_loses_is_heeded_all_the_same(queue: Queue, fails: bool) -> None:
     async def loses_it() -> str:
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
+        if fails:
+            raise redis.ConnectionError("Connection closed by server.")
         return "an answer"
 
     asking = asyncio.create_task(queue._link.do(loses_it))
-    await asyncio.sleep(0)
-    asking.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asking
-
-
-async def test_a_cancellation_that_a_client_library_turns_into_a_failure_is_heeded_too(queue: Queue) -> None:
-    async def fails() -> str:
-        with suppress(asyncio.CancelledError):
-            await asyncio.sleep(60)
-        raise redis.ConnectionError("Connection closed by server.")
-
-    asking = asyncio.create_task(queue._link.do(fails))
     await asyncio.sleep(0)
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,23 @@ def hand_worker(worker_queue: WorkerQueue, images: ImageStore) -> HandWorker:
     return HandWorker(worker_queue, images)
 
 
-def retention(queue: Queue, images: ImageStore, valkey: EmbeddedServer, **settings: Any) -> Retention:
-    return Retention(queue, images, Settings.model_construct(redis_url=valkey.url, **settings))
+def retention(queue: Queue, images: ImageStore, **settings: Any) -> Retention:
+    return Retention(queue, images, Settings.model_construct(**settings))
+
+
+SweptHoursLater = Callable[[str], Awaitable[None]]
+
+
+@pytest.fixture
+def swept_hours_later(queue: Queue, images: ImageStore, database: redis.Redis, tmp_path: Path) -> SweptHoursLater:
+    """Have a job end two hours ago, with all of its pictures, and sweep."""
+
+    async def sweep(job_id: str) -> None:
+        database.hset(f"{ROOT}job:{job_id}", "finished", int((time.time() - 2 * 3600) * 1000))
+        aged(tmp_path, 2 * 3600)
+        await retention(queue, images).sweep_orphans()
+
+    return sweep
 
 
 def aged(folder: Path, seconds: float) -> None:
@@ -67,11 +82,11 @@ async def finished(queue: Queue, worker: HandWorker, pictures: int = 1) -> str:
 
 
 async def test_pictures_without_a_job_go_once_they_are_old_enough(
-    queue: Queue, images: ImageStore, hand_worker: HandWorker, valkey: EmbeddedServer, tmp_path: Path
+    queue: Queue, images: ImageStore, hand_worker: HandWorker, tmp_path: Path
 ) -> None:
     kept = await finished(queue, hand_worker)
     images.put("local", GONE, png())
-    keeper = retention(queue, images, valkey)
+    keeper = retention(queue, images)
     assert await keeper.sweep_orphans() == 0, "a picture is stored before its job is submitted"
     aged(tmp_path, 2 * 3600)
     assert await keeper.sweep_orphans() == 1
@@ -79,24 +94,24 @@ async def test_pictures_without_a_job_go_once_they_are_old_enough(
 
 
 async def test_what_the_store_does_not_let_go_is_not_told_of_as_removed(
-    queue: Queue, images: ImageStore, valkey: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images.put("local", GONE, png())
     aged(tmp_path, 2 * 3600)
     monkeypatch.setattr(images._objects, "remove_folder", refusing)
     with capture_logs() as lines:
-        assert await retention(queue, images, valkey).sweep_orphans() == 0
+        assert await retention(queue, images).sweep_orphans() == 0
     assert [line["event"] for line in lines] == ["pictures of a job are left to the sweep"]
 
 
 async def test_a_store_that_cannot_be_swept_is_told_of(
-    queue: Queue, images: ImageStore, valkey: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests notice nothing of it, and it fills up."""
     monkeypatch.setattr("server.retention.ORPHANS_EVERY_S", 0.05)
     monkeypatch.setattr(images, "jobs", refusing)
     with capture_logs() as lines:
-        upkeep = asyncio.create_task(retention(queue, images, valkey).run())
+        upkeep = asyncio.create_task(retention(queue, images).run())
         await asyncio.sleep(0.5)
         upkeep.cancel()
         await asyncio.gather(upkeep, return_exceptions=True)
@@ -108,18 +123,11 @@ def refusing(*_: object) -> None:
 
 
 async def test_previews_go_with_their_events_and_pictures_stay(
-    queue: Queue,
-    images: ImageStore,
-    hand_worker: HandWorker,
-    valkey: EmbeddedServer,
-    database: redis.Redis,
-    tmp_path: Path,
+    queue: Queue, images: ImageStore, hand_worker: HandWorker, swept_hours_later: SweptHoursLater
 ) -> None:
     job_id = await finished(queue, hand_worker)
     preview = images.put("local", job_id, b"a preview")
-    database.hset(f"{ROOT}job:{job_id}", "finished", int((time.time() - 2 * 3600) * 1000))
-    aged(tmp_path, 2 * 3600)
-    await retention(queue, images, valkey).sweep_orphans()
+    await swept_hours_later(job_id)
     with pytest.raises(ImageMissing):
         images.get("local", job_id, preview)
     stored = await queue.job(job_id)
@@ -130,13 +138,7 @@ async def test_previews_go_with_their_events_and_pictures_stay(
 
 @pytest.mark.parametrize("count", [1, 2])
 async def test_pictures_that_a_failed_job_was_given_stay_for_whoever_tries_it_again(
-    queue: Queue,
-    images: ImageStore,
-    hand_worker: HandWorker,
-    valkey: EmbeddedServer,
-    database: redis.Redis,
-    tmp_path: Path,
-    count: int,
+    queue: Queue, images: ImageStore, hand_worker: HandWorker, swept_hours_later: SweptHoursLater, count: int
 ) -> None:
     new = new_job(model="tiny")
     hashes = [images.put("local", new.id, png((i, 0, 0))) for i in range(count)]
@@ -144,15 +146,13 @@ async def test_pictures_that_a_failed_job_was_given_stay_for_whoever_tries_it_ag
     new.request.update(stored_as(records))
     await queue.submit(new)
     hand_worker.takes().is_cancelled()
-    database.hset(f"{ROOT}job:{new.id}", "finished", int((time.time() - 2 * 3600) * 1000))
-    aged(tmp_path, 2 * 3600)
-    await retention(queue, images, valkey).sweep_orphans()
+    await swept_hours_later(new.id)
     for sha in hashes:
         assert images.get("local", new.id, sha)
 
 
 async def test_over_the_bound_the_oldest_finished_jobs_go_first(
-    queue: Queue, images: ImageStore, hand_worker: HandWorker, valkey: EmbeddedServer, tmp_path: Path
+    queue: Queue, images: ImageStore, hand_worker: HandWorker, tmp_path: Path
 ) -> None:
     jobs = [await finished(queue, hand_worker, pictures=2) for _ in range(3)]
     await queue.submit(new_job(model="tiny"))
@@ -162,14 +162,14 @@ async def test_over_the_bound_the_oldest_finished_jobs_go_first(
         aged(tmp_path / "local" / job_id, age)
     sizes = {folder.job: folder.size_bytes for folder in images.jobs()}
     bound = (sum(sizes.values()) - sizes[jobs[0]] - sizes[jobs[1]] + 1) / 10**9
-    assert await retention(queue, images, valkey, keep_gb=bound).keep_within_bound() == 2
+    assert await retention(queue, images, keep_gb=bound).keep_within_bound() == 2
     assert {folder.job for folder in images.jobs()} == {jobs[2], running.lease.id}
     assert await queue.job(jobs[0]) is None
     assert await queue.job(jobs[2]) is not None
 
 
-async def test_only_one_process_at_a_time_sweeps(queue: Queue, images: ImageStore, valkey: EmbeddedServer) -> None:
-    first, second = retention(queue, images, valkey), retention(queue, images, valkey)
+async def test_only_one_process_at_a_time_sweeps(queue: Queue, images: ImageStore) -> None:
+    first, second = retention(queue, images), retention(queue, images)
     done: list[int] = []
 
     async def work() -> int:
@@ -181,9 +181,7 @@ async def test_only_one_process_at_a_time_sweeps(queue: Queue, images: ImageStor
     assert done == [1]
 
 
-async def test_who_asked_first_and_heard_no_answer_has_the_turn(
-    queue: Queue, valkey: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_asked_first_and_heard_no_answer_has_the_turn(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attempt that repeats it finds the key held, by itself."""
     asked = queue._redis.set
     lost = [True]
@@ -200,13 +198,13 @@ async def test_who_asked_first_and_heard_no_answer_has_the_turn(
 
 
 async def test_upkeep_ends_when_it_is_cancelled_at_whatever_moment(
-    queue: Queue, images: ImageStore, valkey: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+    queue: Queue, images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or a process that is told to stop would wait for it for ever."""
     monkeypatch.setattr("server.retention.ORPHANS_EVERY_S", 0.0005)
     monkeypatch.setattr("server.retention.KEEP_EVERY_S", 0.0005)
     for _ in range(100):
-        upkeep = asyncio.create_task(retention(queue, images, valkey).run())
+        upkeep = asyncio.create_task(retention(queue, images).run())
         await asyncio.sleep(random.random() * 0.01)
         upkeep.cancel()
         assert (await asyncio.wait([upkeep], timeout=10))[0], "it goes on"
