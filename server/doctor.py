@@ -6,6 +6,7 @@ loaded onto a device, and all that is heavy is imported inside the check that ne
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import time
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final, Literal
 
+from r3core import malloc
 from r3core.errors import R3Error
 from server.image_errors import StoreAway
 from server.misconfigured import Misconfigured, shown_url
@@ -83,6 +85,18 @@ def _device(settings: Settings) -> str:
         return f"cpu ({why}), {torch.get_num_threads()} threads, {_short(dtype)}"
     has = torch.cuda.get_device_properties(device)
     return f"{device}: {has.name}, {has.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}, {_short(dtype)}"
+
+
+def _malloc(settings: Settings) -> Finding | str:
+    """That of a worker of `r3 serve`."""
+    if not malloc.is_for(settings.device):
+        return "the C library's; another was not tried with a GPU"
+    given = os.environ.get(malloc.VARIABLE)
+    if given is not None:
+        return f"{malloc.in_use()}'s, for {malloc.VARIABLE} is set"
+    if (found := malloc.quicker()) is not None:
+        return f"{found}, where `r3 serve` starts the worker"
+    return Finding("note", "malloc", f"the C library's; on Debian `apt install {malloc.PACKAGE}` makes loops quicker")
 
 
 def _attention(settings: Settings) -> str:
@@ -166,6 +180,7 @@ CHECKS: Final[dict[str, Callable[[Settings], Finding | str]]] = {
     "packages": _packages,
     "xformers": _xformers,
     "device": _device,
+    "malloc": _malloc,
     "attention": _attention,
     "checkpoint": _checkpoint,
     "memory": _memory,

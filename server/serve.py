@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
+from r3core.malloc import preload
 from server import child
 from server.embedded import EmbeddedServer, locked
 from server.health import Startup, is_up, startup
@@ -135,7 +136,7 @@ class _Household:
         self._queue = queue
         self._asked = asked
         self._api = Child("api", environment)
-        self._worker = Child("worker", environment)
+        self._worker = Child("worker", environment | preload(environment, settings.device))
         self._due: dict[Child, float] = {}
         self._said_percent = -1
         self._is_loaded = False

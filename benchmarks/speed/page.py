@@ -93,7 +93,8 @@ def _of(name: str, run: Results) -> str:
     told = (
         f"*{name}*: measured on {run.date} at `{run.commit}` by `{run.command}`: {run.checkpoint}, {run.dtype}, "
         f"attention {run.attention}; {machine.get('gpu', machine['cpu'])}, {machine['cores']} cores, "
-        f"computing threads: {machine['threads']}, {int(machine['memory_bytes']) / 2**30:.0f} GiB, {machine['os']}; "
+        f"computing threads: {machine['threads']}, malloc of {machine.get('malloc', 'libc')}, "
+        f"{int(machine['memory_bytes']) / 2**30:.0f} GiB, {machine['os']}; "
         f"{versions}.\n"
     )
     return told + "".join(f"Of that run: {note}.\n" for note in run.notes)

@@ -22,6 +22,7 @@ from typing import Any, Final, Self
 
 import torch
 
+from r3core import malloc
 from r3core.bench.line import Ceiling, Line
 from r3core.cores import usable_cores
 from r3core.runtime import Runtime
@@ -98,6 +99,7 @@ def machine(device: torch.device) -> dict[str, str | int]:
         "cpu": _processor(),
         "cores": usable_cores(),
         "threads": torch.get_num_threads(),
+        "malloc": malloc.in_use(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "os": f"{platform.system()} {platform.machine()}",
     }

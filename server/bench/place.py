@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any, Final
 import httpx
 
 from r3client.connection import Connection
+from r3core import malloc
 from server.misconfigured import Misconfigured
 from server.own_server import own_server
 from server.sizes import parse_size
@@ -48,7 +50,12 @@ class Place:
 @contextmanager
 def own_place(options: Mapping[str, str]) -> Iterator[Place]:
     """A server with these options of `r3 serve`, whose queue and pictures are gone with it. Raises Misconfigured."""
-    with tempfile.TemporaryDirectory(prefix="r3-bench-") as folder, own_server(Path(folder), options) as address:
+    # An engine in this process is measured beside it: both are to have the same malloc.
+    variables = {malloc.VARIABLE: os.environ.get(malloc.VARIABLE, "")}
+    with (
+        tempfile.TemporaryDirectory(prefix="r3-bench-") as folder,
+        own_server(Path(folder), options, variables) as address,
+    ):
         yield place_at(address, None, is_ours=True)
 
 

@@ -23,6 +23,7 @@ def about(results: Results) -> str:
         [
             f"{results.checkpoint}, {results.dtype}, attention {results.attention}, r3core at {results.commit}",
             f"{machine.get('gpu', machine['cpu'])}, {machine['cores']} cores, computing threads: {machine['threads']}",
+            f"malloc of {machine.get('malloc', 'libc')}",
             f"ceiling: {number(ceiling.gflop_per_s)} GFLOP/s, {number(ceiling.gbytes_per_s)} GB/s, measured",
             *results.notes,
         ]

@@ -14,17 +14,20 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from r3core import malloc
 from server.api import GRACE_S
 from server.settings import Settings
 from server.worker import ARRIVED_WITHIN_S, PUBLISHED_WITHIN_S
 from tests.k8s.rendered import PROJECT
 from tests.k8s.rules_app import OTHERS, api_paths, worker_has
+from tests.programs import needed_malloc
 
 DOCKER: Final = PROJECT / "docker"
 FILES: Final = ("api", "worker")
 # Of the images' own: where programs and caches are.
 PLAIN: Final = OTHERS | {
     *("PATH", "HOME", "XDG_CACHE_HOME", "TRITON_CACHE_DIR", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"),
+    malloc.VARIABLE,
     *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"),
 }
 COMPOSE: Final = yaml.safe_load((DOCKER / "compose.yaml").read_text())
@@ -93,6 +96,12 @@ def _variables(steps: list[tuple[str, str]]) -> Iterator[str]:
 @pytest.mark.parametrize("name", FILES)
 def test_a_dockerfile_is_as_the_program_needs_it(name: str) -> None:
     assert list(complaints(text(name), name)) == []
+
+
+def test_the_cpu_image_installs_the_malloc_that_it_preloads() -> None:
+    said = text("worker").partition("AS cpu")[2].partition("FROM ")[0]
+    assert f"{malloc.VARIABLE}={needed_malloc()}" in said
+    assert f"--no-install-recommends {malloc.PACKAGE}" in said
 
 
 @pytest.mark.parametrize(

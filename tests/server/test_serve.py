@@ -19,6 +19,7 @@ import pytest
 
 from server.serve import child_environment
 from server.settings import Settings, default_checkpoint
+from tests.programs import needed_malloc
 from tests.server.promises import promised
 from tests.server.waiting import is_alive, until
 
@@ -279,3 +280,15 @@ def answers(http: httpx.Client) -> bool:
         return http.get("/readyz").status_code == 200
     except httpx.TransportError:
         return False
+
+
+@pytest.mark.parametrize(
+    ("given", "is_there"), [({}, True), ({"LD_PRELOAD": ""}, False), ({"R3_DEVICE": "cuda"}, False)]
+)
+def test_a_worker_on_a_cpu_has_the_quicker_malloc_unless_it_is_told_otherwise(
+    start: Start, given: dict[str, str], is_there: bool
+) -> None:
+    name = needed_malloc()
+    children = start(**given).ready().running()
+    has = {child for child, pid in children.items() if name in Path(f"/proc/{pid}/maps").read_text()}
+    assert has == ({"worker"} if is_there else set())
