@@ -44,7 +44,7 @@ scale: install  ## Full load for 1 to 64 simulated workers, for docs/scaling.md;
 	$(BIN)/python -m benchmarks.scale $(ARGS)
 
 bench: install  ## Measure ceiling, engine and whole system, for docs/performance.md; ARGS='--quick', '--results FILE', '--only PART'
-	env $$($(BIN)/python -m r3core.malloc) $(BIN)/r3 bench $(ARGS)
+	env $$($(BIN)/python -m server.preload) $(BIN)/r3 bench $(ARGS)
 
 eval: install  ## Measure the small model for its card: 640 test prompts; ARGS='--split validation' measures without publishing
 	$(BIN)/python -m training.evaluate $(if $(ARGS),$(ARGS),--publish)

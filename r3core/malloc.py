@@ -4,8 +4,6 @@ torch asks for aligned memory for what each operation gives, and glibc cuts it o
 takes back: a third of a small product's time. tcmalloc (gperftools; Debian's libtcmalloc-minimal4) has blocks of each
 size at hand. Only the dynamic linker can put it in glibc's place, before the process starts: LD_PRELOAD. Numbers stay
 as they are.
-
-    env $(python -m r3core.malloc) r3 worker
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ VARIABLE: Final = "LD_PRELOAD"
 PACKAGE: Final = "libtcmalloc-minimal4"
 _QUICKER: Final = ("tcmalloc_minimal", "tcmalloc")
 _KNOWN: Final = ("tcmalloc", "jemalloc", "mimalloc", "tbbmalloc")
-_GPU: Final = Path("/dev/nvidiactl")
+_GPUS: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"), Path("/dev/kfd"))  # Nvidia, Windows below, AMD
 _MAPS: Final = Path("/proc/self/maps")
 
 
@@ -42,7 +40,9 @@ def in_use() -> str:
 
 def is_for(device: str | None) -> bool:
     """Whether a worker that is told this device computes on a CPU: with a GPU it was not measured."""
-    return device == "cpu" or (device is None and not _GPU.exists())
+    if device is None:
+        return not any(gpu.exists() for gpu in _GPUS)
+    return device.partition(":")[0] == "cpu"
 
 
 def preload(environment: Mapping[str, str], device: str | None) -> dict[str, str]:
@@ -50,10 +50,3 @@ def preload(environment: Mapping[str, str], device: str | None) -> dict[str, str
     if VARIABLE in environment or not is_for(device) or (found := quicker()) is None:
         return {}
     return {VARIABLE: found}
-
-
-if __name__ == "__main__":
-    import os
-
-    found = preload(os.environ, os.environ.get("R3_DEVICE"))
-    sys.stdout.writelines(f"{name}={value}\n" for name, value in found.items())

@@ -89,11 +89,10 @@ def _device(settings: Settings) -> str:
 
 def _malloc(settings: Settings) -> Finding | str:
     """That of a worker of `r3 serve`."""
+    if os.environ.get(malloc.VARIABLE) is not None:
+        return f"that of {malloc.in_use()}, for {malloc.VARIABLE} is set"
     if not malloc.is_for(settings.device):
-        return "the C library's; another was not tried with a GPU"
-    given = os.environ.get(malloc.VARIABLE)
-    if given is not None:
-        return f"{malloc.in_use()}'s, for {malloc.VARIABLE} is set"
+        return "the C library's; another was not tried with a GPU, R3_DEVICE=cpu says that none is meant"
     if (found := malloc.quicker()) is not None:
         return f"{found}, where `r3 serve` starts the worker"
     return Finding("note", "malloc", f"the C library's; on Debian `apt install {malloc.PACKAGE}` makes loops quicker")

@@ -27,7 +27,7 @@ from server.worker_metrics import Outcome
 log = structlog.get_logger("r3.worker")
 
 IDLE_S: Final = 0.5
-MEASURED_EVERY_S: Final = 0.1  # whoever asks for metrics sees no difference
+GAUGED_EVERY_S: Final = 0.1  # of turns that may be shorter than a millisecond
 _TURN_OF: Final[dict[str, Turn]] = {"cancel": "cancelled", "stop": "stopped", "lost": "lost"}
 _STOP_REASONS: Final[dict[Turn | None, StopReason]] = {"stopped": "stopped", "deadline": "deadline"}
 
@@ -51,7 +51,7 @@ class EngineLoop:
         self._telling, self._tally = Telling(self._put), Tally(vitals.metrics, vitals.traces)
         self._jobs: dict[str, HeldJob] = {}
         self._in_engine: dict[str, tuple[HeldJob, int]] = {}
-        self._room, self._measured_at_s = 0, float("-inf")
+        self._gauged_at_s = float("-inf")
         self._is_leaving = False
         self._leave_by_s: float | None = None
 
@@ -117,11 +117,9 @@ class EngineLoop:
         for job in list(self._jobs.values()):
             while job.waiting and self._engine.room > 0:
                 self._add(job, job.waiting.popleft())
-        waiting = sum(len(job.waiting) for job in self._jobs.values())
-        room = self._room = max(0, self._engine.room - waiting)
         alone = any(job.lease.alone and not job.has_advanced for job in self._jobs.values())
         if not self._is_leaving:
-            self._intake.offer(0 if alone else room)
+            self._intake.offer(0 if alone else self._room)
 
     def _add(self, job: HeldJob, waiting: Waiting) -> None:
         trajectory, pictures = waiting
@@ -210,15 +208,20 @@ class EngineLoop:
                 self._on(self._in_engine[key][0], key, said)
 
     def _measure(self) -> None:
-        """Say what is under way and what was computed: now and then, and whenever the engine is done."""
+        """Count what was computed, and say what is under way: that now and then, and whenever the engine is done."""
+        self._metrics.took(self._engine.took())
         now_s = time.monotonic()
-        if self._engine.has_work and now_s - self._measured_at_s < MEASURED_EVERY_S:
+        if self._engine.has_work and now_s - self._gauged_at_s < GAUGED_EVERY_S:
             return
-        self._measured_at_s = now_s
+        self._gauged_at_s = now_s
         self._metrics.room.set(self._room)
         self._metrics.running.set(len(self._in_engine))
         self._metrics.kv_used.set(self._engine.kv_cache_used_bytes)
-        self._metrics.took(self._engine.took())
+
+    @property
+    def _room(self) -> int:
+        """How many trajectories may come."""
+        return max(0, self._engine.room - sum(len(job.waiting) for job in self._jobs.values()))
 
     def _on(self, job: HeldJob, key: str, said: Event) -> None:
         self._tally.said(job, self._in_engine[key][1], said)

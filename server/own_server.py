@@ -38,14 +38,16 @@ _OURS: Final = frozenset((*_WORKER, *_REACHED, *_KEPT, *_STORED))
 
 @contextmanager
 def own_server(
-    data_dir: Path, options: Mapping[str, str], variables: Mapping[str, str] = MappingProxyType({})
+    data_dir: Path, options: Mapping[str, str], variables: Mapping[str, str | None] = MappingProxyType({})
 ) -> Iterator[str]:
-    """Its address; it is stopped with the block. `options` are those of `r3 serve`, and `variables` are added to
-    its environment. What it says goes to a log in its data directory. Raises Misconfigured where it does not come up.
+    """Its address; it is stopped with the block. `options` are those of `r3 serve`; `variables` are put into its
+    environment, or taken out where they are None. What it says goes to a log in its data directory. Raises
+    Misconfigured where it does not come up.
     """
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     log = data_dir / "serve.log"
-    environment = {name: value for name, value in os.environ.items() if name not in _OURS} | dict(variables)
+    inherited = {name: value for name, value in os.environ.items() if name not in _OURS}
+    environment = {name: value for name, value in {**inherited, **variables}.items() if value is not None}
     given = {"port": "0", "worker-port": "0", "data-dir": str(data_dir.absolute()), **options}
     command = [sys.executable, "-P", "-m", "server.cli", "serve"]
     command += [part for name, value in given.items() for part in (f"--{name}", value)]

@@ -50,8 +50,10 @@ class Place:
 @contextmanager
 def own_place(options: Mapping[str, str]) -> Iterator[Place]:
     """A server with these options of `r3 serve`, whose queue and pictures are gone with it. Raises Misconfigured."""
-    # An engine in this process is measured beside it: both are to have the same malloc.
-    variables = {malloc.VARIABLE: os.environ.get(malloc.VARIABLE, "")}
+    # An engine in this process is measured beside its worker: both are to have the same malloc. Where ours is the one
+    # that `r3 serve` gives a worker by itself, it does so, and queue and API go without.
+    preloaded = os.environ.get(malloc.VARIABLE, "")
+    variables = {malloc.VARIABLE: None if preloaded and preloaded == malloc.quicker() else preloaded}
     with (
         tempfile.TemporaryDirectory(prefix="r3-bench-") as folder,
         own_server(Path(folder), options, variables) as address,

@@ -16,12 +16,12 @@ from tests.programs import needed_malloc
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """A machine without a GPU that has a quicker one."""
-    monkeypatch.setattr(malloc, "_GPU", tmp_path / "nvidiactl")
+    monkeypatch.setattr(malloc, "_GPUS", (tmp_path / "nvidiactl", tmp_path / "dxg"))
     monkeypatch.setattr(malloc, "quicker", lambda: "libtcmalloc_minimal.so.4")
     return "libtcmalloc_minimal.so.4"
 
 
-@pytest.mark.parametrize("device", ["cpu", None])
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", None])
 def test_a_worker_on_a_cpu_is_given_it(found: str, device: str | None) -> None:
     assert malloc.preload({"PATH": "/bin"}, device) == {"LD_PRELOAD": found}
 
@@ -32,7 +32,7 @@ def test_what_somebody_set_stays(found: str, given: str) -> None:
 
 
 def test_a_worker_that_may_take_a_gpu_is_not(found: str, tmp_path: Path) -> None:
-    (tmp_path / "nvidiactl").touch()
+    (tmp_path / "dxg").touch()
     assert malloc.preload({}, "cuda:0") == malloc.preload({}, None) == {}
     assert malloc.preload({}, "cpu") == {"LD_PRELOAD": found}
 
@@ -46,12 +46,6 @@ def test_a_process_tells_whose_it_has() -> None:
     name = needed_malloc()
     told = {value: _said({malloc.VARIABLE: value}, "-c", _TELL) for value in ("", name)}
     assert told == {"": "libc", name: "tcmalloc"}
-
-
-def test_a_shell_is_told_what_to_put_before_a_command() -> None:
-    name = needed_malloc()
-    assert _said({"R3_DEVICE": "cpu"}, "-m", "r3core.malloc") == f"LD_PRELOAD={name}"
-    assert _said({"R3_DEVICE": "cuda"}, "-m", "r3core.malloc") == ""
 
 
 _TELL = "from r3core import malloc; print(malloc.in_use())"

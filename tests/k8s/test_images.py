@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,6 @@ from server.settings import Settings
 from server.worker import ARRIVED_WITHIN_S, PUBLISHED_WITHIN_S
 from tests.k8s.rendered import PROJECT
 from tests.k8s.rules_app import OTHERS, api_paths, worker_has
-from tests.programs import needed_malloc
 
 DOCKER: Final = PROJECT / "docker"
 FILES: Final = ("api", "worker")
@@ -49,8 +49,7 @@ def complaints(said: str, app: str) -> Iterator[str]:
     last = max(number for number, (word, rest) in enumerate(steps) if word == "FROM" and rest.startswith("${BASE}"))
     final = steps[last:]
     yield from _base(steps)
-    if ("USER", "10001:10001") not in final:
-        yield "the program does not run as 10001"
+    yield from _user(final)
     if not [rest for word, rest in final if word == "ENTRYPOINT" and rest == '["r3"]']:
         yield "r3 is not what runs"
     if [rest for word, rest in final if word == "CMD"] != [f'["{app}"]']:
@@ -68,6 +67,17 @@ def complaints(said: str, app: str) -> Iterator[str]:
     for _, rest in [step for step in final if step[0] == "RUN"]:
         if re.search(r"\b(pip|python3-venv|gcc|build-essential|curl)\b", rest):
             yield f"what only builds is in the result: {rest}"
+
+
+def _user(final: list[tuple[str, str]]) -> Iterator[str]:
+    """The first stage says who it runs as, and those that build on it may not leave it otherwise."""
+    starts = [number for number, (word, _) in enumerate(final) if word == "FROM"]
+    users = [
+        [rest for word, rest in final[start:end] if word == "USER"][-1:]
+        for start, end in pairwise([*starts, len(final)])
+    ]
+    if users[0] != ["10001:10001"] or any(user not in ([], ["10001:10001"]) for user in users):
+        yield "the program does not run as 10001"
 
 
 def _base(steps: list[tuple[str, str]]) -> Iterator[str]:
@@ -98,10 +108,20 @@ def test_a_dockerfile_is_as_the_program_needs_it(name: str) -> None:
     assert list(complaints(text(name), name)) == []
 
 
-def test_the_cpu_image_installs_the_malloc_that_it_preloads() -> None:
-    said = text("worker").partition("AS cpu")[2].partition("FROM ")[0]
-    assert f"{malloc.VARIABLE}={needed_malloc()}" in said
-    assert f"--no-install-recommends {malloc.PACKAGE}" in said
+def test_a_malloc_is_preloaded_in_the_cpu_image_alone_and_installed_there() -> None:
+    stages = text("worker").split("\nFROM ")
+    assert [stage.partition("\n")[0] for stage in stages if malloc.VARIABLE in stage] == ["runtime AS cpu"]
+    (cpu,) = (stage for stage in stages if stage.startswith("runtime AS cpu"))
+    assert f"{malloc.VARIABLE}=libtcmalloc_minimal.so.4" in cpu
+    assert f"--no-install-recommends {malloc.PACKAGE}" in cpu
+    assert malloc.VARIABLE not in text("api")
+
+
+def test_a_cpu_image_that_stays_root_is_seen() -> None:
+    said = text("worker")
+    before, _, after = said.rpartition("USER 10001:10001\n")
+    assert "the program does not run as 10001" in complaints(before + after, "worker")
+    assert "the program does not run as 10001" not in complaints(said, "worker")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from server.doctor import CHECKS, run_doctor
+from r3core import malloc
+from server.doctor import CHECKS, Finding, run_doctor
 from server.settings import Settings, default_checkpoint
 
 
@@ -93,3 +94,28 @@ def test_where_traces_go_is_told(
     assert found() == ("ok", "sent to http://***@collector:4318")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     assert found()[0] == "note"
+
+
+@pytest.mark.parametrize(
+    ("device", "preloaded", "found", "says"),
+    [
+        ("cpu", None, "libtcmalloc.so.4", "libtcmalloc.so.4, where `r3 serve` starts the worker"),
+        ("cpu", None, None, "apt install libtcmalloc-minimal4"),
+        ("cpu", "", "libtcmalloc.so.4", "LD_PRELOAD is set"),
+        ("cuda", None, "libtcmalloc.so.4", "not tried with a GPU"),
+    ],
+)
+def test_whose_malloc_a_worker_would_have_is_told(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    preloaded: str | None,
+    found: str | None,
+    says: str,
+) -> None:
+    monkeypatch.setattr(malloc, "quicker", lambda: found)
+    monkeypatch.delenv(malloc.VARIABLE, raising=False)
+    if preloaded is not None:
+        monkeypatch.setenv(malloc.VARIABLE, preloaded)
+    finding = CHECKS["malloc"](settings.model_copy(update={"device": device}))
+    assert says in (finding.text if isinstance(finding, Finding) else finding)

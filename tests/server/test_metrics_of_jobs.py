@@ -43,6 +43,22 @@ async def test_a_worker_measures_a_whole_job(queue: Queue, start: Start) -> None
     assert "cat" not in told_of
 
 
+async def test_steps_are_counted_however_short_they_are(queue: Queue, start: Start) -> None:
+    """Many hundreds in the time between two looks at what is under way."""
+    worker = start(0.0)
+    many = replace(ASKED.generate, num_timesteps=400)
+    job, _ = await run(queue, replace(ASKED, generate=many, refine=many))
+    told = worker.vitals.metrics.exposition
+
+    async def counted() -> bool:
+        return value(told, "r3_jobs_total", outcome="succeeded") == 1
+
+    await until(counted)
+    assert value(told, "r3_denoise_steps_total") == job.usage["denoise_steps"] > 1000
+    assert value(told, "r3_trajectories_running") == 0
+    assert value(told, "r3_trajectories_room") == worker.worker._engine.room
+
+
 async def test_a_worker_measures_what_a_search_drew_and_threw_away(queue: Queue, start: Start) -> None:
     worker = start(0.002)
     asked = replace(ASKED, prompt="a cat edits=9 scores=35", scorers=("vqa", "lift"), max_rounds=2)

@@ -89,7 +89,7 @@ class Served:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("R3_")}
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("R3_", "LD_PRELOAD"))}
     return {**plain, "R3_DATA_DIR": str(tmp_path / "data"), "R3_RUNNER": "fake", "R3_LOG_LEVEL": "warning"}
 
 
@@ -289,6 +289,6 @@ def test_a_worker_on_a_cpu_has_the_quicker_malloc_unless_it_is_told_otherwise(
     start: Start, given: dict[str, str], is_there: bool
 ) -> None:
     name = needed_malloc()
-    children = start(**given).ready().running()
+    children = start(**{"R3_DEVICE": "cpu", **given}).ready().running()
     has = {child for child, pid in children.items() if name in Path(f"/proc/{pid}/maps").read_text()}
     assert has == ({"worker"} if is_there else set())
