@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import signal
+import socket
+import struct
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -23,6 +26,7 @@ from server.inbox import Inbox, Order
 from server.pace import Pace
 from server.queue_records import Ending, Lease, StoredJob
 from server.worker_health import HealthPort, Vitals
+from tests.server.waiting import until
 
 ASKED = Request("a cat", 64, 48, seed=1, n=2)
 STORED = StoredJob.from_hash(
@@ -249,6 +253,25 @@ def probe(port: int, path: str, method: str = "GET") -> tuple[int, dict[str, obj
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error)
+
+
+def test_a_probe_that_does_not_wait_for_its_answer_is_no_news(
+    vitals: Vitals, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    has_gone = threading.Event()
+    monkeypatch.setattr(vitals, "startupz", lambda: (has_gone.wait(10), {}))
+    with HealthPort("127.0.0.1", 0, vitals) as health:
+        with socket.create_connection(("127.0.0.1", health.port)) as asking:
+            asking.sendall(b"GET /startupz HTTP/1.0\r\n\r\n")
+            until(lambda: bool(_answering()))
+            asking.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it ends with a reset
+        has_gone.set()
+        until(lambda: not _answering())
+    assert capfd.readouterr().err == ""
+
+
+def _answering() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if "process_request" in thread.name]
 
 
 def test_a_loading_worker_lives_but_is_neither_started_nor_ready(vitals: Vitals, port: int) -> None:
