@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import os
 
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
 from r3core.malloc import preload
-from server.preflight import load_settings
+from server.settings import Settings
 
 
 def main() -> int:
-    """Print the variable, or nothing. Raises Misconfigured where a setting is wrong."""
-    for name, value in preload(os.environ, load_settings({}).device).items():
+    """Print the variable, or nothing."""
+    try:
+        device = Settings().device
+    except (ValidationError, SettingsError):  # the command that it stands before says what is wrong
+        return 0
+    for name, value in preload(os.environ, device).items():
         print(f"{name}={value}")
     return 0
 
