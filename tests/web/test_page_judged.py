@@ -34,6 +34,13 @@ SHIFTS = (
     "(entry) => { window.shifts += entry.hadRecentInput ? 0 : entry.value; })).observe({ type: 'layout-shift' }); }"
 )
 
+BAR_HEIGHTS = (
+    "() => { window.heights = []; new MutationObserver(() => {"
+    " const last = [...document.querySelectorAll('.strip .thumb')].at(-1);"
+    " if (last) heights.push([last.tagName, document.querySelector('.bar').getBoundingClientRect().height]);"
+    " }).observe(document.body, { childList: true, subtree: true, attributes: true, characterData: true }); }"
+)
+
 
 def made(server: Served, **body: Any) -> dict[str, Any]:
     """A job that has ended."""
@@ -293,6 +300,20 @@ def test_nothing_moves_while_scores_and_candidates_come(slow: Served, open_page:
     page.evaluate(SHIFTS)
     ended(page)
     assert page.evaluate("window.shifts") < 0.05
+
+
+@pytest.mark.parametrize("screen", [{}, PHONE], ids=["wide", "phone"])
+def test_the_bar_is_as_high_before_the_first_picture_as_after_it(
+    slow: Served, open_page: Open, screen: dict[str, Any]
+) -> None:
+    page = open_page(slow.url, **screen)
+    page.evaluate(BAR_HEIGHTS)
+    run(page, "a red house rounds=1", rounds=1)
+    ended(page)
+    assert page.locator(".strip .thumb").count() == 2
+    heights: list[list[Any]] = page.evaluate("window.heights")
+    assert {kind for kind, _ in heights} >= {"SPAN", "BUTTON"}
+    assert len({height for _, height in heights}) == 1
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
