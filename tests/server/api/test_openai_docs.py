@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
@@ -28,17 +29,29 @@ def api(valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield one
 
 
+@pytest.fixture
+def script() -> Iterator[dict[str, Any]]:
+    """The names of the examples in Python. What they leave open goes with the test, for which that is no fault."""
+    names: dict[str, Any] = {}
+    yield names
+    names.clear()
+    gc.collect()
+
+
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # examples leave files and clients to the end of the program
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_examples_run(
-    api: ApiProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    api: ApiProcess,
+    script: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     needed("curl", package="curl")
     told: list[str] = []
-    script: dict[str, Any] = {}
     for language, text in EXAMPLES:
         own = text.replace(WHERE, api.url)
         assert own != text or language == "python"
