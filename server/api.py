@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import resource
 import signal
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import Final
 from starlette.types import ASGIApp
 from uvicorn import Config
 
+from server import collector
 from server.app import close_streams, create_app
 from server.logs import configure_logging
 from server.protocol import AbortableProtocol, ApiServer
@@ -36,8 +36,7 @@ def run_api(settings: Settings) -> int:
     # uvicorn raises the signal that ended it once more when all is done; being asked to end is not dying.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ignore)
-    gc.collect()
-    gc.freeze()  # what is there by now stays: going through all of it again would hold up every stream for 50 ms
+    collector.begin()  # going through all that is there by now would hold up every stream for 50 ms
     server.run()
     return 0 if server.started else 1
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from r3core.errors import CheckpointError, DeviceError, InvalidRequest
-from server import cli_keys, cli_webhooks
+from server import cli_keys, cli_webhooks, collector
 from server.cli_batch import batch
 from server.cli_bench import bench
 from server.cli_compare import compare
@@ -205,6 +205,7 @@ def installed_version() -> str:
 
 def main() -> None:
     """The console script."""
+    collector.put_off()
     try:
         app()
     except (Misconfigured, CheckpointError, DeviceError, InvalidRequest) as error:

@@ -25,7 +25,7 @@ import structlog
 from r3core.checkpoint import Description
 from r3core.engine.engine import Engine
 from r3core.errors import R3Error
-from server import __version__
+from server import __version__, collector
 from server.engine_loop import EngineLoop
 from server.engines import make_engine
 from server.held import Leases
@@ -183,6 +183,7 @@ def _loaded(settings: Settings, vitals: Vitals, inbox: Inbox) -> tuple[Engine, D
     metrics.loaded(description.name, description.hash, __version__, time.perf_counter() - began_s)
     metrics.planned(plan, engine.memory_used_bytes)
     log.info("model loaded", model=description.name, hash=description.hash)
+    collector.begin()
     vitals.beat()
     vitals.is_loaded = True
     return engine, description
