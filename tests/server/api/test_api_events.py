@@ -168,7 +168,8 @@ def test_a_number_of_another_life_of_the_queue_begins_with_the_job_as_it_stands(
         assert (reset := next(events)).name == "stream.reset"
         assert reset.id == 1
         worker.takes().whole_run()
-        assert [event.id for event in events][:2] == [2, 3]
+        numbers = [event.id for event in events if event.id is not None]  # its place in the queue may be told between
+        assert numbers[:2] == [2, 3]
 
 
 def test_a_follower_whose_job_was_deleted_while_the_feed_was_away_is_told_so(
