@@ -205,7 +205,7 @@ def installed_version() -> str:
 
 def main() -> None:
     """The console script."""
-    collector.put_off()
+    collector.leave_out_at_end()
     try:
         app()
     except (Misconfigured, CheckpointError, DeviceError, InvalidRequest) as error:
