@@ -298,7 +298,11 @@ def test_operators_see_what_a_job_is_and_what_it_came_to(r3: Run, service: Servi
     told = {kind: r3("jobs", "show", job.id).stdout for kind, job in jobs.items()}
     shown = {kind: re.sub(r"^(\w+) +", r"\1: ", text, flags=re.MULTILINE) for kind, text in told.items()}
     assert all(f"kind: {kind}\n" in text for kind, text in shown.items())
-    assert re.search(r"^result: vqa/lift 0\.\d{3}/0\.\d{3}, 0\.\d{3}/0\.\d{3}$", shown["score"], re.MULTILINE)
+    scored = done["score"].result
+    assert isinstance(scored, ScoreResult)
+    values = ["/".join(f"{score.value:.3f}" for score in image.scores) for image in scored.images]
+    assert len(values) == 2
+    assert f"result: vqa/lift {', '.join(values)}\n" in shown["score"]
     assert "result: edit: Add thing number 1.\n" in shown["reflect"]
     described = done["describe"].result
     assert isinstance(described, DescribeResult)
