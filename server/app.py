@@ -151,6 +151,8 @@ def _lifespan(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await parts.giving_up.close()
+            await authority.close()
+            await parts.readiness.close()
             images.close()
             if queue is None:
                 with suppress(OSError):

@@ -53,6 +53,10 @@ class Authority:
         """Look for keys that were made or revoked, for ever."""
         await self._ring.keep_fresh()
 
+    async def close(self) -> None:
+        """Look no more; to be called before the queue is closed."""
+        await self._ring.close()
+
     @property
     def asks_for_keys(self) -> bool:
         """Whether keys are known to be asked for."""

@@ -25,6 +25,7 @@ from server.queue_errors import QueueUnavailable
 from server.queue_keys import QueueKeys, StoredKeys
 from server.sessions import Sessions
 from server.settings import Settings
+from server.shared_task import given_up
 
 log = structlog.get_logger("r3.api")
 
@@ -109,6 +110,10 @@ class KeyRing:
                     log.warning("keys cannot be read; who needs one is answered 503", reason=str(error))
                 failing = str(error)
             await asyncio.sleep(POLL_S)
+
+    async def close(self) -> None:
+        """Read no more: what is being read would open a connection anew where the queue's are closed."""
+        await given_up(self._reading)
 
     async def _read(self) -> Ring:
         assert self._store is not None, "the key ring is not connected"

@@ -9,6 +9,7 @@ from typing import Final
 
 from server.catalogue import Catalogue
 from server.queue import Queue
+from server.shared_task import given_up
 
 FRESH_S: Final = 1.0
 
@@ -34,6 +35,10 @@ class Readiness:
             self._asked, self._asked_s = asyncio.create_task(_ask(queue, catalogue)), monotonic()
             self._asked.add_done_callback(lambda asked: asked.cancelled() or asked.exception())  # maybe nobody waits
         return await asyncio.shield(self._asked)
+
+    async def close(self) -> None:
+        """Ask no more: see KeyRing.close."""
+        await given_up(self._asked)
 
 
 async def _ask(queue: Queue, catalogue: Catalogue) -> Told:

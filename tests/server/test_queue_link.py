@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 import redis
 
+from server.app import create_app
 from server.queue import Queue, QueueUnavailable
 from server.queue_scripts import translated
+from server.service import Service
+from server.settings import Settings
 
 
 class Slow:
@@ -70,18 +73,38 @@ async def test_a_redis_that_takes_a_second_is_slow_and_not_away(queue_server: An
         await asyncio.gather(*(queue.ping() for _ in range(4)))
 
 
+async def test_an_api_that_ends_while_it_reads_leaves_no_connection(queue_server: Any, tmp_path: Path) -> None:
+    async with slowed(queue_server.url, tmp_path) as (slow, _):
+        app = create_app(Settings(redis_url=f"unix://{tmp_path / 's'}", data_dir=tmp_path, auth="auto"))
+        async with app.router.lifespan_context(app):
+            parts: Service = app.state.service
+            await parts.authority.ring()
+            slow.delay_s = 0.5
+            under_way = [
+                asyncio.create_task(parts.authority.ring()),
+                asyncio.create_task(parts.readiness.told(parts.queue, parts.catalogue)),
+            ]
+            await asyncio.sleep(0.2)
+            for one in under_way:
+                one.cancel()
+        async with asyncio.timeout(20):
+            await slow.end()
+        await asyncio.sleep(1.0)
+        assert all(one.done() for one in slow._serving)
+
+
 @pytest.mark.parametrize("is_slow", [True, False])
 async def test_who_is_not_answered_in_time_speaks_for_those_in_line_only_where_nobody_is(
     queue: Queue, monkeypatch: pytest.MonkeyPatch, is_slow: bool
 ) -> None:
-    monkeypatch.setattr("server.queue_link.ANSWER_WITHIN_S", 0.4)
+    monkeypatch.setattr("server.queue_link.ANSWER_WITHIN_S", 1.2)
     link = queue._link
     link._places = asyncio.Semaphore(2)
 
     def takes(seconds: float) -> Any:
         return link.do(lambda: asyncio.sleep(seconds, "answered"))
 
-    others = [takes(0.1), takes(0.35)] if is_slow else [takes(60)]
+    others = [takes(0.6), takes(0.7)] if is_slow else [takes(60)]
     *_, last = await asyncio.gather(takes(60), *others, takes(0), return_exceptions=True)
     assert isinstance(last, QueueUnavailable) is not is_slow
 
