@@ -22,7 +22,7 @@ from server.queue_worker import WorkerQueue
 from tests.k8s.cluster import Cluster, probes
 from tests.k8s.test_rules import chart
 from tests.server.jobs import job
-from tests.server.processes import R3Process, free_port, private_server
+from tests.server.processes import R3, R3Process, free_port, private_server
 from tests.server.waiting import until
 
 Json = dict[str, Any]
@@ -48,7 +48,7 @@ class Container:
         self.ports = {port["name"]: free_port() for port in self.container["ports"]}
         given |= {variable[name]: str(port) for name, port in self.ports.items()}
         settings = {name.removeprefix("R3_").lower(): value for name, value in {**environment, **given}.items()}
-        self.process = R3Process(component, folder / f"{component}.log", settings)
+        self.process = R3Process(component, folder / f"{component}.log", settings, R3)
 
     def status(self, port: str, path: str) -> int:
         """What the pod answers without a key; 0: nothing."""

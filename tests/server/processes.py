@@ -19,10 +19,12 @@ from typing import Any, Final
 import httpx
 
 from server.embedded import EmbeddedServer, find_binary, locked
+from tests.server.forked import Forked
 from tests.server.waiting import until
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 LEASE_S: Final = 2.0
+R3: Final = "server.cli"
 
 
 @contextmanager
@@ -35,18 +37,23 @@ def private_server(binary: Path | None = None) -> Iterator[EmbeddedServer]:
 
 
 class R3Process:
-    """`r3 <command>` with these settings and no other `R3_` variable; `program` where it is not the plain one."""
+    """`r3 <command>` with these settings and no other `R3_` variable.
 
-    def __init__(self, command: str, log: Path, settings: dict[str, Any], program: str = "server.cli") -> None:
+    It is forked from what has imported its modules already, unless `program` is named: then Python begins that module.
+    """
+
+    def __init__(self, command: str, log: Path, settings: dict[str, Any], program: str | None = None) -> None:
         plain = {name: value for name, value in os.environ.items() if not name.startswith("R3_")}
         given = {f"R3_{name.upper()}": str(value) for name, value in settings.items()}
         self.log = log
+        env = {**plain, "PYTHONPATH": str(ROOT), **given}
+        self.process: subprocess.Popen[bytes] | Forked
+        if program is None:
+            self.process = Forked([command], env, log)
+            return
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", program, command],
-                env={**plain, "PYTHONPATH": str(ROOT), **given},
-                stdout=out,
-                stderr=out,
+                [sys.executable, "-P", "-m", program, command], env=env, stdout=out, stderr=out
             )
 
     def send(self, number: signal.Signals) -> None:
@@ -83,7 +90,7 @@ class R3Process:
 class WorkerProcess(R3Process):
     """`r3 worker` with the fake model."""
 
-    def __init__(self, url: str, data_dir: Path, log: Path, program: str = "server.cli", **settings: Any) -> None:
+    def __init__(self, url: str, data_dir: Path, log: Path, program: str | None = None, **settings: Any) -> None:
         given = {
             "redis_url": url,
             "data_dir": data_dir,
@@ -119,7 +126,7 @@ StartWorker = Callable[..., WorkerProcess]
 class ApiProcess(R3Process):
     """`r3 api` on a free port, or that of one which is started again; `client` calls it."""
 
-    def __init__(self, url: str, data_dir: Path, log: Path, **settings: Any) -> None:
+    def __init__(self, url: str, data_dir: Path, log: Path, program: str | None = None, **settings: Any) -> None:
         self.port = int(settings.get("port") or free_port())
         given = {
             "redis_url": url,
@@ -129,7 +136,7 @@ class ApiProcess(R3Process):
             "log_level": "warning",
             **settings,
         }
-        super().__init__("api", log, given)
+        super().__init__("api", log, given, program)
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
 

@@ -6,7 +6,6 @@ import base64
 import json
 import re
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -38,7 +37,7 @@ class Attacked:
     """A running `r3 api`, and its log."""
 
     client: httpx.Client
-    process: subprocess.Popen[bytes]
+    pid: int
     log: Path
 
     @property
@@ -51,7 +50,7 @@ class Attacked:
 
     def kb(self, name: str) -> int:
         """A size of the process's, by the kernel's name for it."""
-        found = re.search(rf"{name}:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
+        found = re.search(rf"{name}:\s+(\d+)", Path(f"/proc/{self.pid}/status").read_text())
         assert found is not None
         return int(found[1])
 
@@ -68,7 +67,7 @@ def attacked(valkey: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -
     with api_process(valkey.url, data_dir, log_level="info") as api:
         client = api.client
         client.timeout = httpx.Timeout(60)
-        yield Attacked(client, api.process, api.log)
+        yield Attacked(client, api.process.pid, api.log)
         assert client.get("/livez").status_code == 200  # after all that the tests of this module did to it
     queue.close()
     assert [line for line in json_lines(api.log) if line["level"] in ("error", "critical")] == []
@@ -218,7 +217,7 @@ def send(attacked: Attacked, picture: bytes, kind: str = "png") -> httpx.Respons
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_pictures_are_refused_or_made_ready_within_their_memory(attacked: Attacked) -> None:
     assert send(attacked, WHOLE["PNG"]).status_code == 202  # what is loaded at the first one is no picture's
-    Path(f"/proc/{attacked.process.pid}/clear_refs").write_text("5")
+    Path(f"/proc/{attacked.pid}/clear_refs").write_text("5")
     before = attacked.kb("VmRSS")
     for name, picture in PICTURES.items():
         body = refused(send(attacked, picture))

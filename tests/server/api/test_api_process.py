@@ -23,7 +23,7 @@ from server.queue_worker import WorkerQueue
 from tests.server.api.by_hand import TINY, HandWorker
 from tests.server.api.events import check_whole, parsed
 from tests.server.api.test_api_generate import problem
-from tests.server.processes import api_process, free_port
+from tests.server.processes import R3, api_process, free_port
 from tests.server.promises import promised
 from tests.server.waiting import until
 
@@ -47,7 +47,7 @@ print(heavy)
     assert done.stdout.strip() == "[]"
     with ExitStack() as running:
         with promised(2):
-            running.enter_context(api_process(valkey.url, tmp_path))
+            running.enter_context(api_process(valkey.url, tmp_path, program=R3))
 
 
 def test_asked_to_end_it_closes_streams_and_ends_with_0(
