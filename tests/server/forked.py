@@ -69,6 +69,7 @@ class _Parent:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._asked = 0
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -78,14 +79,18 @@ class _Parent:
         )
 
     def ask(self, question: dict[str, Any]) -> Any:
-        """One question, one answer, a line each."""
+        """One question, one answer, a line each. One whose answer a test's time limit cut off is not the next one's."""
         told, says = self._process.stdin, self._process.stdout
         assert told is not None
         assert says is not None
         with self._lock:
-            told.write(json.dumps(question) + "\n")
+            self._asked += 1
+            told.write(json.dumps([self._asked, question]) + "\n")
             told.flush()
-            return json.loads(says.readline())
+            while True:
+                number, answer = json.loads(says.readline())
+                if number == self._asked:
+                    return answer
 
 
 @cache
@@ -115,13 +120,13 @@ def _ended(pid: int) -> int | None:
 def _fork_when_asked() -> bool:
     """Answer until nobody asks any more; whether this is a fork."""
     for line in sys.stdin:
-        question = json.loads(line)
+        number, question = json.loads(line)
         if "ended" in question:
             answer = _ended(question["ended"])
         elif (answer := os.fork()) == 0:
             _become(question)
             return True
-        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.write(json.dumps([number, answer]) + "\n")
         sys.stdout.flush()
     return False
 

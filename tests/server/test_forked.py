@@ -14,6 +14,10 @@ from tests.server.forked import ROOT, Forked
 from tests.server.waiting import until
 
 
+class TimeIsOver(Exception):
+    pass
+
+
 def variables(**settings: str) -> dict[str, str]:
     plain = {name: value for name, value in os.environ.items() if not name.startswith("R3_")}
     return {**plain, "PYTHONPATH": str(ROOT), **settings}
@@ -43,3 +47,23 @@ def test_signals_reach_it_and_its_end_is_told(tmp_path: Path) -> None:
         assert process.wait(30) == ended
         process.kill()  # nobody: the number may be another's by now
         assert process.poll() == ended
+
+
+def test_a_time_limit_in_mid_question_leaves_no_answer_to_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env, log = variables(R3_RUNNER="none of them"), tmp_path / "r3.log"
+    one = Forked(["worker"], env, log)
+    assert one.wait(60) == 2
+
+    class Deaf:
+        def readline(self) -> str:
+            raise TimeIsOver
+
+    with monkeypatch.context() as patched:
+        patched.setattr(one._parent._process, "stdout", Deaf())
+        with pytest.raises(TimeIsOver):
+            Forked(["api"], env, log)
+    other = Forked(["--version"], env, log)
+    assert other.pid != one.pid
+    assert other.wait(60) == 0
