@@ -1,8 +1,9 @@
 """`r3 api` and `r3 worker` in milliseconds: forked from a process that has imported what they import.
 
-Importing is two seconds of each, and a whole run of the tests starts hundreds. A fork has the environment, the folder
-and the log that it is given, runs what `r3` runs, and ends as any process does. What is to
-be imported in its own way, or what a start itself costs, is begun as users begin it: see R3Process.
+Importing is two seconds of each, and a whole run of the tests starts some two hundred. A fork has the environment, the
+folder and the log that it is given, runs what `r3` runs, and ends as any process does. What is to be imported in its
+own way, has limits from the process that begins it, or is there to show what a start costs, is begun as users begin it:
+see R3Process.
 """
 
 from __future__ import annotations
@@ -87,10 +88,11 @@ class _Parent:
             self._asked += 1
             told.write(json.dumps([self._asked, question]) + "\n")
             told.flush()
-            while True:
-                number, answer = json.loads(says.readline())
+            while line := says.readline():
+                number, answer = json.loads(line)
                 if number == self._asked:
                     return answer
+        raise AssertionError("the process that forks has ended; its traceback is on standard error")
 
 
 @cache
@@ -112,20 +114,27 @@ def _become(question: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _ended(pid: int) -> int | None:
-    done, status = os.waitpid(pid, os.WNOHANG)
-    return os.waitstatus_to_exitcode(status) if done else None
+def _ended(pid: int, codes: dict[int, int]) -> int | None:
+    if pid not in codes:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if not done:
+            return None
+        codes[pid] = os.waitstatus_to_exitcode(status)
+    return codes[pid]
 
 
 def _fork_when_asked() -> bool:
     """Answer until nobody asks any more; whether this is a fork."""
+    codes: dict[int, int] = {}  # the kernel tells each once, and who asked may not have heard it
     for line in sys.stdin:
         number, question = json.loads(line)
         if "ended" in question:
-            answer = _ended(question["ended"])
+            answer = _ended(question["ended"], codes)
         elif (answer := os.fork()) == 0:
             _become(question)
             return True
+        else:
+            codes.pop(answer, None)
         sys.stdout.write(json.dumps([number, answer]) + "\n")
         sys.stdout.flush()
     return False

@@ -12,8 +12,8 @@ from server import collector
 class Old:
     pass
 
-collector.leave_out_at_end()
 usual = gc.get_threshold()
+collector.leave_out_at_end()
 loaded = [[] for _ in range(2000)]
 before = gc.get_freeze_count()
 collector.begin()

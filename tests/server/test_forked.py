@@ -60,10 +60,14 @@ def test_a_time_limit_in_mid_question_leaves_no_answer_to_the_next_one(
         def readline(self) -> str:
             raise TimeIsOver
 
+    late = Forked(["worker"], env, log)
+    until(lambda: "zombie" in Path(f"/proc/{late.pid}/status").read_text(), 60)
     with monkeypatch.context() as patched:
         patched.setattr(one._parent._process, "stdout", Deaf())
-        with pytest.raises(TimeIsOver):
-            Forked(["api"], env, log)
+        for ask in (late.poll, lambda: Forked(["api"], env, log)):
+            with pytest.raises(TimeIsOver):
+                ask()
+    assert late.poll() == 2
     other = Forked(["--version"], env, log)
     assert other.pid != one.pid
     assert other.wait(60) == 0

@@ -25,7 +25,7 @@ from server.queue_worker import WorkerQueue
 from tests.recorded import Record
 from tests.server.api.by_hand import TINY
 from tests.server.jobs import MODEL, job
-from tests.server.processes import ApiProcess, api_process
+from tests.server.processes import R3, ApiProcess, api_process
 from tests.server.promises import BEYOND, held_to
 
 USUAL_FILES: Final = 1024  # what most systems let a process open until it asks for more
@@ -150,7 +150,7 @@ def few_files() -> Iterator[None]:
 def served(own_server: EmbeddedServer, folder: Path) -> Iterator[ApiProcess]:
     with ExitStack() as stack:
         with few_files():
-            api = stack.enter_context(api_process(own_server.url, folder))
+            api = stack.enter_context(api_process(own_server.url, folder, program=R3))
         yield api
 
 
