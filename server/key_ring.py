@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -25,7 +25,7 @@ from server.queue_errors import QueueUnavailable
 from server.queue_keys import QueueKeys, StoredKeys
 from server.sessions import Sessions
 from server.settings import Settings
-from server.shared_task import given_up
+from server.shared_task import SharedTask, heard
 
 log = structlog.get_logger("r3.api")
 
@@ -64,7 +64,7 @@ class KeyRing:
         self._secret = "" if settings.token_secret is None else settings.token_secret.get_secret_value()
         self._ring: Ring | None = OFF if settings.auth_mode == "none" else None
         self._read_at_s = float("-inf")
-        self._reading: asyncio.Task[Ring] | None = None
+        self._reading = SharedTask[Ring]()
         self._opening: asyncio.Task[KeysFile] | None = None
 
     @property
@@ -91,10 +91,7 @@ class KeyRing:
 
     async def read(self) -> Ring:
         """The same, read anew; however many ask at the same time, it is read once."""
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read())
-            self._reading.add_done_callback(_heard)
-        return await asyncio.shield(self._reading)
+        return await self._reading.answer(self._read)
 
     async def keep_fresh(self) -> None:
         """Read it again and again, and say where that fails, once."""
@@ -112,8 +109,8 @@ class KeyRing:
             await asyncio.sleep(POLL_S)
 
     async def close(self) -> None:
-        """Read no more: what is being read would open a connection anew where the queue's are closed."""
-        await given_up(self._reading)
+        """Read no more; to be called before the queue is closed."""
+        await self._reading.close()
 
     async def _read(self) -> Ring:
         assert self._store is not None, "the key ring is not connected"
@@ -133,7 +130,7 @@ class KeyRing:
         """The file, by one thread at a time, however long that one has to wait."""
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(asyncio.to_thread(self._read_file))
-            self._opening.add_done_callback(_heard)
+            self._opening.add_done_callback(heard)
         done, _ = await asyncio.wait([self._opening], timeout=FILE_WITHIN_S)
         if not done:
             raise KeysFileError(f"{self._settings.keys_file} has not been read within {FILE_WITHIN_S:g} s")
@@ -162,9 +159,3 @@ class KeyRing:
         content = read_keys_file(path)
         self._file_seen = seen
         return content
-
-
-def _heard(task: asyncio.Task[Any]) -> None:
-    """Whoever asked may be gone by now, and the error with them."""
-    if not task.cancelled():
-        task.exception()

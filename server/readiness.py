@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
-from time import monotonic
 from typing import Final
 
 from server.catalogue import Catalogue
 from server.queue import Queue
-from server.shared_task import given_up
+from server.shared_task import SharedTask
 
 FRESH_S: Final = 1.0
 
@@ -26,19 +24,15 @@ class Readiness:
     """See above. All who ask meanwhile have the same answer, or the same QueueUnavailable."""
 
     def __init__(self) -> None:
-        self._asked: asyncio.Task[Told] | None = None
-        self._asked_s = 0.0
+        self._asked = SharedTask[Told](FRESH_S)
 
     async def told(self, queue: Queue, catalogue: Catalogue) -> Told:
         """Raises QueueUnavailable, ServerTooOld."""
-        if self._asked is None or (self._asked.done() and monotonic() - self._asked_s >= FRESH_S):
-            self._asked, self._asked_s = asyncio.create_task(_ask(queue, catalogue)), monotonic()
-            self._asked.add_done_callback(lambda asked: asked.cancelled() or asked.exception())  # maybe nobody waits
-        return await asyncio.shield(self._asked)
+        return await self._asked.answer(lambda: _ask(queue, catalogue))
 
     async def close(self) -> None:
-        """Ask no more: see KeyRing.close."""
-        await given_up(self._asked)
+        """Ask no more; to be called before the queue is closed."""
+        await self._asked.close()
 
 
 async def _ask(queue: Queue, catalogue: Catalogue) -> Told:
