@@ -172,6 +172,15 @@ def ended(page: Page, status: str = "succeeded") -> None:
     page.wait_for_selector(f".status.is-{status}")
 
 
+def whole(page: Page) -> str:
+    """What a page says of a job that succeeded, once all of it is there: what can be done with it comes with what the
+    server says of its models, which a page asks for by itself.
+    """
+    ended(page)
+    expect(page.get_by_role("button", name="Copy as code")).to_be_visible()
+    return page.locator("main").inner_text()
+
+
 def accessible(page: Page) -> None:
     """axe-core finds nothing that breaks WCAG 2.2 AA, or its own best practices."""
     page.evaluate(AXE.read_text())

@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
 from tests.server.test_serve import Served
-from tests.web.conftest import PHONE, Open, accessible, ended, heard, listen, picture, run, shot
+from tests.web.conftest import PHONE, Open, accessible, ended, heard, listen, picture, run, shot, whole
 
 pytestmark = pytest.mark.timeout(900)
 # The fake model scores the rounds 5, 2, 8 and 3, and of several candidates the third half a point more.
@@ -88,14 +88,12 @@ def test_a_judged_run_looks_the_same_while_it_is_made_and_afterwards(slow: Serve
     expect(page.locator(".candidate.is-coming")).to_have_count(4)
     expect(page.locator("#round-0-1 .candidate img")).to_have_count(2)
     expect(page.locator("#round-0-2 .back")).to_have_text("Back to the first picture, which scored higher")
-    ended(page)
     expect(page.locator(".round")).to_have_count(4)
-    live = page.locator("main").inner_text()
+    live = whole(page)
     plot = page.get_by_role("img", name="Lift by round").get_attribute("aria-label")
     page.reload()
-    ended(page)
+    assert whole(page) == live
     page.wait_for_selector(picture(page, 3))
-    assert page.locator("main").inner_text() == live
     assert page.get_by_role("img", name="Lift by round").get_attribute("aria-label") == plot
     params = job_of(page, slow)["params"]
     assert {name: params[name] for name in JUDGED if name in params and name != "seed"} == {

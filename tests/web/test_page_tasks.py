@@ -13,7 +13,7 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.server.test_serve import Served
-from tests.web.conftest import PHONE, Open, accessible, ended, run, seen, shot, watch
+from tests.web.conftest import PHONE, Open, accessible, ended, run, seen, shot, watch, whole
 
 pytestmark = pytest.mark.timeout(900)
 PROMPT = "two yellow stars and one red circle"
@@ -68,11 +68,10 @@ def test_what_the_model_sees_is_written_and_drawn_again(slow: Served, open_page:
     assert likeness.locator("dd").all_inner_texts() == ["0.750", "0.500", "20.0 dB"]
     expect(likeness).to_contain_text("are proxies")
     expect(likeness).to_contain_text("cannot be compared with published tables")
-    live = page.locator("main").inner_text()
+    live = whole(page)
     page.reload()
-    ended(page)
+    assert whole(page) == live
     expect(page.locator(".trip img")).to_have_count(2)
-    assert page.locator("main").inner_text() == live
     page.get_by_role("button", name="Compare").click()
     page.get_by_label("Left, before").select_option(label="The picture")
     page.get_by_label("Right, after").select_option(label="The reconstruction")
@@ -114,13 +113,6 @@ def test_descriptions_reviews_and_scores_can_be_read(
         assert values.all_inner_texts() == [f"{score['value']:.2f}" for score in scored["scores"]]
     expect(page.locator(".scored li").first.locator(".word").first).to_contain_text("two")
     expect(page.get_by_role("heading", name="Picture 2")).to_be_visible()
-
-
-def whole(page: Page) -> str:
-    """What a page says of a job once all of it is there; how to ask for it comes a moment after the job's end."""
-    ended(page)
-    expect(page.get_by_role("button", name="Copy as code")).to_be_visible()
-    return page.locator("main").inner_text()
 
 
 @pytest.mark.parametrize("kind", ["describe", "reflect", "score"])
