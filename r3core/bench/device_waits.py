@@ -13,10 +13,13 @@ from r3core.events import Progress
 from r3core.types import Trajectory
 
 _STEPS: Final = 5
+TIMESTEPS: Final = _STEPS + 5  # of a picture with so many steps between its second and its last
 
 
 def waits_a_step(engine: Engine, asked: Trajectory) -> float:
-    """Calls that wait for the device, for each denoising step in the middle of a picture; torch warns of them."""
+    """Calls that wait for the device, for each denoising step in the middle of a picture of TIMESTEPS or more; torch
+    warns of them.
+    """
     _to_the_second_step(engine, asked)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -31,9 +34,9 @@ def waits_a_step(engine: Engine, asked: Trajectory) -> float:
 
 
 def idle_share(engine: Engine, asked: Trajectory) -> float | None:
-    """The part of the time in the middle of a picture in which nothing ran on the device, by torch's profiler, which
-    slows the host: where the host is what the device waits for, it idles less without. None where the profiler saw
-    nothing there.
+    """The part of the time in the middle of such a picture in which nothing ran on the device, by torch's profiler,
+    which slows the host: where the host is what the device waits for, it idles less without. None where the profiler
+    saw nothing there.
     """
     _to_the_second_step(engine, asked)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import torch
 
 from r3core.bench.counting import total
-from r3core.bench.device_waits import idle_share, waits_a_step
+from r3core.bench.device_waits import TIMESTEPS, idle_share, waits_a_step
 from r3core.bench.driving import drive, drop_all
 from r3core.bench.line import Ceiling, Line
 from r3core.bench.random_weights import random_runtime
@@ -131,7 +131,7 @@ class FullSize:
         larger = (sizes.large_side / sizes.side) ** 2
         yield self._pictures_of(longest)
         if self._device.type == "cuda":
-            yield Part("waits for the device", 6 * _SHORT, 0, self._waits)
+            yield Part("waits for the device", 6 * TIMESTEPS, 0, self._waits)
         yield self._pictures_of(shorter)
         yield self._decode(ends)
         yield Part("the whole loop", 2 * (drawn + 2 * edited), 2 * self._tokens, self._whole)
@@ -209,7 +209,7 @@ class FullSize:
         yield self._timed("text-to-image", runtime, asked)
 
     def _waits(self) -> Iterator[Line]:
-        asked = drawing(self._setting, _SHORT)
+        asked = drawing(self._setting, TIMESTEPS)
         yield Line("device", "waits for the device a step", "count", (waits_a_step(self.runtime.engine, asked),))
         if (share := idle_share(self.runtime.engine, asked)) is not None:
             yield Line("device", "idle inside a denoising loop", "times", (share,))

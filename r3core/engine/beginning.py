@@ -197,7 +197,7 @@ class Beginner:
         stage, candidates = "refine" if edit else "generate", draws(begin.step)
         return [
             Drawing(
-                x=noise(begin, stage, round_, grid[0] * grid[1], candidate).to(self._device),
+                x=to_device(noise(begin, stage, round_, grid[0] * grid[1], candidate).numpy(), self._device),
                 grid=grid,
                 places=places,
                 times=times,

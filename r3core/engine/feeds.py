@@ -66,11 +66,11 @@ class Feeder:
 
     def latent(self, pixels: Pixels) -> Tensor:
         """What the VAE makes of a picture: [z, h, w], float32."""
-        image = torch.from_numpy(preprocess(pixels, self._transforms["vae"])).to(self._device)
+        image = to_device(preprocess(pixels, self._transforms["vae"]), self._device)
         return self._vae.encode(image[None])[0]
 
     def _seen(self, pixels: Pixels) -> tuple[Tensor, tuple[int, int]]:
-        image = torch.from_numpy(preprocess(pixels, self._transforms["vit"])).to(self._device)
+        image = to_device(preprocess(pixels, self._transforms["vit"]), self._device)
         patch = self._config.vit.patch
         grid = image.shape[1] // patch, image.shape[2] // patch
         learned = grid_ids(*grid, self._config.vit.side, self._device)

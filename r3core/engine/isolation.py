@@ -82,7 +82,7 @@ class Isolation:
             return error
         told = [_told(link) for link in _chain(error)]
         if any(map(_LOST.search, told)) or not self._answers():
-            raise DeviceError(f"the device stopped answering: {_first_line(error)}") from error
+            raise DeviceError(f"the device stopped answering: {first_line(error)}") from error
         # Whoever keeps the failure must not keep the tensors of the frames that it passed through.
         for link in _chain(error):
             traceback.clear_frames(link.__traceback__)
@@ -108,6 +108,6 @@ def _told(error: BaseException) -> str:
     return str(error) if isinstance(error, RuntimeError) else ""
 
 
-def _first_line(error: Exception) -> str:
-    """CUDA adds lines of advice for developers."""
+def first_line(error: Exception) -> str:
+    """What an error says: CUDA adds lines of advice for developers."""
     return (str(error).splitlines() or [type(error).__name__])[0]

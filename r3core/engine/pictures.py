@@ -21,7 +21,6 @@ from r3core.engine.state import State
 from r3core.model import vae
 
 if TYPE_CHECKING:
-    from r3core.engine.device_stopwatch import DeviceStopwatch
     from r3core.engine.stopwatch import Stopwatch
     from r3core.events import Pixels
     from r3core.model.bagel import Model
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 class Pictures:
     """Decodes what drawings come to. What fails is tried once more when it is asked for."""
 
-    def __init__(self, model: Model, stopwatch: Stopwatch | DeviceStopwatch, aside: Aside) -> None:
+    def __init__(self, model: Model, stopwatch: Stopwatch, aside: Aside) -> None:
         self._vae, self._patch = model.vae, model.config.latent_patch
         self._stopwatch, self._aside = stopwatch, aside
 

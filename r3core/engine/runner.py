@@ -35,7 +35,7 @@ from r3core.engine.batch import (
     Working,
 )
 from r3core.engine.beginning import Beginner, Prefixes
-from r3core.engine.device_stopwatch import DeviceStopwatch
+from r3core.engine.devices import device_of
 from r3core.engine.drafting import Phrases, texts_of
 from r3core.engine.drawing import Branches, Drawing, Moved
 from r3core.engine.feeds import Feeder
@@ -47,7 +47,7 @@ from r3core.engine.pictures import Pictures, awaited, give_up
 from r3core.engine.rows import MARKERS, RowCounter
 from r3core.engine.sight import Sight
 from r3core.engine.state import Places, State, Turn, Writing, places_of
-from r3core.engine.stopwatch import Stopwatch, Timed
+from r3core.engine.stopwatch import Timed
 from r3core.engine.threads import Threads
 from r3core.engine.verdict import asked_after, verdict_of
 from r3core.judge import Score
@@ -87,9 +87,8 @@ class ModelRunner:
         self._plan = plan
         self.max_batch_rows = max_batch_rows
         self._states: dict[str, State] = {}
-        self._device = model.bagel.device
-        self._isolation = Isolation(self._free_memory, self._answers)
-        self._stopwatch = DeviceStopwatch(self._device) if self._device.type == "cuda" else Stopwatch()
+        self._device = device_of(model.bagel.device)
+        self._isolation = Isolation(self._device.free_memory, self._device.answers)
         self._text: Timed  # the last text forward
         strings = self.prompt_strings
         systems = [tokenizer.segment(text) for text in (strings.generate_system, strings.reflect_system)]
@@ -97,9 +96,9 @@ class ModelRunner:
         self._reserved = sum(len(ids) for ids in systems)
         self.cache_rows = plan.kv_cache_rows
         self._counter = RowCounter(tokenizer, description, model.config, plan, max_batch_rows, strings)
-        self._aside = Aside(_threads(model) if helps(self._device) else None)
+        self._aside = Aside(_threads(model) if helps(model.bagel.device) else None)
         self._is_alone = False  # whether a single trajectory has a turn
-        self._pictures = Pictures(model, self._stopwatch, self._aside)
+        self._pictures = Pictures(model, self._device.stopwatch, self._aside)
         self._layouts = Layouts()
         self.phrases = Phrases()  # of the checkpoint's own texts
         self._cache: list[LayerCache] = model.bagel.new_cache(self.cache_rows + self._reserved)
@@ -128,7 +127,7 @@ class ModelRunner:
         return self._counter.need(step, trajectory, keeps=keeps)
 
     def run(self, batch: Batch) -> Outputs:
-        """Compute one turn; a failure stays with its own trajectory."""
+        """Compute one turn; a failure stays with its own trajectory. Raises DeviceError."""
         outputs: Outputs = {}
         self._is_alone = len({*(b.key for b in batch.begin), *batch.text, *batch.draw}) == 1
         with torch.inference_mode(), self._aside.computing(0):
@@ -141,6 +140,7 @@ class ModelRunner:
             both = list(dict.fromkeys((*text, *draw)))  # who begins to draw is in both
             outputs |= self._isolation.together(both, partial(self._advance, frozenset(text), frozenset(draw)))
             outputs |= self._decoded(decoding, is_all=not both)
+            self._device.turned()
         return outputs
 
     def free(self, key: str) -> None:
@@ -155,27 +155,11 @@ class ModelRunner:
 
     def took(self) -> list[Took]:
         """What was computed since this was last asked, as far as the device has come."""
-        return self._stopwatch.took()
+        return self._device.stopwatch.took()
 
     def memory_used_bytes(self) -> int | None:
         """Memory of the device that is taken, by whomever; None for a CPU."""
-        if self._device.type != "cuda":
-            return None
-        free, total = torch.cuda.mem_get_info(self._device)
-        return total - free
-
-    def _free_memory(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _answers(self) -> bool:
-        """Whether the device still computes: after a fault that it cannot shake off every call to it fails."""
-        try:
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
-        except Exception:  # noqa: BLE001 - whatever it says, it says it instead of an answer
-            return False
-        return True
+        return self._device.memory_used_bytes()
 
     # --- steps begin
 
@@ -254,9 +238,9 @@ class ModelRunner:
         branches = sum(len(drawing.views_now()) for drawing in drawings)
         with ExitStack() as timing:
             if forward.turns:
-                self._text = timing.enter_context(self._stopwatch.timing("text"))
+                self._text = timing.enter_context(self._device.stopwatch.timing("text"))
             if drawings:
-                timing.enter_context(self._stopwatch.timing("denoise", len(drawings), branches))
+                timing.enter_context(self._device.stopwatch.timing("denoise", len(drawings), branches))
             for drawing in drawings:
                 rows = self._bagel.latent_rows(drawing.x, drawing.clock[drawing.step], drawing.places)
                 feeds += [Feed(view, self._feeder.markers, rows, stored=False) for view in drawing.views_now()]

@@ -127,20 +127,3 @@ def test_the_pictures_beside_a_failing_request_are_the_same_as_beside_one_that_s
         assert_same(events[key], in_company[key])
     assert runtime.engine.room == runtime.engine.max_trajectories
     assert runtime.runner._states == {}
-
-
-def test_a_cuda_device_is_asked_whether_it_still_answers(
-    make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As far as that can be seen without one."""
-    runner = make_runtime().runner
-    assert runner._answers()
-    monkeypatch.setattr(runner, "_device", torch.device("cuda"))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda _device: None)
-    assert runner._answers()
-
-    def sticky(_device: torch.device) -> None:
-        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
-
-    monkeypatch.setattr(torch.cuda, "synchronize", sticky)
-    assert not runner._answers()
