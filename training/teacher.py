@@ -292,7 +292,7 @@ class Teacher:
                 v = _velocity(bagel, branches[0], x, t)
                 if is_guided(t, settings):
                     without = _velocity(bagel, branches[1], x, t)
-                    v = torch.stack([flow.guide(settings, a, b, None) for a, b in zip(v, without, strict=True)])
+                    v = torch.stack([flow.guide(settings, a, b) for a, b in zip(v, without, strict=True)])
                 x = flow.euler(x, v, t, t_next)
             latent = torch.stack([vae.unpack(one, (3, 3), _PATCH) for one in x])
             parts.append(vae.to_uint8(self._vae.decode(latent)).cpu().numpy())

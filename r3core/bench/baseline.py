@@ -211,7 +211,7 @@ class Baseline:
             run = views if self.way.every_branch else views[:count]
             found = self._velocities(run, rows)
             forwards += len(run)
-            v = flow.guide(settings, found[0], *_optional(found[1:count]))
+            v = flow.guide(settings, *found[:count])
             x = flow.euler(x, v, times[i], times[i + 1])
         latent = vae.unpack(x, grid, self._config.latent_patch)[None]
         pixels = vae.to_uint8(self._vae.decode(latent))[0].cpu().numpy()
@@ -232,7 +232,3 @@ class Baseline:
 
 def _picture(trajectory: Trajectory, index: int, pictures: list[Pixels]) -> Picture:
     return Picture(trajectory.rounds[index].image, pictures[index])
-
-
-def _optional(found: list[Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    return (found[0] if found else None), (found[1] if len(found) > 1 else None)

@@ -12,7 +12,7 @@ from torch import Tensor
 from r3core.types import ImageSampling
 
 
-def guide(settings: ImageSampling, v: Tensor, v_text: Tensor | None, v_image: Tensor | None) -> Tensor:
+def guide(settings: ImageSampling, v: Tensor, v_text: Tensor | None = None, v_image: Tensor | None = None) -> Tensor:
     """The velocity of one picture from its branches, each [n tokens, d].
 
     `v_text` and `v_image` are the branches without text and without picture, None where they were not run. Renorm never

@@ -110,8 +110,7 @@ class ReplayRunner(ModelRunner):
             rows = slice(view.start, view.start + view.length)
             # Copies: the rows are lent to somebody else when this job ends.
             trace.context = [(layer.keys[rows].clone(), layer.values[rows].clone()) for layer in self._cache]
-        without = (*own[1:], None, None)
-        seen.velocities.append(flow.guide(drawing.settings, own[0], without[0], without[1]).float().cpu())
+        seen.velocities.append(flow.guide(drawing.settings, *own).float().cpu())
         seen.branches.append(tuple(v.cpu() for v in own))
         moved = super()._euler(drawing, own)
         seen.x.append(moved.x.float().cpu())
