@@ -35,6 +35,7 @@ class ImageSampling(TypedDict, total=False):
     cfg_renorm_type: Literal["global", "channel", "text_channel"]
     cfg_renorm_min: float
     timestep_shift: float
+    step_cache: int
 
 
 class ScoreStop(TypedDict, total=False):

@@ -167,14 +167,14 @@ class FakeRunner:
         return Text(text, state.pieces[-1], len(state.pieces), _verdict(begin, text))
 
     def _draw(self, state: _State) -> Output:
-        state.done += 1
         begin, request = state.begin, state.begin.trajectory.request
-        candidates = draws(begin.step)
-        settings = request.refine if isinstance(begin.step, Refine) else request.generate
-        steps = settings.num_timesteps - 1
+        candidates, before, steps = draws(begin.step), state.done, len(state.branches)
+        state.done += 1
+        while state.done < steps and not state.branches[state.done]:  # what a step cache serves comes with it
+            state.done += 1
         if state.done < steps:
-            wanted = state.done in preview_steps(steps, request.previews)
-            shown = [Shown(state.done, _pixels(begin, candidates[0], fade=state.done / steps))] if wanted else []
+            wanted = sorted(preview_steps(steps, request.previews) & set(range(before + 1, state.done + 1)))
+            shown = (Shown(step, _pixels(begin, candidates[0], fade=step / steps)) for step in wanted)
             return Stepped(state.done, steps, tuple(shown))
         with self._stopwatch.timing("decode", len(candidates)):
             pictures = tuple(_pixels(begin, candidate, fade=1.0) for candidate in candidates)

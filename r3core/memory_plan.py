@@ -89,10 +89,10 @@ def _forward_bytes(config: EngineConfig, model: ModelConfig, rows: int, width: i
 
 
 def _token_bytes(model: ModelConfig, width: int) -> int:
-    """What waits of a token that is drawn: its place; and of each candidate what it is before and after a step, and
-    what it would come to.
+    """What waits of a token that is drawn: its place; and of each candidate what it is before and after a step, what it
+    would come to, and the velocities that a step cache goes on from, those before and those after.
     """
-    return model.decoder.hidden * width + _CANDIDATES * 3 * model.token_channels * 4
+    return model.decoder.hidden * width + _CANDIDATES * (3 + 2 * _BRANCHES) * model.token_channels * 4
 
 
 def _vae_bytes(model: ModelConfig, description: Description) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn, get_args
 
 from r3core.errors import CheckpointError
-from r3core.types import ImageSampling, RenormType, TextSampling
+from r3core.types import MOST_CACHED, ImageSampling, RenormType, TextSampling
 
 _SIZE: Final = re.compile(r"[1-9]\d*x[1-9]\d*", re.ASCII)
 
@@ -103,4 +103,5 @@ _SETTINGS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
     "cfg_renorm_type": (lambda v: v in get_args(RenormType), f"one of {', '.join(get_args(RenormType))}"),
     "cfg_renorm_min": (lambda v: _number(v, 0, 1), "a number from 0 to 1"),
     "timestep_shift": (lambda v: _number(v, 0) and v > 0, "a number above 0"),
+    "step_cache": (lambda v: _whole(v, 1) and v <= MOST_CACHED, f"a whole number from 1 to {MOST_CACHED}"),
 }

@@ -49,9 +49,23 @@ def branches(t: float, settings: ImageSampling, *, edit: bool) -> int:
 
 
 def branches_per_step(settings: ImageSampling, *, edit: bool) -> list[int]:
-    """The branch count of each of the N-1 steps: 90 in all for a first picture and 131 for an edit at R3's settings."""
+    """The branch count of each of the N-1 steps: 90 in all for a first picture and 131 for an edit at R3's settings.
+
+    With a step cache it is 0 where nothing is computed. That is never the last step, and only where the last two that
+    are computed have all branches of the step: from them theirs go on.
+    """
     times = timesteps(settings.num_timesteps, settings.timestep_shift)[:-1]
-    return [branches(t, settings, edit=edit) for t in times]
+    found: list[int] = []
+    known, age = (0, 0), 0  # branches of the last two computed steps, and steps since
+    for i, t in enumerate(times):
+        count = branches(t, settings, edit=edit)
+        age += 1
+        if i + 1 == len(times) or count > min(known) or age >= settings.step_cache:
+            known, age = (known[1], count), 0
+            found.append(count)
+        else:
+            found.append(0)
+    return found
 
 
 def preview_steps(steps: int, previews: int) -> frozenset[int]:

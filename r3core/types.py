@@ -35,10 +35,14 @@ class TextSampling:
     top_k: int = 50
 
 
+MOST_CACHED: Final = 4
+"""The most that `step_cache` may be."""
+
+
 @dataclass(frozen=True)
 class ImageSampling:
     """How a picture is drawn: N timesteps are N-1 Euler steps of rectified flow, guided inside `cfg_interval` (lo,
-    hi].
+    hi]. Of `step_cache` steps one is computed (1: all of them), and the velocities of the others go on from those.
     """
 
     num_timesteps: int = 50
@@ -48,6 +52,7 @@ class ImageSampling:
     cfg_renorm_type: RenormType = "global"
     cfg_renorm_min: float = 0.0
     timestep_shift: float = 3.0
+    step_cache: int = 1
 
 
 # The evaluation settings of the reference (train/online_rl.py:978-990); a checkpoint's r3.json may say otherwise.

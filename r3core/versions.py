@@ -14,7 +14,7 @@ from typing import Any, Final
 Json = dict[str, Any]
 Steps = Mapping[int, Callable[[Json], Json]]
 
-STORED_VERSION: Final = 2
+STORED_VERSION: Final = 3
 
 
 def _request_unjudged(old: Json) -> Json:
@@ -60,8 +60,13 @@ def _trajectory_unjudged(old: Json) -> Json:
     }
 
 
+def _request_uncached(old: Json) -> Json:
+    """Version 3 has the step cache; before it every step was computed."""
+    return {**old, **{stage: {**old[stage], "step_cache": 1} for stage in ("generate", "refine")}}
+
+
 # By version, how a request or a trajectory of it becomes one of the next; one that did not change is not named.
-REQUEST_STEPS: Final[dict[int, Callable[[Json], Json]]] = {1: _request_unjudged}
+REQUEST_STEPS: Final[dict[int, Callable[[Json], Json]]] = {1: _request_unjudged, 2: _request_uncached}
 TRAJECTORY_STEPS: Final[dict[int, Callable[[Json], Json]]] = {1: _trajectory_unjudged}
 
 

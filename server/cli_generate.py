@@ -36,6 +36,7 @@ Interval = Annotated[
 Renorm = Annotated[Text, _number("global, channel or text_channel", "<name>")]
 RenormMin = Annotated[Text, _number("0-1", _FLOAT)]
 Shift = Annotated[Text, _number("Timestep shift, above 0, at most 10", _FLOAT)]
+Cache = Annotated[Text, _number("1-4; compute one of so many steps, and let the others follow")]
 
 
 def generate(
@@ -87,6 +88,7 @@ def generate(
     generate_cfg_renorm_type: Renorm = None,
     generate_cfg_renorm_min: RenormMin = None,
     generate_timestep_shift: Shift = None,
+    generate_step_cache: Cache = None,
     refine_num_timesteps: Timesteps = None,
     refine_cfg_text_scale: TextScale = None,
     refine_cfg_img_scale: ImageScale = None,
@@ -94,6 +96,7 @@ def generate(
     refine_cfg_renorm_type: Renorm = None,
     refine_cfg_renorm_min: RenormMin = None,
     refine_timestep_shift: Shift = None,
+    refine_step_cache: Cache = None,
     previews: Annotated[Text, _number("Previews of each picture, written beside it, 0-20")] = None,
     output_format: Annotated[Text, _number("png, webp or jpeg, beside the lossless one", "<name>")] = None,
     output_compression: Annotated[Text, _number("Quality of webp and jpeg, 0-100, 100 the best")] = None,

@@ -174,6 +174,9 @@ def _about(job: Job, description: Description) -> str:
         f"picture guidance {asked.refine.cfg_img_scale:g}",
         f"temperature {asked.reason.temperature:g} and {asked.reflect.temperature:g}",
     ]
+    caches = asked.generate.step_cache, asked.refine.step_cache
+    if max(caches) > 1:
+        parts.append(f"step cache {caches[0]} and {caches[1]}")
     return " · ".join(parts)
 
 

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from r3core.engine.batch import Picture
 from r3core.types import Request, Trajectory, Usage
-from server.cost import step_cost
+from server.cost import drawn_cost
 from server.queue_records import JUDGED_USAGE, Ending, Json, Lease
 
 # Why a job is to end before its trajectories do; a stronger reason replaces a weaker one.
@@ -157,22 +157,22 @@ class HeldJob:
         before, now = self.told[trajectory.index], trajectory.usage
         self.told[trajectory.index] = now
         compute_s, self.compute_s = self.compute_s, 0.0
-        steps = now.denoise_steps - before.denoise_steps
         return {
             "text_tokens": now.text_tokens - before.text_tokens,
-            "denoise_steps": steps,
+            "denoise_steps": now.denoise_steps - before.denoise_steps,
             "forwards": now.forwards - before.forwards,
             **{name: getattr(now, name) - getattr(before, name) for name in JUDGED_USAGE},
             "compute_s": round(compute_s, 6),
-            "cost": self._cost(trajectory, steps),
+            "cost": self._cost(trajectory, before),
         }
 
     @property
     def _kind(self) -> str:
         return str(self.lease.job.request.get("request", {}).get("kind", "generate"))
 
-    def _cost(self, trajectory: Trajectory, steps: int) -> float:
+    def _cost(self, trajectory: Trajectory, before: Usage) -> float:
         """Of what is drawn by its steps; a job that mostly looks and writes costs at its end what was estimated."""
         if self._kind == "generate":
-            return steps * step_cost(trajectory.request.width, trajectory.request.height)
+            now, then = (drawn_cost(trajectory.request, spent.denoise_steps) for spent in (trajectory.usage, before))
+            return now - then
         return 0.0 if trajectory.stop_reason is None else self.lease.job.cost

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from r3core.judge import SCORERS, Scorer
-from r3core.types import SEED_LIMIT, Choose, OnRegression, RenormType
+from r3core.types import MOST_CACHED, SEED_LIMIT, Choose, OnRegression, RenormType
 from server.hook_rules import MAX_URL_CHARS, Target
 from server.keys import TENANT_PATTERN
 
@@ -65,6 +65,17 @@ class GenerateSamplingCreate(_Strict):
     cfg_renorm_type: RenormType | None = None
     cfg_renorm_min: Annotated[float, Field(ge=0, le=1)] | None = None
     timestep_shift: Annotated[float, Field(gt=0, le=10)] | None = None
+    step_cache: (
+        Annotated[
+            int,
+            Field(
+                ge=1,
+                le=MOST_CACHED,
+                description="One of so many steps is computed, and the others follow; 1: all are.",
+            ),
+        ]
+        | None
+    ) = None
 
 
 class RefineSamplingCreate(GenerateSamplingCreate):

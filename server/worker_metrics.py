@@ -111,7 +111,9 @@ class WorkerMetrics:
         registry = self.exposition.registry
         self.tokens = Counter("r3_generation_tokens", "Tokens decoded, also of what was thrown away", registry=registry)
         self.denoise_steps = Counter(
-            "r3_denoise_steps", "Denoising steps of pictures done, also of what was thrown away", registry=registry
+            "r3_denoise_steps",
+            "Denoising steps of pictures computed (a step cache leaves some out), also of what was thrown away",
+            registry=registry,
         )
         self.forwards = Counter("r3_branch_forwards", "Guidance branches run over noisy latents", registry=registry)
         self.step_s = Histogram(

@@ -166,5 +166,5 @@ class LoopCounter:
     def _steps(self, size: Size, settings: ImageSampling, contexts: tuple[int, ...], *, edit: bool) -> Work:
         """All denoising steps of one picture, and its way back to pixels."""
         latents = self.latents(size)
-        each = (self.count.denoise([(latents, contexts[:n])]) for n in branches_per_step(settings, edit=edit))
+        each = (self.count.denoise([(latents, contexts[:n])]) for n in branches_per_step(settings, edit=edit) if n)
         return total(each) + self.count.decode(size)

@@ -82,18 +82,21 @@ class Setting:
         return [(count, own) for count, own in found if own is not None]
 
     def request(self, index: int = 0, **changes: Any) -> Request:
-        """The prompt of that number with the checkpoint's own settings, and no round by its own will."""
+        """The prompt of that number with the checkpoint's own settings, every step computed, and no round by its own
+        will.
+        """
         own = self.description.defaults
         plain = self.description.request(PROMPTS[index % len(PROMPTS)], seed=index)
-        plain = replace(plain, early_stop=TO_THE_END)
+        every_step = {stage: replace(getattr(plain, stage), step_cache=1) for stage in ("generate", "refine")}
+        plain = replace(plain, early_stop=TO_THE_END, **every_step)
         if self.quick:
             plain = replace(
                 plain,
                 max_rounds=1,
                 reason=replace(own.reason, max_tokens=12),
                 reflect=replace(own.reflect, max_tokens=12),
-                generate=replace(own.generate, num_timesteps=4),
-                refine=replace(own.refine, num_timesteps=4),
+                generate=replace(plain.generate, num_timesteps=4),
+                refine=replace(plain.refine, num_timesteps=4),
             )
         return replace(plain, **changes)
 

@@ -166,7 +166,7 @@ class Took:
     is told of each with all its seconds.
 
     `size` tokens of texts were chosen from it (new contexts are computed in the same forward and are not counted), or
-    that many pictures had their next step; `branches` counts the guidance branches of a denoising forward.
+    that many pictures had a step computed; `branches` counts the guidance branches of a denoising forward.
     """
 
     part: Part

@@ -28,7 +28,7 @@ from r3core.model.sampling import generator
 from r3core.model.tokenizer import TextStream, Tokenizer
 from r3core.model.vit import grid_ids
 from r3core.prompts import PromptStrings
-from r3core.schedule import preview_steps, timesteps
+from r3core.schedule import branches_per_step, preview_steps, timesteps
 from r3core.steps import Describe, Generate, Judge, Reason, Reconstruct, Refine, Reflect, draws
 from r3core.types import ImageSampling, TextSampling, Trajectory
 
@@ -193,6 +193,7 @@ class Beginner:
         times = timesteps(settings.num_timesteps, settings.timestep_shift)
         places = self._bagel.latent_pos_embed(grid_ids(*grid, self._config.latent_side, self._device))
         clock = self._bagel.time_embedder(to_device(np.array(times[:-1], dtype=np.float32), self._device))
+        counts = branches_per_step(settings, edit=edit)
         previews = preview_steps(settings.num_timesteps - 1, trajectory.request.previews)
         stage, candidates = "refine" if edit else "generate", draws(begin.step)
         return [
@@ -205,6 +206,7 @@ class Beginner:
                 settings=settings,
                 edit=edit,
                 views=views,
+                counts=counts,
                 previews=previews if candidate == candidates[0] else frozenset(),
             )
             for candidate in candidates

@@ -39,13 +39,18 @@ class Pictures:
             latent = vae.unpack(tokens, grid, self._patch)[None]
             return vae.to_uint8(self._vae.decode(latent))[0].cpu().numpy()
 
-    def preview(self, drawing: Drawing, step: int, clean: Tensor) -> Unshown:
-        """Begin to decode what a drawing would come to from here, `clean` [n, d], as it is after `step` steps. While
-        another one of it is decoded this one is decoded now, so that they never line up. Raises nothing.
+    def previews(self, drawing: Drawing, all_clean: Iterable[tuple[int, Tensor]]) -> list[Unshown]:
+        """Begin to decode what a drawing would come to after some steps, `clean` [n, d] each. While one of it is being
+        decoded another is decoded now, so that they never line up. Raises nothing.
         """
-        if self._aside.has_thread and all(preview.pixels.done() for preview in drawing.decoding):
-            return Unshown(step, clean, self._aside.start(self.decode, clean, drawing.grid))
-        return Unshown(step, clean, self._kept(clean, drawing.grid))
+        begun: list[Unshown] = []
+        for step, clean in all_clean:
+            if self._aside.has_thread and all(other.pixels.done() for other in (*drawing.decoding, *begun)):
+                pixels = self._aside.start(self.decode, clean, drawing.grid)
+            else:
+                pixels = self._kept(clean, drawing.grid)
+            begun.append(Unshown(step, clean, pixels))
+        return begun
 
     def shown(self, drawing: Drawing) -> tuple[Shown, ...]:
         """The previews that are there and not shown yet, the oldest first. Raises nothing: one that failed twice is

@@ -37,7 +37,7 @@ from r3core.engine.batch import (
 from r3core.engine.beginning import Beginner, Prefixes
 from r3core.engine.devices import device_of
 from r3core.engine.drafting import Phrases, texts_of
-from r3core.engine.drawing import Branches, Drawing, Moved
+from r3core.engine.drawing import Branches, Drawing, Moved, moved
 from r3core.engine.feeds import Feeder
 from r3core.engine.forwards import Forward, Found, forwards_of
 from r3core.engine.isolation import Isolation, Outputs
@@ -51,7 +51,6 @@ from r3core.engine.stopwatch import Timed
 from r3core.engine.threads import Threads
 from r3core.engine.verdict import asked_after, verdict_of
 from r3core.judge import Score
-from r3core.model import flow
 from r3core.model.attention import Attention, LayerCache
 from r3core.model.bagel import Model, laid_out_bytes
 from r3core.model.sampling import generator, noise, sample
@@ -329,18 +328,19 @@ class ModelRunner:
         return {key: Looked(tuple(state.looking.done)) if state.looking.is_done else Working()}
 
     def _stepped(self, key: str, drawn: Sequence[Branches]) -> Outputs:
-        """All candidates of a step after one more step; nothing of them changes before all have come so far."""
+        """All candidates of a step after one more forward; nothing of them changes before all have come so far."""
         state = self._states[key]
-        moved = [(drawing, self._euler(drawing, own)) for drawing, own in drawn]
-        first = moved[0][0]
-        step, is_last = first.step + 1, first.step + 1 == first.steps
-        previews = [(d, self._pictures.preview(d, step, after.clean)) for d, after in moved if after.clean is not None]
-        finals = [(drawing, after.x) for drawing, after in moved if is_last]
+        all_moved = [(drawing, self._moved(drawing, own)) for drawing, own in drawn]
+        first, step = all_moved[0][0], all_moved[0][1].step  # they go together
+        is_last = step == first.steps
+        previews = [(drawing, self._pictures.previews(drawing, after.clean)) for drawing, after in all_moved]
+        finals = [(drawing, after.x) for drawing, after in all_moved if is_last]
         decoded = self._pictures.finish(finals, is_alone=self._is_alone)
-        for drawing, after in moved:
-            drawing.x, drawing.step, drawing.forwards = after.x, step, drawing.forwards + after.forwards
-        for drawing, preview in previews:
-            drawing.decoding.append(preview)
+        for drawing, after in all_moved:
+            drawing.x, drawing.step, drawing.computed = after.x, step, after.computed
+            drawing.forwards += after.forwards
+        for drawing, begun in previews:
+            drawing.decoding += begun
         if not is_last:
             return {key: Stepped(step, first.steps, self._pictures.shown(first))}
         state.decoded = decoded
@@ -352,11 +352,9 @@ class ModelRunner:
     def _drawn(self, key: str) -> Outputs:
         return {key: self._pictures.drawn(self._states[key])}
 
-    def _euler(self, drawing: Drawing, own: tuple[Tensor, ...]) -> Moved:
-        v = flow.guide(drawing.settings, own[0], *_optional(own[1:]))
-        t, t_next = drawing.times[drawing.step], drawing.times[drawing.step + 1]
-        x = flow.euler(drawing.x, v, t, t_next)
-        return Moved(x, len(own), flow.clean(drawing.x, v, t) if drawing.step + 1 in drawing.previews else None)
+    def _moved(self, drawing: Drawing, own: tuple[Tensor, ...]) -> Moved:
+        """What comes of a drawing by the velocities of its branches."""
+        return moved(drawing, own)
 
     def _decoded(self, keys: list[str], *, is_all: bool) -> Outputs:
         """Those of finished pictures that are decoded by now; where there is nothing else to do, one of them at least
@@ -390,9 +388,3 @@ class ModelRunner:
 def _threads(model: Model) -> Threads:
     bagel, decoder = model.bagel, model.config.decoder
     return Threads(decoder.layer_weights, varies=laid_out_bytes(decoder, bagel.device, bagel.dtype) > 0)
-
-
-def _optional(branches_: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | None]:
-    without_text = branches_[0] if branches_ else None
-    without_image = branches_[1] if len(branches_) > 1 else None
-    return without_text, without_image

@@ -45,6 +45,13 @@ def euler(x: Tensor, v: Tensor, t: float, t_next: float) -> Tensor:
     return x - v.to(x.dtype) * float(torch.tensor(t) - torch.tensor(t_next))
 
 
+def extrapolate(before: Tensor, v: Tensor, t_before: float, t: float, at: float) -> Tensor:
+    """A velocity at a later time, where it goes on as it went from `before` to `v`: exact for one that is linear in
+    time. Times that a shift has rounded to one leave it as it is.
+    """
+    return v if t == t_before else v + (v - before) * ((at - t) / (t - t_before))
+
+
 def clean(x: Tensor, v: Tensor, t: float) -> Tensor:
     """The latent that x would come to if v held to the end: x0 = x - t * v."""
     return x - v.to(x.dtype) * t

@@ -102,7 +102,7 @@ class ReplayRunner(ModelRunner):
             self.traces[key].scored += [Likelihoods(one.ids, likelihoods) for one, likelihoods in asked]
         return found
 
-    def _euler(self, drawing: Drawing, own: tuple[Tensor, ...]) -> Moved:
+    def _moved(self, drawing: Drawing, own: tuple[Tensor, ...]) -> Moved:
         trace = self._trace_of(drawing)
         seen = trace.drawn[max(trace.drawn)]
         if trace.job.keep and not trace.context:
@@ -112,7 +112,7 @@ class ReplayRunner(ModelRunner):
             trace.context = [(layer.keys[rows].clone(), layer.values[rows].clone()) for layer in self._cache]
         seen.velocities.append(flow.guide(drawing.settings, *own).float().cpu())
         seen.branches.append(tuple(v.cpu() for v in own))
-        moved = super()._euler(drawing, own)
+        moved = super()._moved(drawing, own)
         seen.x.append(moved.x.float().cpu())
         return moved
 

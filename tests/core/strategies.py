@@ -33,6 +33,7 @@ image_samplings = st.builds(
     cfg_renorm_type=st.sampled_from(["global", "channel", "text_channel"]),
     cfg_renorm_min=st.floats(0, 1),
     timestep_shift=st.floats(0, 10, exclude_min=True),
+    step_cache=st.integers(1, 4),
 )
 
 

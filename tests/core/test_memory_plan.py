@@ -107,9 +107,11 @@ def ask(prompt: str = "a red apple", **changes: Any) -> Request:
 
 
 JUDGED: Final = ask(LONG, scorers=("gvu", "lift", "vqa", "verdict"), think=False, max_rounds=0)
+CACHED: Final = ImageSampling(num_timesteps=6, step_cache=2)
+CHOSEN: Final = ask(candidates=Counts(8, 1), scorers=("lift", "verdict"), generate=CACHED)
 # The longest context, the rows that a forward should have, and what is asked for at once.
 LOADS: Final = {
-    "many candidates": (CONTEXT, 2 * CONTEXT, [ask(candidates=Counts(4, 1), scorers=("lift", "verdict"))] * PLACES),
+    "many candidates": (CONTEXT, 2 * CONTEXT, [CHOSEN] * PLACES),
     "long prompts, judged": (CONTEXT, 4 * CONTEXT, [JUDGED] * PLACES),
     "more than a forward should hold, alone": (3 * CONTEXT, 1, [JUDGED, ask(LONG, given_image=True), ask(width=64)]),
 }

@@ -107,8 +107,9 @@ def test_the_stored_form_does_not_change_without_a_new_version() -> None:
     assert json.loads(json.dumps(JUDGED.to_json())) == stored(STORED_VERSION)["judged"]
 
 
-def test_a_judged_trajectory_of_any_build_that_knew_them_is_read() -> None:
-    assert Trajectory.from_json(stored(2)["judged"]) == JUDGED
+@pytest.mark.parametrize("version", range(2, STORED_VERSION + 1))
+def test_a_judged_trajectory_of_any_build_that_knew_them_is_read(version: int) -> None:
+    assert Trajectory.from_json(stored(version)["judged"]) == JUDGED
 
 
 def test_the_version_stands_first_where_scripts_look_for_it() -> None:
@@ -136,7 +137,7 @@ def renamed(value: dict[str, Any], old: str, new: str) -> dict[str, Any]:
 
 
 def test_what_is_newer_is_refused_with_both_versions() -> None:
-    with pytest.raises(NewerVersion, match="stored with version 99, and this build reads up to 2; keep a worker"):
+    with pytest.raises(NewerVersion, match="stored with version 99, and this build reads up to 3; keep a worker"):
         Trajectory.from_json({**TRAJECTORY.to_json(), "version": 99})
 
 

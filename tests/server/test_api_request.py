@@ -134,6 +134,8 @@ def test_every_fault_is_listed_also_those_that_need_the_model() -> None:
         ({"refine": {"cfg_interval": [0, 1.5]}}, "/refine/cfg_interval/1"),
         ({"refine": {"cfg_renorm_type": "none"}}, "/refine/cfg_renorm_type"),
         ({"refine": {"timestep_shift": 0}}, "/refine/timestep_shift"),
+        ({"refine": {"step_cache": 0}}, "/refine/step_cache"),
+        ({"generate": {"step_cache": 5}}, "/generate/step_cache"),
         ({"previews": 21}, "/previews"),
         ({"response_format": "base64"}, "/response_format"),
         ({"output_format": "gif"}, "/output_format"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,7 @@ from r3core.bench.line import Ceiling, Line, quantile
 from r3core.bench.setting import Setting
 from r3core.bench.targets import TARGETS, table
 from r3core.runtime import Runtime
+from r3core.types import ImageSampling
 
 NAMES = {
     "phases": {"reason", "generate", "reflect", "refine", "decode", "whole loop", "time to first image"},
@@ -69,6 +71,16 @@ def test_a_watched_loop_tells_every_phase_once_and_all_its_tokens(random_engine:
     assert second.texts == [12]
     assert second.seconds <= first.seconds <= driven.seconds
     assert len(second.steps) == 3
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_step_is_computed_whatever_the_checkpoint_asks_for(random_engine: Runtime, quick: bool) -> None:
+    """The straightforward way knows no step cache, and a step of two forwards' worth is no step."""
+    own = random_engine.description
+    cached = replace(own.defaults, generate=ImageSampling(step_cache=2), refine=ImageSampling(step_cache=3))
+    runtime = replace(random_engine, description=replace(own, defaults=cached))
+    asked = Setting(runtime, runs=1, quick=quick, say=print).request()
+    assert (asked.generate.step_cache, asked.refine.step_cache) == (1, 1)
 
 
 def test_a_wider_engine_is_made_once_and_only_where_it_must_be(random_engine: Runtime) -> None:

@@ -47,6 +47,7 @@ _MASKED: Final = (
     (re.compile(r'(?<="eta_s":)[0-9.e-]+'), "0"),
     (re.compile(r'(?<="created":)\d+'), "0"),
     (re.compile(r'(?<="request_id":")[^"]+'), "this"),
+    (re.compile(r', ?"step_cache": ?1(?=})'), ""),  # every setting is shown, one that came later too
 )
 
 
