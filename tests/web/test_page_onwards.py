@@ -101,6 +101,42 @@ def test_a_picture_becomes_the_start_and_settings_are_reused(page: Page, served:
     expect(page.get_by_role("heading", name="The picture given")).to_be_visible()
 
 
+def test_settings_that_have_no_field_are_reused_too_and_can_be_left_out(open_page: Open, served: Served) -> None:
+    own = {
+        "generate": {"num_timesteps": 5, "step_cache": 2, "cfg_interval": [0.25, 1.0]},
+        "reflect": {"max_tokens": 40, "top_p": 0.8},
+    }
+    asked = {"prompt": PROMPT, "max_rounds": 1, **own}
+    job = httpx.post(f"{served.url}/generate", json=asked, timeout=120).json()
+    address = f"{served.url}/j/{job['id']}"
+    page = open_page(address)
+    page.get_by_role("button", name="Reuse settings").click()
+    page.get_by_text("More settings").click()
+    expect(page.get_by_label("Step cache, first picture")).to_have_value("2")
+    expect(page.get_by_label("Step cache, edits")).to_have_value("")
+    told = page.get_by_text("As in the job that was taken up")
+    expect(told).to_contain_text("generate.cfg_interval [0.25,1]")
+    expect(told).to_contain_text("reflect.max_tokens 40 · reflect.top_p 0.8")
+    accessible(page)
+    told.scroll_into_view_if_needed()
+    shot(page, "settings-without-fields")
+    page.get_by_role("button", name="Run", exact=True).click()
+    gone_on(page, address)
+    again = job_of(page, served)["params"]
+    assert again == {**job["params"], "previews": again["previews"]}  # type: ignore[index]
+
+    page.get_by_role("button", name="Leave these out").click()
+    expect(told).not_to_be_attached()
+    before = page.url
+    page.get_by_role("button", name="Run", exact=True).click()
+    gone_on(page, before)
+    plain = httpx.get(f"{served.url}/info").json()["models"][0]["defaults"]
+    left = job_of(page, served)["params"]
+    assert isinstance(left, dict)
+    assert left["generate"] == {**plain["generate"], "num_timesteps": 5, "step_cache": 2}
+    assert left["reflect"] == plain["reflect"]
+
+
 def test_a_picture_of_ones_own_starts_a_job_and_what_is_none_is_refused(
     open_page: Open, served: Served, tmp_path: Path
 ) -> None:

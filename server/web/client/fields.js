@@ -84,6 +84,8 @@ const NUMBER_FIELDS = [
   ["generateTextScale", "Text guidance, first picture", 0.1],
   ["refineTextScale", "Text guidance, edits", 0.1],
   ["refineImageScale", "Image guidance, edits", 0.1],
+  ["generateStepCache", "Step cache, first picture", 1],
+  ["refineStepCache", "Step cache, edits", 1],
   ["reasonTemperature", "Temperature, reasoning", 0.1],
   ["reflectTemperature", "Temperature, reflection", 0.1],
 ];
@@ -124,6 +126,18 @@ export function MoreSettings({ form, model, set, info }) {
         })}
       </div>
       <${JudgeFields} form=${form} set=${set} ranges=${info.ranges} />
+      <${Others} others=${form.others} onClear=${() => set({ others: {} })} />
       <p class="hint">An empty field is as the model does by default, which it shows in grey.</p>
     </details>`;
+}
+
+/** What a job that was taken up again had beside the fields. */
+function Others({ others, onClear }) {
+  const told = Object.entries(others).flatMap(([group, settings]) =>
+    Object.entries(settings).map(([key, value]) => `${group}.${key} ${JSON.stringify(value)}`),
+  );
+  if (!told.length) return null;
+  return html`
+    <p class="hint others">As in the job that was taken up: ${told.join(" · ")}${" "}
+      <button type="button" onClick=${onClear}>Leave these out</button></p>`;
 }

@@ -20,6 +20,8 @@ const FIELDS = {
   "/refine/num_timesteps": "Timesteps, edits",
   "/refine/cfg_text_scale": "Text guidance, edits",
   "/refine/cfg_img_scale": "Image guidance, edits",
+  "/generate/step_cache": "Step cache, first picture",
+  "/refine/step_cache": "Step cache, edits",
   "/reason/temperature": "Temperature, reasoning",
   "/reflect/temperature": "Temperature, reflection",
   "/judge/scorers": "Let the model judge its pictures",

@@ -2,7 +2,10 @@
 
 import { judgedFormOf, judgedOf, UNJUDGED } from "./judging.js";
 
-/** The form before anything was set. `image` is { id } or { dataUrl, name }, with `url` to show it by. */
+/**
+ * The form before anything was set. `image` is { id } or { dataUrl, name }, with `url` to show it by; `others` are settings
+ * of a job taken up again that have no field here, as a request has them: { refine: { cfg_interval: [0, 1] } }.
+ */
 export const BLANK = {
   prompt: "",
   model: "",
@@ -26,6 +29,9 @@ export const BLANK = {
   refineTimesteps: "",
   refineTextScale: "",
   refineImageScale: "",
+  generateStepCache: "",
+  refineStepCache: "",
+  others: {},
   ...UNJUDGED,
 };
 
@@ -38,7 +44,11 @@ const NUMBERS = {
   refineTimesteps: ["refine", "num_timesteps"],
   refineTextScale: ["refine", "cfg_text_scale"],
   refineImageScale: ["refine", "cfg_img_scale"],
+  generateStepCache: ["generate", "step_cache"],
+  refineStepCache: ["refine", "step_cache"],
 };
+const GROUPS = ["reason", "generate", "reflect", "refine"];
+const isShown = (group, key) => Object.values(NUMBERS).some((path) => same(path, [group, key]));
 
 /** What a model does where a field of NUMBERS is empty. */
 export const defaultOf = (name, model) => NUMBERS[name].reduce((value, key) => value?.[key], model.defaults);
@@ -68,6 +78,7 @@ export function requestOf(form, model, info) {
     if (form.size && form.size !== model.sizes.default) body.size = form.size;
     if (!form.think) body.think = false;
   }
+  for (const [group, settings] of Object.entries(form.others)) body[group] = { ...settings };
   for (const [name, [group, key]] of Object.entries(NUMBERS)) {
     if (form[name] !== "") body[group] = { ...body[group], [key]: Number(form[name]) };
   }
@@ -78,6 +89,17 @@ export function requestOf(form, model, info) {
 export function roundsOf(form, model) {
   const rounds = form.rounds ?? model.defaults.max_rounds;
   return form.image === null ? rounds : Math.max(1, rounds);
+}
+
+/** Of how a job writes and draws, what is not as the model does by default and has no field in the form. */
+function othersOf(params, model) {
+  const groups = GROUPS.map((group) => {
+    const own = Object.entries(params[group] ?? {}).filter(
+      ([key, value]) => !isShown(group, key) && !same(value, model.defaults[group]?.[key]),
+    );
+    return [group, Object.fromEntries(own)];
+  });
+  return Object.fromEntries(groups.filter(([, settings]) => Object.keys(settings).length));
 }
 
 /** The form that asks for the same as a job did, its seed locked. */
@@ -105,6 +127,7 @@ export function formOf(job, model) {
     think: params.think,
     minRounds: params.min_rounds,
     deadlineS: params.deadline_s === null ? "" : String(params.deadline_s),
+    others: othersOf(params, model),
     ...judgedFormOf(params),
   };
 }
