@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from r3core.model.one_thread import attended
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -90,7 +92,7 @@ class Together:
         queries = queries.permute(0, 2, 3, 1, 4).reshape(self.pieces, kv_heads, spread * rows, size)
         keys, values = self._seen(k, held_keys), self._seen(v, held_values)
         mask = self.mask(spread, q.dtype)
-        out = torch.nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        out = attended(queries, keys, values, mask)
         out = out.view(self.pieces, kv_heads, spread, rows, size).permute(0, 3, 1, 2, 4).reshape(-1, heads, size)
         return out.index_select(0, self.back)
 
@@ -115,7 +117,7 @@ def attend_short(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
     queries = q.view(rows, kv_heads, spread, size).permute(1, 2, 0, 3).reshape(1, kv_heads, spread * rows, size)
     mask = _causal(rows, k.shape[0], spread, q.dtype) if causal and rows > 1 else None
     keys, values = k.transpose(0, 1)[None], v.transpose(0, 1)[None]
-    out = torch.nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    out = attended(queries, keys, values, mask)
     return out.view(kv_heads, spread, rows, size).permute(2, 0, 1, 3).reshape(rows, heads, size)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from r3core.engine.threads import Threads, waited_s
-from r3core.model.one_thread import silu
+from r3core.model.one_thread import attended, silu
 
 A_ROW = 4_000_000  # multiplications: two such rows are worth a thread
 
@@ -132,3 +132,23 @@ def test_what_has_an_exponential_is_computed_by_one_thread(elements: int) -> Non
         assert torch.get_num_threads() == count
     torch.set_num_threads(before)
     assert all(torch.equal(found[0], other) for other in found)
+
+
+@pytest.mark.parametrize("heads", [(1, 1, 24), (1, 1, 64), (1, 2, 24), (3, 1, 64), (2, 2, 32)])
+@pytest.mark.parametrize("keys", [5, 61, 67, 165])
+def test_attention_is_the_same_with_any_number_of_threads(heads: tuple[int, int, int], keys: int) -> None:
+    pieces, kv_heads, size = heads
+    made = torch.Generator().manual_seed(1)
+    k, v = (torch.randn(pieces, keys, kv_heads, size, generator=made).transpose(1, 2) for _ in range(2))
+    before, found = torch.get_num_threads(), []
+    for count in (1, 2, 3, 4):
+        torch.set_num_threads(count)
+        made.manual_seed(2)
+        for rows in (*range(1, 37), 64, 114, 192):
+            q = torch.randn(pieces, kv_heads, rows, size, generator=made)
+            mask = torch.randn(pieces, 1, rows, keys, generator=made)
+            found.append((count, rows, attended(q, k, v, None), attended(q, k, v, mask)))
+            assert torch.get_num_threads() == count
+    torch.set_num_threads(before)
+    one = {rows: outs for count, rows, *outs in found if count == 1}
+    assert [(count, rows) for count, rows, *outs in found if not all(map(torch.equal, outs, one[rows]))] == []
