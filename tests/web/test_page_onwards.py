@@ -102,31 +102,44 @@ def test_a_picture_becomes_the_start_and_settings_are_reused(page: Page, served:
 
 
 def test_settings_that_have_no_field_are_reused_too_and_can_be_left_out(open_page: Open, served: Served) -> None:
-    own = {
+    asked = {
+        "prompt": PROMPT,
+        "max_rounds": 1,
+        "previews": 2,
+        "output_format": "webp",
+        "output_compression": 60,
+        "priority": "low",
+        "reason": {"max_tokens": 100},
         "generate": {"num_timesteps": 5, "step_cache": 2, "cfg_interval": [0.25, 1.0]},
         "reflect": {"max_tokens": 40, "top_p": 0.8},
+        "refine": {"step_cache": 3, "cfg_renorm_type": "channel"},
     }
-    asked = {"prompt": PROMPT, "max_rounds": 1, **own}
     job = httpx.post(f"{served.url}/generate", json=asked, timeout=120).json()
+    assert job["status"] == "succeeded", job
     address = f"{served.url}/j/{job['id']}"
     page = open_page(address)
     page.get_by_role("button", name="Reuse settings").click()
-    page.get_by_text("More settings").click()
-    expect(page.get_by_label("Step cache, first picture")).to_have_value("2")
-    expect(page.get_by_label("Step cache, edits")).to_have_value("")
-    told = page.get_by_text("As in the job that was taken up")
-    expect(told).to_contain_text("generate.cfg_interval [0.25,1]")
-    expect(told).to_contain_text("reflect.max_tokens 40 · reflect.top_p 0.8")
+    told = page.get_by_text("Also reused")
+    for words in (
+        *('output_format "webp"', "output_compression 60", 'priority "low"', "reason.max_tokens 100"),
+        *("generate.cfg_interval [0.25,1]", "reflect.max_tokens 40 · reflect.top_p 0.8", "refine.cfg_renorm_type"),
+    ):
+        expect(told).to_contain_text(words)
+    expect(told).not_to_contain_text("step_cache")
+    expect(told).to_be_visible()
     accessible(page)
     told.scroll_into_view_if_needed()
     shot(page, "settings-without-fields")
+    page.get_by_text("More settings").click()
+    expect(page.get_by_label("Step cache, first picture")).to_have_value("2")
+    expect(page.get_by_label("Step cache, edits")).to_have_value("3")
     page.get_by_role("button", name="Run", exact=True).click()
     gone_on(page, address)
-    again = job_of(page, served)["params"]
-    assert again == {**job["params"], "previews": again["previews"]}  # type: ignore[index]
+    assert job_of(page, served)["params"] == job["params"]
 
     page.get_by_role("button", name="Leave these out").click()
     expect(told).not_to_be_attached()
+    expect(page.locator(".more > summary")).to_be_focused()
     before = page.url
     page.get_by_role("button", name="Run", exact=True).click()
     gone_on(page, before)
@@ -135,6 +148,7 @@ def test_settings_that_have_no_field_are_reused_too_and_can_be_left_out(open_pag
     assert isinstance(left, dict)
     assert left["generate"] == {**plain["generate"], "num_timesteps": 5, "step_cache": 2}
     assert left["reflect"] == plain["reflect"]
+    assert (left["output_format"], left["priority"]) == ("png", "normal")
 
 
 def test_a_picture_of_ones_own_starts_a_job_and_what_is_none_is_refused(

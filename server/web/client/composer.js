@@ -2,7 +2,7 @@
 
 import { asProblem, call, Problem } from "./api.js";
 import { html, Icon, randomHex, useEffect, useRef, useState } from "./dom.js";
-import { MoreSettings, Settings } from "./fields.js";
+import { MoreSettings, Others, Settings } from "./fields.js";
 import { ProblemNote } from "./notes.js";
 import { requestOf } from "./settings.js";
 
@@ -119,6 +119,7 @@ export function Composer({ form, set, model, info, onJob, isFolded, onFold }) {
         <${Start} form=${form} set=${set} onFile=${take} onLook=${look} />
         <${Settings} form=${form} model=${model} set=${set} ranges=${info.ranges} />
         <${MoreSettings} form=${form} model=${model} set=${set} info=${info} />
+        <${Others} others=${form.others} set=${set} />
         <div class="go">
           ${problem && html`<${ProblemNote} problem=${problem} onClose=${() => setProblem(null)} />`}
           <button type="submit" class="primary" aria-disabled=${isSending} onClick=${onceOnly}>

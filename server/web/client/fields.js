@@ -2,7 +2,7 @@
 
 import { html, Icon } from "./dom.js";
 import { JudgeFields } from "./scorers.js";
-import { defaultOf, fieldOf, roundsOf, sizesOf, sizeWords } from "./settings.js";
+import { defaultOf, fieldOf, othersTold, roundsOf, sizesOf, sizeWords } from "./settings.js";
 import { Whole } from "./whole.js";
 
 /** Rounds, early stop, size, seed, trajectories. */
@@ -126,18 +126,19 @@ export function MoreSettings({ form, model, set, info }) {
         })}
       </div>
       <${JudgeFields} form=${form} set=${set} ranges=${info.ranges} />
-      <${Others} others=${form.others} onClear=${() => set({ others: {} })} />
       <p class="hint">An empty field is as the model does by default, which it shows in grey.</p>
     </details>`;
 }
 
-/** What a job that was taken up again had beside the fields. */
-function Others({ others, onClear }) {
-  const told = Object.entries(others).flatMap(([group, settings]) =>
-    Object.entries(settings).map(([key, value]) => `${group}.${key} ${JSON.stringify(value)}`),
-  );
+/** What a job whose settings are reused had beside the fields. In view, for it counts until it is left out. */
+export function Others({ others, set }) {
+  const told = othersTold(others);
   if (!told.length) return null;
+  const leaveOut = () => {
+    set({ others: {} });
+    document.querySelector(".more > summary")?.focus(); // the button that had it is gone
+  };
   return html`
-    <p class="hint others">As in the job that was taken up: ${told.join(" · ")}${" "}
-      <button type="button" onClick=${onClear}>Leave these out</button></p>`;
+    <p class="hint">Also reused: ${told.join(" · ")}${" "}
+      <button type="button" onClick=${leaveOut}>Leave these out</button></p>`;
 }

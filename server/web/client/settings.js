@@ -4,7 +4,7 @@ import { judgedFormOf, judgedOf, UNJUDGED } from "./judging.js";
 
 /**
  * The form before anything was set. `image` is { id } or { dataUrl, name }, with `url` to show it by; `others` are settings
- * of a job taken up again that have no field here, as a request has them: { refine: { cfg_interval: [0, 1] } }.
+ * of a job that are reused and have no field here, as a request has them: { refine: { cfg_interval: [0, 1] } }.
  */
 export const BLANK = {
   prompt: "",
@@ -47,7 +47,6 @@ const NUMBERS = {
   generateStepCache: ["generate", "step_cache"],
   refineStepCache: ["refine", "step_cache"],
 };
-const GROUPS = ["reason", "generate", "reflect", "refine"];
 const isShown = (group, key) => Object.values(NUMBERS).some((path) => same(path, [group, key]));
 
 /** What a model does where a field of NUMBERS is empty. */
@@ -59,7 +58,7 @@ export const fieldOf = (name) => NUMBERS[name].join(".");
 /** The body of POST /generate that the form asks for. */
 export function requestOf(form, model, info) {
   const given = form.image !== null;
-  const body = { prompt: form.prompt.trim(), max_rounds: roundsOf(form, model), previews: form.previews };
+  const body = { ...form.others, prompt: form.prompt.trim(), max_rounds: roundsOf(form, model), previews: form.previews };
   if (info.models.length > 1) body.model = model.name;
   if (form.isSeedLocked && form.seed !== "") body.seed = Number(form.seed);
   if (form.n > 1) body.n = form.n;
@@ -78,7 +77,6 @@ export function requestOf(form, model, info) {
     if (form.size && form.size !== model.sizes.default) body.size = form.size;
     if (!form.think) body.think = false;
   }
-  for (const [group, settings] of Object.entries(form.others)) body[group] = { ...settings };
   for (const [name, [group, key]] of Object.entries(NUMBERS)) {
     if (form[name] !== "") body[group] = { ...body[group], [key]: Number(form[name]) };
   }
@@ -91,16 +89,32 @@ export function roundsOf(form, model) {
   return form.image === null ? rounds : Math.max(1, rounds);
 }
 
-/** Of how a job writes and draws, what is not as the model does by default and has no field in the form. */
-function othersOf(params, model) {
-  const groups = GROUPS.map((group) => {
-    const own = Object.entries(params[group] ?? {}).filter(
-      ([key, value]) => !isShown(group, key) && !same(value, model.defaults[group]?.[key]),
-    );
-    return [group, Object.fromEntries(own)];
-  });
-  return Object.fromEntries(groups.filter(([, settings]) => Object.keys(settings).length));
+// What the form has, of the fields of a request that are no group of NUMBERS.
+const FIELDS = new Set([
+  ...["model", "prompt", "image", "instruction", "size", "seed", "n", "think", "previews", "deadline_s"],
+  ...["max_rounds", "min_rounds", "early_stop", "max_images", "judge", "candidates", "choose", "on_regression"],
+]);
+
+/** Of what makes a job once more, that which the form has no field for. */
+function othersOf(job, model) {
+  const others = Object.entries(repeatOf(job, model)).filter(([name]) => !FIELDS.has(name));
+  return Object.fromEntries(
+    others.map(([name, value]) => [name, isGroup(value) ? unshown(name, value) : value]).filter(([, value]) => !isEmpty(value)),
+  );
 }
+
+const isGroup = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+const isEmpty = (value) => isGroup(value) && !Object.keys(value).length;
+const unshown = (group, settings) =>
+  Object.fromEntries(Object.entries(settings).filter(([key]) => !isShown(group, key)));
+
+/** The settings without a field in words: "reflect.top_p 0.8". */
+export const othersTold = (others) =>
+  Object.entries(others).flatMap(([name, value]) =>
+    isGroup(value)
+      ? Object.entries(value).map(([key, part]) => `${name}.${key} ${JSON.stringify(part)}`)
+      : [`${name} ${JSON.stringify(value)}`],
+  );
 
 /** The form that asks for the same as a job did, its seed locked. */
 export function formOf(job, model) {
@@ -127,7 +141,7 @@ export function formOf(job, model) {
     think: params.think,
     minRounds: params.min_rounds,
     deadlineS: params.deadline_s === null ? "" : String(params.deadline_s),
-    others: othersOf(params, model),
+    others: othersOf(job, model),
     ...judgedFormOf(params),
   };
 }
