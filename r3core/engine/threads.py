@@ -39,7 +39,8 @@ class Threads:
     How many there are must show in no number that comes out, for it depends on what else goes on. That holds for
     oneDNN's products and convolutions, in float32 and with the few threads that it was tried with. torch's own products
     differ in their last digits, so with `varies` they have one thread: the eye, the head, what is written and judged.
-    Without it everything has the same number, and one core is left for what is computed beside it.
+    Attention of few rows has one in any forward (r3core.model.one_thread). Without `varies` everything has the same
+    number, and one core is left for what is computed beside it.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 _SHARED_OUT: Final = 32_768  # elements; torch shares out nothing smaller
 _FEW: Final = 4  # rows of a head, below which its products differ
-_PART: Final = 32  # rows of a head that torch computes at once: where there is one part, MKL has the threads
+_PART: Final = 32  # rows of a head that torch never parts: where nothing else is parted, MKL has the threads
 
 
 @contextmanager
@@ -43,7 +43,10 @@ def silu(x: Tensor) -> Tensor:
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """torch's attention: q [B, H, rows, D], k and v [B, H, keys, D], a mask to be added -> [B, H, rows, D]."""
+    """torch's attention: q [B, H, rows, D], k and v [B, H, keys, D], a mask to be added -> [B, H, rows, D].
+
+    What few rows lose by it on two cores: 32 pieces of three rows over 500 keys took 0.42 ms in place of 0.27.
+    """
     pieces, heads, rows, _ = q.shape
     is_one_part = pieces * heads == 1 and rows <= _PART
     if (rows < _FEW or is_one_part) and q.device.type == "cpu" and torch.get_num_threads() > 1:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from r3core.engine.threads import Threads, waited_s
 from r3core.model.one_thread import attended, silu
+from r3core.model.padding import PieceRows, attend_short, together
 
 A_ROW = 4_000_000  # multiplications: two such rows are worth a thread
 
@@ -134,21 +136,60 @@ def test_what_has_an_exponential_is_computed_by_one_thread(elements: int) -> Non
     assert all(torch.equal(found[0], other) for other in found)
 
 
-@pytest.mark.parametrize("heads", [(1, 1, 24), (1, 1, 64), (1, 2, 24), (3, 1, 64), (2, 2, 32)])
+@pytest.fixture
+def as_many_after() -> Iterator[None]:
+    """Leaves as many as before."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("as_many_after")
+@pytest.mark.parametrize(
+    ("pieces", "heads", "rows"),
+    [(1, 1, 1), (1, 1, 3), (1, 1, 4), (1, 1, 31), (1, 1, 32), (1, 2, 3), (3, 1, 3), (2, 2, 1), (2, 2, 2)],
+)
 @pytest.mark.parametrize("keys", [5, 61, 67, 165])
-def test_attention_is_the_same_with_any_number_of_threads(heads: tuple[int, int, int], keys: int) -> None:
-    pieces, kv_heads, size = heads
+def test_attention_of_few_rows_is_the_same_with_any_number_of_threads(
+    pieces: int, heads: int, rows: int, keys: int
+) -> None:
+    """Where a CPU's products of few rows are the same too, this shows nothing; the next test does."""
     made = torch.Generator().manual_seed(1)
-    k, v = (torch.randn(pieces, keys, kv_heads, size, generator=made).transpose(1, 2) for _ in range(2))
-    before, found = torch.get_num_threads(), []
+    q = torch.randn(pieces, heads, rows, 24, generator=made)
+    k, v = (torch.randn(pieces, keys, heads, 24, generator=made).transpose(1, 2) for _ in range(2))
+    mask = torch.randn(pieces, 1, rows, keys, generator=made)
+    found = []
     for count in (1, 2, 3, 4):
         torch.set_num_threads(count)
-        made.manual_seed(2)
-        for rows in (*range(1, 37), 64, 114, 192):
-            q = torch.randn(pieces, kv_heads, rows, size, generator=made)
-            mask = torch.randn(pieces, 1, rows, keys, generator=made)
-            found.append((count, rows, attended(q, k, v, None), attended(q, k, v, mask)))
-            assert torch.get_num_threads() == count
-    torch.set_num_threads(before)
-    one = {rows: outs for count, rows, *outs in found if count == 1}
-    assert [(count, rows) for count, rows, *outs in found if not all(map(torch.equal, outs, one[rows]))] == []
+        found.append(torch.stack((attended(q, k, v, None), attended(q, k, v, mask))))
+        assert torch.get_num_threads() == count
+    assert all(torch.equal(found[0], other) for other in found)
+
+
+@pytest.mark.usefixtures("as_many_after")
+@pytest.mark.parametrize(
+    ("kv_heads", "rows", "alone", "in_company"),
+    [(1, 1, 1, 1), (1, 2, 1, 2), (1, 10, 1, 2), (1, 11, 2, 2), (2, 1, 1, 1), (2, 2, 2, 2)],
+)
+def test_attention_of_few_rows_and_that_which_is_not_parted_has_one_thread(
+    monkeypatch: pytest.MonkeyPatch, kv_heads: int, rows: int, alone: int, in_company: int
+) -> None:
+    """Three query heads read a key head, so that their rows are three times as many."""
+    given: list[int] = []
+    own: Callable[..., torch.Tensor] = torch.nn.functional.scaled_dot_product_attention
+
+    def recorded(*tensors: Any, **named: Any) -> torch.Tensor:
+        given.append(torch.get_num_threads())
+        return own(*tensors, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", recorded)
+    torch.set_num_threads(2)
+    k, v = torch.randn(2, 40, kv_heads, 8)
+    attend_short(torch.randn(rows, 3 * kv_heads, 8), k, v, causal=False)
+    pieces = [(i * rows, PieceRows(start=20 * i, past=5, rows=rows, causal=True, stored=True)) for i in range(2)]
+    (group,), rest = together(pieces, None)
+    assert not rest
+    q, own_k, own_v = torch.randn(2 * rows, 3 * kv_heads, 8), *torch.randn(2, 2 * rows, kv_heads, 8)
+    group.attend(q, own_k, own_v, k, v)
+    assert given == [alone, in_company]
+    assert torch.get_num_threads() == 2
