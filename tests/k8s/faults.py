@@ -115,6 +115,7 @@ GATEWAYS = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name":
 ANY_NAMESPACE: Final[Json] = {"namespaceSelector": {}}
 WORLD = (*OUT, "to", 0, "ipBlock")
 HUB_ROOT = {"name": "HF_HOME", "value": "/home/r3"}
+SHORT: Final = ("Secret", "r3-redis", "stringData", "address", "r3-redis:6379")
 _ROOT: Final = {"name": "R3_API_PORT", "value": "tcp://10.0.0.1:80"}
 
 _ = Fault
@@ -182,6 +183,7 @@ FAULTS: Final = [
     _("scaled", "two scalers", "prod", again(HPA, "api")),
     _("scaled", "more than most", "prod", put(SO, "worker", "spec", "minReplicaCount", 9)),
     _("scaled", "at once", "prod", drop(HPA, "api", *SLOWLY)),
+    _("scaled", "to nothing before it began", "other", drop(SO, "worker", "spec", "initialCooldownPeriod")),
     _("configured", "no such ConfigMap", "prod", put(*A, "envFrom", 0, "configMapRef", "name", "settings")),
     _("configured", "no such Secret", "prod", put(*A, "env", 3, "valueFrom", "secretKeyRef", "name", "redis")),
     _("configured", "no such key", "prod", put(*A, "env", 3, "valueFrom", "secretKeyRef", "key", "uri")),
@@ -189,6 +191,7 @@ FAULTS: Final = [
     _("configured", "no such file", "other", put(*REDIS, *POD, "volumes", 1, "secret", "items", 0, "key", "conf")),
     _("configured", "no such map as a volume", "other", put(*REDIS, *POD, "volumes", 0, "configMap", "name", "redis")),
     _("configured", "KEDA without a key", "prod", put(TA, "r3-redis", "spec", "secretTargetRef", 0, "key", "host")),
+    _("found_from_elsewhere", "a short name", "dev", put(*SHORT)),
     _("closed", "nothing is denied", "prod", without(NP, "r3-default-deny")),
     _("closed", "only the way in is denied", "prod", put(NP, "r3-default-deny", "spec", "policyTypes", ["Ingress"])),
     _("closed", "from everywhere", "prod", drop(NP, "r3-api-from-gateway", "spec", "ingress", 0, "from")),

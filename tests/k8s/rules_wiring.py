@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -137,6 +138,8 @@ def scaled(cluster: Cluster) -> Iterator[str]:
         least, most = (spec.get(f"{end}Replicas", spec.get(f"{end}ReplicaCount", 0)) for end in ("min", "max"))
         if least > most:
             yield f"{name}: at least {least}, at most {most}"
+        if scaler["kind"] == "ScaledObject" and not least and spec.get("initialCooldownPeriod", 0) < 1200:
+            yield f"{name}: takes the first worker away before it has described its model, and no job is ever taken"
         behaviour = spec.get("behavior") or spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
         if behaviour["scaleDown"].get("stabilizationWindowSeconds", 300) < 600:
             yield f"{name}: scales in sooner than after ten quiet minutes"
@@ -159,6 +162,16 @@ def configured(cluster: Cluster) -> Iterator[str]:
         for target in authentication["spec"]["secretTargetRef"]:
             if target["key"] not in (cluster.keys("Secret", target["name"]) or frozenset()):
                 yield f"TriggerAuthentication: no Secret {target['name']} with {target['key']}"
+
+
+def found_from_elsewhere(cluster: Cluster) -> Iterator[str]:
+    """KEDA asks for Redis from a namespace of its own, where the name of a Service alone is nobody's."""
+    services = {service["metadata"]["name"] for service in cluster.of("Service")}
+    for secret in cluster.of("Secret"):
+        encoded = {key: b64decode(value).decode() for key, value in secret.get("data", {}).items()}
+        host = {**encoded, **secret.get("stringData", {})}.get("address", "").partition(":")[0]
+        if host in services:
+            yield f"Secret {secret['metadata']['name']}: the address {host} has no namespace"
 
 
 def _files(cluster: Cluster, pod: Pod) -> Iterator[str]:

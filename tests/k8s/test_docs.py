@@ -66,6 +66,11 @@ def test_the_secret_that_is_made_by_hand_has_the_keys_that_are_read() -> None:
     assert told == BY_HAND["r3-redis"]
 
 
+def test_where_redis_is_ours_its_address_is_told_with_its_namespace() -> None:
+    """KEDA asks from another."""
+    assert "the address is `r3-redis.r3:6379`" in DEPLOY.replace("\n", " ")
+
+
 @pytest.mark.parametrize("file", ["site.yaml", "settings.env", "kustomization.yaml"])
 def test_what_a_site_must_say_stands_in_the_three_places_that_are_told(file: str) -> None:
     assert TO_SAY in (K8S / "overlays" / "prod" / file).read_text()

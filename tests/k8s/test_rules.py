@@ -37,7 +37,7 @@ RULES: Final[dict[str, Rule]] = {
             rules_wiring.budgets,
             rules_wiring.scaled,
         ),
-        *(rules_wiring.configured, rules_wiring.closed, rules_ways.ways),
+        *(rules_wiring.configured, rules_wiring.found_from_elsewhere, rules_wiring.closed, rules_ways.ways),
         *(rules_app.known_settings, rules_app.same_settings, rules_app.commands, rules_app.probed, rules_app.traced),
         *(
             rules_app.listening,
