@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,16 +41,16 @@ class Found:
 
 
 def forwards_of(
-    texts: Iterable[dict[str, Turn]], drawings: Sequence[Own], most_rows: int, markers: int
+    texts: Mapping[str, Turn], judging: Sequence[str], drawings: Sequence[Own], most_rows: int, markers: int
 ) -> Iterator[Forward]:
     """Texts and drawings in as few forwards as hold them; one text forward or one drawing alone may be larger.
 
     Texts come first, for they compute what the drawings that begin see; in the last forward of texts the drawings join
-    them.
+    them. Those of them that judge pictures may be spread over several forwards.
     """
     turns: dict[str, Turn] = {}
     rows = 0
-    for following in texts:
+    for following in _text_forwards(texts, judging, most_rows):
         if turns:
             yield Forward(turns, ())
         turns, rows = following, sum(turn.rows for turn in following.values())
@@ -64,3 +64,17 @@ def forwards_of(
         rows += more
     if turns or held:
         yield Forward(turns, held)
+
+
+def _text_forwards(texts: Mapping[str, Turn], judging: Sequence[str], most_rows: int) -> Iterator[dict[str, Turn]]:
+    """One forward; those that judge join it as far as it holds them, and others after it hold the rest."""
+    forward = {key: turn for key, turn in texts.items() if key not in judging}
+    rows = sum(turn.rows for turn in forward.values())
+    for key in judging:
+        if forward and rows + texts[key].rows > most_rows:
+            yield forward
+            forward, rows = {}, 0
+        forward[key] = texts[key]
+        rows += texts[key].rows
+    if forward:
+        yield forward

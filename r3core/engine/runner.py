@@ -9,9 +9,8 @@ the markers around latents, is read once. Only where that is more than a forward
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,10 +26,7 @@ from r3core.engine.batch import (
     Looked,
     MemoryPlan,
     Need,
-    Output,
-    Piece,
     Stepped,
-    Text,
     Took,
     Working,
 )
@@ -46,14 +42,13 @@ from r3core.engine.packing import Cursor, Feed, Layouts, Packed, pack
 from r3core.engine.pictures import Pictures, awaited, give_up
 from r3core.engine.rows import MARKERS, RowCounter
 from r3core.engine.sight import Sight
-from r3core.engine.state import Places, State, Turn, Writing, places_of
+from r3core.engine.state import Places, State, Turn, places_of
 from r3core.engine.stopwatch import Timed
 from r3core.engine.threads import Threads
-from r3core.engine.verdict import asked_after, verdict_of
-from r3core.judge import Score
+from r3core.engine.writing import Writer, judged
 from r3core.model.attention import Attention, LayerCache
 from r3core.model.bagel import Model, laid_out_bytes
-from r3core.model.sampling import generator, noise, sample
+from r3core.model.sampling import generator, noise
 from r3core.model.tokenizer import Tokenizer
 from r3core.prompts import PromptStrings
 from r3core.steps import Compare, Step
@@ -111,6 +106,7 @@ class ModelRunner:
             )
         self._sight = Sight(self._feeder, self._aside, self._states, plan.kept_rows)
         self._beginner = Beginner(model, tokenizer, self._feeder, strings, prefixes, self.phrases, self._sight)
+        self._writer = Writer(tokenizer, self._feeder)
         self._likeness = Likeness(self._feeder, similarities)
 
     def plan(self) -> MemoryPlan:
@@ -186,7 +182,8 @@ class ModelRunner:
         turns = {key: self._turn(self._states[key], texts) for key in keys if key in text}
         drawings = [(key, drawing) for key in keys if key in draw for drawing in self._states[key].drawings]
         found = Found()
-        for forward in forwards_of(self._text_forwards(turns), drawings, self.max_batch_rows, MARKERS):
+        judging = [key for key in turns if self._states[key].looking is not None]
+        for forward in forwards_of(turns, judging, drawings, self.max_batch_rows, MARKERS):
             self._compute(forward, found)
         for key in turns:
             state = self._states[key]
@@ -209,26 +206,7 @@ class ModelRunner:
             return Turn(*state.looking.turn(self._feeder, lambda picture: self._sight.rows(state, picture)))
         if state.prefill:
             return Turn(state.prefill)
-        writing = state.writing
-        assert writing is not None
-        if writing.ended is not None:
-            return Turn([], [writing.ended[1]])
-        # Its last choice is its end whatever the logits say, so what leads there is all that may be fed.
-        drafted = writing.drafts.next(writing.ids, texts, writing.sampling.max_tokens - writing.tokens - 2)
-        return Turn([self._feeder.text(writing.cursor, [writing.ids[-1], *drafted])], drafted=drafted)
-
-    def _text_forwards(self, turns: dict[str, Turn]) -> Iterator[dict[str, Turn]]:
-        """One forward; those that judge join it as far as it holds them, and others after it hold the rest."""
-        forward = {key: turn for key, turn in turns.items() if self._states[key].looking is None}
-        rows = sum(turn.rows for turn in forward.values())
-        for key in (key for key in turns if key not in forward):
-            if forward and rows + turns[key].rows > self.max_batch_rows:
-                yield forward
-                forward, rows = {}, 0
-            forward[key] = turns[key]
-            rows += turns[key].rows
-        if forward:
-            yield forward
+        return self._writer.turn(state.text, texts)
 
     def _compute(self, forward: Forward, found: Found) -> None:
         """One packed forward, and what is read from it."""
@@ -276,53 +254,21 @@ class ModelRunner:
         return {key: [[next(numbers) for _ in one.ids] for one in own] for key, own in asked.items()}
 
     def _choose(self, key: str, logits: Tensor) -> int:
-        writing = self._states[key].writing
-        assert writing is not None
-        if writing.tokens + 1 >= writing.sampling.max_tokens:
-            return self._tokenizer.im_end  # forced at the last permitted choice, as in the reference
-        uniform = float(writing.draws.random()) if writing.sampling.temperature else 0.0
-        return sample(logits, writing.sampling, uniform)
+        return self._writer.choose(self._states[key].text, logits)
 
     def _wrote(self, key: str, logits: Tensor, drafted: Sequence[int]) -> Outputs:
         """One more token, and one more for each that was drafted and is chosen: logits [1 + drafted, V]."""
-        writing = self._states[key].writing
-        assert writing is not None
-        writing.drafts.drafted += len(drafted)
-        pieces: list[str] = []
-        for row, draft in zip(logits, (*drafted, None), strict=True):
-            id_ = self._choose(key, row)
-            writing.tokens += 1
-            self._text.size += 1
-            if id_ == self._tokenizer.im_end:
-                return {key: self._ended(writing, pieces)}
-            writing.drafts.phrases.follow(writing.ids, id_)
-            writing.ids.append(id_)
-            pieces.append(writing.stream.push(id_))
-            if id_ != draft:
-                break
-            # What was drafted is fed already, and stands.
-            writing.cursor = writing.cursor.past(1)
-            writing.drafts.taken += 1
-        return {key: Piece("".join(pieces))}
-
-    def _ended(self, writing: Writing, pieces: list[str]) -> Output:
-        rest = "".join((*pieces, writing.stream.finish()))
-        text = Text(writing.stream.whole, rest, writing.tokens)
-        if not writing.verdict:
-            return text
-        asked = asked_after(writing.ids, writing.prompt.past(1), self._tokenizer, self._feeder)
-        if asked is None:
-            return replace(text, verdict=Score("verdict", None))
-        writing.ended = text, asked
-        return Working()
+        writing = self._states[key].text
+        before = writing.tokens
+        output = self._writer.wrote(writing, drafted, (self._choose(key, row) for row in logits))
+        self._text.size += writing.tokens - before
+        return {key: output}
 
     def _read(self, key: str, likelihoods: list[list[float]]) -> Outputs:
         """What a picture's or a text's likelihoods come to."""
         state = self._states[key]
         if state.looking is None:
-            assert state.writing is not None
-            assert state.writing.ended is not None
-            return {key: replace(state.writing.ended[0], verdict=verdict_of(likelihoods[0]))}
+            return {key: judged(state.text, likelihoods[0])}
         state.looking.read(likelihoods)
         state.prior = state.looking.prior
         return {key: Looked(tuple(state.looking.done)) if state.looking.is_done else Working()}

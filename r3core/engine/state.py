@@ -52,6 +52,12 @@ class State:
     prior: list[float] | None = None  # the prompt's likelihoods without a picture
     phrases: Phrases | None = None  # of the texts that it has, once one is written
 
+    @property
+    def text(self) -> Writing:
+        """The text that is being written, where one is."""
+        assert self.writing is not None
+        return self.writing
+
 
 @dataclass(frozen=True)
 class Turn:

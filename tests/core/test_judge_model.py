@@ -140,7 +140,7 @@ def test_a_request_that_is_not_judged_runs_none_of_it(
 
     for owner, name in ((Bagel, "likelihoods"), (Looking, "turn"), (Likeness, "of"), (Tokenizer, "words")):
         monkeypatch.setattr(owner, name, never)
-    monkeypatch.setattr("r3core.engine.runner.asked_after", never)
+    monkeypatch.setattr("r3core.engine.writing.asked_after", never)
     runtime = make_runtime()
     for events in run(runtime, {name: (asked, given_picture(asked)) for name, asked in MIX.items()}).values():
         assert isinstance(events[-1], Finished)
