@@ -53,9 +53,16 @@ def to_rgb(image: PILImage.Image) -> PILImage.Image:
 
 
 def resized(image: PILImage.Image, transform: Transform) -> PILImage.Image:
-    """The picture at the transform's size, by PIL's antialiased bicubic filter; unchanged where the size is right."""
-    size = resize_to(image.size, transform)
-    return image if size == image.size else image.resize(size, PILImage.Resampling.BICUBIC)
+    """The picture at the transform's size, by PIL's antialiased bicubic filter; unchanged where the size is right.
+
+    Along its rows first, as PIL before 13 always does and the reference therefore did. Newer ones choose the order by
+    the size, and each pass rounds and clips.
+    """
+    columns, rows = resize_to(image.size, transform)
+    if (columns, rows) == image.size:
+        return image
+    along_rows = image.resize((columns, image.height), PILImage.Resampling.BICUBIC)
+    return along_rows.resize((columns, rows), PILImage.Resampling.BICUBIC)
 
 
 def to_unit_range(image: PILImage.Image) -> NDArray[np.float32]:

@@ -142,6 +142,18 @@ def test_cmyk_becomes_rgb() -> None:
     assert max(green, blue) < 60
 
 
+@pytest.mark.parametrize("size", [(352, 512), (288, 256), (400, 496), (512, 352), (512, 512)])
+def test_a_picture_is_resized_along_its_rows_before_its_columns(size: tuple[int, int]) -> None:
+    """As PIL before 13 does; a newer one goes the other way for the first three."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8))
+    transform = (504, 252, 14)
+    columns, rows = resize_to(size, transform)
+    narrow = [image.crop((0, y, size[0], y + 1)).resize((columns, 1), Image.Resampling.BICUBIC) for y in range(size[1])]
+    between = Image.fromarray(np.concatenate([np.asarray(row) for row in narrow]))
+    expected = np.asarray(between.resize((columns, rows), Image.Resampling.BICUBIC))
+    assert np.array_equal(np.asarray(resized(image, transform)), expected)
+
+
 def test_a_picture_of_the_right_size_is_not_touched() -> None:
     image = Image.new("RGB", (64, 64), RED)
     assert resized(image, (128, 32, 16)) is image
