@@ -19,7 +19,6 @@ from r3core.memory_plan import plan_memory
 from r3core.model.attention import Choice, choose
 from r3core.model.bagel import ModelConfig
 from r3core.model.image_processing import resize_to
-from r3core.model.tokenizer import Tokenizer
 from r3core.model.weights import Loaded, Prepared, prepare
 
 if TYPE_CHECKING:
@@ -125,9 +124,8 @@ def _running(
     plan: MemoryPlan,
     similarities: Sequence[Similarity],
 ) -> Runtime:
-    tokenizer = Tokenizer(loaded.files.tokenizer)
     rows = config.max_batch_rows
-    runner = ModelRunner(loaded.model, tokenizer, description, attention.attention, plan, rows, similarities)
+    runner = ModelRunner(loaded.model, loaded.tokenizer, description, attention.attention, plan, rows, similarities)
     return Runtime(Engine(runner, config.max_trajectories), runner, loaded, description, attention)
 
 

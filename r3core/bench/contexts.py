@@ -14,7 +14,6 @@ from r3core.engine.batch import Picture
 from r3core.engine.feeds import Feeder
 from r3core.engine.packing import Cursor, Feed, Packed, pack
 from r3core.model.image_processing import resize_to
-from r3core.model.tokenizer import Tokenizer
 from r3core.prompts import PromptStrings
 from r3core.runtime import Runtime
 from r3core.types import Request
@@ -30,7 +29,7 @@ class Contexts:
         model = runtime.loaded.model
         self._model, self._attention, self._keeps = model, runtime.attention.attention, keeps
         self._transforms = runtime.description.transforms
-        self.tokenizer = Tokenizer(runtime.loaded.files.tokenizer)
+        self.tokenizer = runtime.loaded.tokenizer
         self.feeder = Feeder(model, self.tokenizer, self._transforms)
         self._strings = PromptStrings()
         self._systems: dict[str, Cursor] = {}

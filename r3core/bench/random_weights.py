@@ -16,6 +16,7 @@ from r3core.config import EngineConfig
 from r3core.model.attention import choose
 from r3core.model.bagel import Bagel, Model, ModelConfig
 from r3core.model.layers import DecoderConfig, RMSNorm
+from r3core.model.tokenizer import Tokenizer
 from r3core.model.vae import VAE, VAEConfig
 from r3core.model.vit import ViTConfig
 from r3core.model.weights import Loaded
@@ -53,7 +54,8 @@ def random_weights(config: ModelConfig, files: Path, device: torch.device, dtype
     """A model of these sizes; `files` is a folder with a tokenizer and configs, for which any checkpoint's serve."""
     model = random_model(config, device, dtype)
     held = sum(p.numel() * p.element_size() for m in (model.bagel, model.vae) for p in m.parameters())
-    return Loaded(model, find_files(files), (), held)
+    found = find_files(files)
+    return Loaded(model, found, Tokenizer(found.tokenizer), (), held)
 
 
 def random_runtime(loaded: Loaded, side: int, loops: int) -> Runtime:

@@ -52,7 +52,7 @@ class Setting:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The checkpoint's."""
-        return Tokenizer(self.runtime.loaded.files.tokenizer)
+        return self.runtime.loaded.tokenizer
 
     @cached_property
     def count(self) -> LoopCounter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from r3core.checkpoint import (
     VAE2LLM,
@@ -80,7 +80,7 @@ def _decoder_config(files: Files, main: dict[str, TensorInfo]) -> DecoderConfig:
     return DecoderConfig(
         hidden=hidden,
         intermediate=main[_GATE_PROJ].shape[0],
-        layers=_count(main, r"language_model\.model\.layers\.(\d+)\."),
+        layers=_layers(files, main, llm),
         heads=heads,
         kv_heads=kv_rows // head_dim,
         vocab=vocab,
@@ -88,6 +88,18 @@ def _decoder_config(files: Files, main: dict[str, TensorInfo]) -> DecoderConfig:
         rope_theta=positive_number(llm, "rope_theta", path, default=1e6),
         max_positions=max_positions(llm, path),
     )
+
+
+def _layers(files: Files, main: dict[str, TensorInfo], llm: dict[str, Any]) -> int:
+    """The decoder's layers: a file that was cut short has whole ones, and a model of those would only draw badly."""
+    found = _count(main, r"language_model\.model\.layers\.(\d+)\.")
+    said = whole_number(llm, "num_hidden_layers", files.llm_config, default=found)
+    if said > found:
+        raise CheckpointError(
+            f"the decoder's layers end at number {found - 1} ({', '.join(map(str, files.weights))}) and "
+            f"num_hidden_layers in {files.llm_config} is {said}; copy or convert the weights again, whole"
+        )
+    return said
 
 
 def _vit_config(files: Files, main: dict[str, TensorInfo]) -> ViTConfig:

@@ -37,6 +37,11 @@ class Tokenizer:
         self._characters = _byte_of_character()
         self.bytes_of = lru_cache(maxsize=None)(self._bytes_of)
 
+    @property
+    def largest(self) -> int:
+        """The highest id."""
+        return max(self._plain.get_vocab(with_added_tokens=True).values())
+
     def encode(self, text: str) -> list[int]:
         """The ids of a text, special strings in it taken as plain characters."""
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids

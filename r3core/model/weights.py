@@ -23,6 +23,7 @@ from r3core.errors import CheckpointError
 from r3core.headers import TensorInfo, read_header, read_tensors
 from r3core.model.bagel import Bagel, Model, ModelConfig
 from r3core.model.sizes import model_config
+from r3core.model.tokenizer import Tokenizer
 from r3core.model.vae import VAE, name_on_disk
 
 Progress = Callable[[int, int], None]
@@ -39,6 +40,7 @@ class Loaded:
 
     model: Model
     files: Files
+    tokenizer: Tokenizer
     warnings: tuple[str, ...]
     weights_bytes: int
 
@@ -49,6 +51,7 @@ class Prepared:
 
     files: Files
     description: Description
+    tokenizer: Tokenizer
     model: Model
     warnings: tuple[str, ...]
     plans: tuple[_Plan, ...]
@@ -70,13 +73,13 @@ class Prepared:
         self.model.bagel.ready()
         self.model.vae.eval().requires_grad_(False)
         self.model.vae.ready()
-        return Loaded(self.model, self.files, self.warnings, self.weights_bytes)
+        return Loaded(self.model, self.files, self.tokenizer, self.warnings, self.weights_bytes)
 
 
 def prepare(
     checkpoint: Path, base: Path | None = None, *, dtype: torch.dtype, allow_unexpected: bool = False
 ) -> Prepared:
-    """All that can be said of a checkpoint, and refused, from its headers: milliseconds at any size.
+    """All that can be said of a checkpoint, and refused, before its weights are read: a second or two at any size.
 
     Raises CheckpointError with every fault listed.
     """
@@ -90,7 +93,19 @@ def prepare(
         _Plan(vae.model, vae_header, lambda name: name_on_disk(name, levels), _SPARE_VAE.match, torch.float32),
     )
     warnings = [w for plan in plans for w in plan.check(allow_unexpected=allow_unexpected)]
-    return Prepared(files, describe_files(files, main), Model(bagel, vae, config), tuple(warnings), plans)
+    tokenizer = _tokenizer(files, config)
+    return Prepared(files, describe_files(files, main), tokenizer, Model(bagel, vae, config), tuple(warnings), plans)
+
+
+def _tokenizer(files: Files, config: ModelConfig) -> Tokenizer:
+    """Ids to words, none of them beyond the embedding's rows; fewer there may be."""
+    tokenizer = Tokenizer(files.tokenizer)
+    if tokenizer.largest >= config.decoder.vocab:
+        raise CheckpointError(
+            f"{files.tokenizer} has ids up to {tokenizer.largest} and the embedding {config.decoder.vocab} rows "
+            f"({', '.join(map(str, files.weights))}); take both from one checkpoint"
+        )
+    return tokenizer
 
 
 def _empty(

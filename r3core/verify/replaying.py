@@ -27,7 +27,6 @@ from r3core.model import flow
 from r3core.model.attention import Packing, choose
 from r3core.model.bagel import Model
 from r3core.model.layers import Rows
-from r3core.model.tokenizer import Tokenizer
 from r3core.model.weights import Loaded, load
 from r3core.prompts import PromptStrings
 from r3core.runtime import pick_device, pick_dtype, set_up_torch
@@ -163,7 +162,7 @@ class Replay:
         self.loaded: Loaded = load(config.checkpoint, config.base_checkpoint, device=device, dtype=dtype)
         # The set's transforms, whatever r3.json says: its pictures went through these.
         self.description = replace(describe(config.checkpoint, config.base_checkpoint), transforms=golden.transforms())
-        self.tokenizer = Tokenizer(self.loaded.files.tokenizer)
+        self.tokenizer = self.loaded.tokenizer
         self.attention = choose(device, dtype, config.attention)
         plan = plan_memory(config, self.model.config, self.description, str(device), dtype, self.loaded.weights_bytes)
         self.runner = ReplayRunner(self, plan, config.max_batch_rows)

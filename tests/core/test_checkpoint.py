@@ -25,7 +25,7 @@ from r3core.config import EngineConfig
 from r3core.errors import CheckpointError
 from r3core.headers import plain_name, read_header
 from r3core.model.vae import diffusers_name, name_on_disk
-from r3core.model.weights import Loaded, load
+from r3core.model.weights import Loaded, load, prepare
 from r3core.runtime import load_engine
 from r3core.types import REFINE_DEFAULTS, REFLECT_DEFAULTS
 from tests.core.conftest import PROJECT
@@ -472,6 +472,9 @@ def with_index(weight_map: Any) -> Callable[[Path], None]:
         (with_setting("llm_config.json", num_attention_heads=3), "k_proj.weight .* has 48 rows.*size 32.*3 heads"),
         (with_setting("llm_config.json", max_position_embeddings=None), "max_position_embeddings is null; write it"),
         (with_setting("llm_config.json", rope_theta="far"), 'llm_config.json: rope_theta is "far"; write it'),
+        (with_setting("llm_config.json", num_hidden_layers="2"), 'llm_config.json: num_hidden_layers is "2"; write it'),
+        (with_setting("llm_config.json", num_hidden_layers=9), "layers end at number 2 .*num_hidden_layers in .* is 9"),
+        (with_setting("llm_config.json", num_hidden_layers=1), r"model.safetensors: \d+ unexpected: .*layers\.1\."),
         (with_setting("vit_config.json", patch_size=None), "vit_config.json: patch_size is null; write it as a whole"),
         (with_setting("vit_config.json", patch_size=16), "has 588 columns|588 columns.*16 x 16 x 3"),
         (with_setting("vit_config.json", num_hidden_layers=1), "vit_config.json: num_hidden_layers is 1; write it"),
@@ -508,6 +511,23 @@ def test_what_no_model_can_be_made_of_is_named_with_its_file(
     assert re.search(said, refusal(lambda: read(base)))
     with contextlib.suppress(CheckpointError):  # it reads less, and what it reads it refuses too
         describe(base)
+
+
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [(None, "tokenizer.json cannot be read as a tokenizer"), (9000, r"ids up to 9000 and the embedding \d+ rows")],
+)
+def test_a_tokenizer_that_does_not_fit_is_refused_before_the_weights_are_read(
+    token: int | None, said: str, base: Path, weights: Tensors
+) -> None:
+    save_file(weights, base / "model.safetensors")
+    path = base / "tokenizer.json"
+    whole = json.loads(path.read_text())
+    if token is not None:
+        whole["added_tokens"].append({**whole["added_tokens"][-1], "id": token, "content": "<|far|>"})
+        whole["model"]["vocab"]["<|far|>"] = token
+    path.write_text(json.dumps({} if token is None else whole))
+    assert re.search(said, refusal(lambda: prepare(base, dtype=torch.float32)))
 
 
 def test_a_header_with_an_impossible_shape_is_refused(base: Path) -> None:
