@@ -236,13 +236,16 @@ class Queue:
         """
         delays = backoff_s()
         while True:
-            feed = self._link.feed.pubsub(ignore_subscribe_messages=True)
+            feed, demotions = self._link.feed.pubsub(ignore_subscribe_messages=True), self._link.demotions
             try:
                 await feed.subscribe(f"{ROOT}live")
                 delays = backoff_s()
                 yield Live(resync=True)
                 async for message in _messages(feed):
-                    yield live_message(message)
+                    if message is not None:
+                        yield live_message(message)
+                    if self._link.demotions != demotions:
+                        break
             except (RedisError, OSError) as error:
                 if translated(error) is None:
                     raise
@@ -286,12 +289,11 @@ class Queue:
         return cast(Json, json_or_none(await self._run("depth")))
 
 
-async def _messages(feed: Any) -> AsyncIterator[str]:
-    """What a subscription brings; it looks up every two seconds, so that a dead connection is noticed."""
+async def _messages(feed: Any) -> AsyncIterator[str | None]:
+    """What a subscription brings; None every two seconds without, so that a dead connection is noticed."""
     while True:
         message = await feed.get_message(timeout=2.0)
-        if message is not None:
-            yield message["data"]
+        yield None if message is None else message["data"]
 
 
 def _digest(token: str) -> str:

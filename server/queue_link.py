@@ -21,7 +21,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from server.queue_errors import QueueUnavailable
 from server.queue_records import ROOT, QueuePolicy
-from server.queue_scripts import backoff_s, script, translated
+from server.queue_scripts import backoff_s, is_of_replica, script, translated
 
 ANSWER_WITHIN_S: Final = 1.8  # of trying, so that a 503 leaves within two seconds
 # Of one attempt: as long as leaves time for another over a new connection, for one of the pool may be dead. With a
@@ -48,6 +48,8 @@ class Link:
         self._places = asyncio.Semaphore(CONNECTIONS)
         self._away: tuple[float, QueueUnavailable] | None = None
         self._answered_at = float("-inf")
+        self.demotions = 0
+        """How often a replica answered; where it has risen, a subscription is to be made anew."""
         self.redis = aioredis.Redis.from_pool(pool)
         self.feed = aioredis.Redis.from_url(url, socket_timeout=None, **plain)
 
@@ -98,6 +100,10 @@ class Link:
                 _heed_cancellation(cancelled_before)
                 if (said := translated(error)) is None:
                     raise
+                if is_of_replica(error):
+                    self.demotions += 1
+                    # Those in use find it out for themselves.
+                    await self.redis.connection_pool.disconnect(inuse_connections=False)
                 if not isinstance(said, QueueUnavailable) or monotonic() + delay >= until:
                     is_silent = isinstance(error, OSError | RedisConnectionError | RedisTimeoutError)
                     if is_silent and self._answered_at < began:

@@ -31,7 +31,10 @@ TRANSIENT: Final = (
 )
 TIMEOUTS: Final = (redis.TimeoutError, TimeoutError)
 # The same by the first word of what Redis says, where redis-py has no class for it.
-TRANSIENT_CODES: Final = ("MISCONF", "NOREPLICAS", "LOADING", "READONLY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN")
+TRANSIENT_CODES: Final = (
+    *("MISCONF", "NOREPLICAS", "LOADING", "READONLY", "TRYAGAIN", "MASTERDOWN", "CLUSTERDOWN"),
+    "BUSY ",  # somebody else's script runs for seconds
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,13 @@ def translated(error: Exception) -> QueueError | None:
     if isinstance(error, ResponseError) and "OUT_OF_ORDER" in str(error):
         return OutOfOrder(str(error))
     return None
+
+
+def is_of_replica(error: Exception) -> bool:
+    """Whether who answered is a replica, as a primary is after a planned fail-over: it keeps its clients, and only a
+    new connection to the same address leads to the primary.
+    """
+    return isinstance(error, ReadOnlyError | MasterDownError) or str(error).startswith(("READONLY", "MASTERDOWN"))
 
 
 def backoff_s() -> Iterator[float]:

@@ -20,7 +20,7 @@ from redis.retry import Retry
 from r3core.versions import STORED_VERSION
 from server.queue_errors import QueueUnavailable
 from server.queue_records import ROOT, Checkpoint, Json, Lease, QueuePolicy, dumps, json_or_none
-from server.queue_scripts import backoff_s, refuse_old_server, script, translated
+from server.queue_scripts import backoff_s, is_of_replica, refuse_old_server, script, translated
 from server.queue_wire import checkpoint_args, event_args, lease_from_answer, live_payload
 
 SOCKET_TIMEOUT_S: Final = 5.0
@@ -57,6 +57,7 @@ class WorkerQueue:
         self._redis = redis.Redis.from_url(url, socket_timeout=SOCKET_TIMEOUT_S, **plain)
         self._feed = redis.Redis.from_url(url, socket_timeout=None, **plain)
         self._closing = Flag()
+        self._demotions = 0  # how often a replica answered; the feed is then made anew
         self._lease_call = 1
         self.left_to_newer: tuple[str, ...] = ()
         """The waiting jobs that the last `lease` passed over, because only a newer build can read what is stored."""
@@ -150,11 +151,12 @@ class WorkerQueue:
         """
         delays = backoff_s()
         while not self._closing.is_set():
+            demotions = self._demotions
             feed: Any = self._feed.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
             try:
                 feed.subscribe(f"{ROOT}ctl", f"{ROOT}wake")
                 yield Control("wake", "")
-                for channel, text in self._messages(feed):
+                for channel, text in self._messages(feed, demotions):
                     delays = backoff_s()
                     yield _control(channel, text)
             except (RedisError, OSError, ValueError) as error:  # a closed pool raises ValueError
@@ -167,8 +169,8 @@ class WorkerQueue:
 
     # the wire
 
-    def _messages(self, feed: Any) -> Iterable[tuple[str, str]]:
-        while not self._closing.is_set():
+    def _messages(self, feed: Any, demotions: int) -> Iterable[tuple[str, str]]:
+        while not self._closing.is_set() and self._demotions == demotions:
             message = feed.get_message(timeout=BLOCK_S)
             if message is not None:
                 yield message["channel"], message["data"]
@@ -200,6 +202,9 @@ class WorkerQueue:
                 said = translated(error)
                 if said is None:
                     raise
+                if is_of_replica(error):
+                    self._demotions += 1
+                    self._redis.connection_pool.disconnect(inuse_connections=False)
                 if not isinstance(said, QueueUnavailable) or monotonic() + delay > until or self._closing.wait(delay):
                     raise said from error
         raise AssertionError("unreachable")
