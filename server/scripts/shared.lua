@@ -156,14 +156,30 @@ local function scores(key, ids)
   return found
 end
 
+local function move_up(job, ids, by)
+  local fair = ROOT .. 'fair:' .. job.model
+  for _, id in ipairs(ids) do call('ZINCRBY', wait_key(job), exact(-by), id) end
+  if call('ZSCORE', fair, flow_name(job)) then call('ZINCRBY', fair, exact(-by), flow_name(job)) end
+end
+
+-- Where only one flow waits there is no one to be fair to yet, and its order is the same: what was cancelled before its
+-- head is taken out of its places once it is a hundredth of them, so that many cancels do not move each job each time.
+local function close_gap(job, ids, back)
+  local head = call('ZRANGE', wait_key(job), 0, 0, 'WITHSCORES')
+  local own = call('HMGET', job_key(head[1]), 'cost', 'weight')
+  local least = clock(job) + math.max(tonumber(own[1] or 0) / tonumber(own[2] or 1), AFTER * 2)
+  local gap = tonumber(head[2]) - least
+  if gap > math.abs(back) * #ids / 100 then move_up(job, ids, gap) end
+end
+
 -- An ended job is charged for what it used: what its flow has waiting behind it moves up by the rest, never before the
--- virtual time. Where only this flow waits nothing moves: no one is there to be fair to, and the order is the same.
+-- virtual time. A flow of which nothing waits owes nothing: what was leased of it lies before that time.
 local function settle(job, used)
-  local back = (job.cost - used) / job.weight
-  local wait, fair = wait_key(job), ROOT .. 'fair:' .. job.model
-  local ids = call('SMEMBERS', flow_key(job))
-  if math.abs(back) < AFTER or (#ids > 0 and #ids == call('ZCARD', wait)) then return end
-  local behind, head, places = {}, math.huge, scores(wait, ids)
+  local back, ids = (job.cost - used) / job.weight, call('SMEMBERS', flow_key(job))
+  if #ids == 0 then return call('ZREM', ROOT .. 'fair:' .. job.model, flow_name(job)) end
+  if math.abs(back) < AFTER then return end
+  if #ids == call('ZCARD', wait_key(job)) then return close_gap(job, ids, back) end
+  local behind, head, places = {}, math.huge, scores(wait_key(job), ids)
   for i, id in ipairs(ids) do
     if places[i] and places[i] > job.place then
       behind[#behind + 1] = id
@@ -171,8 +187,7 @@ local function settle(job, used)
     end
   end
   if #behind > 0 then back = math.min(back, head - clock(job) - AFTER) end
-  for _, id in ipairs(behind) do call('ZINCRBY', wait, exact(-back), id) end
-  if call('ZSCORE', fair, flow_name(job)) then call('ZINCRBY', fair, exact(-back), flow_name(job)) end
+  move_up(job, behind, back)
 end
 
 -- the measured rate: cost by the estimates of jobs that succeeded, over the time in which anything was leased

@@ -88,6 +88,23 @@ async def test_a_cancelled_job_is_not_charged(queue: Queue, worker: WorkerQueue)
     assert (await stored(queue, other[0])).status == "running"
 
 
+@pytest.mark.parametrize("kept", [0, 1, 150])
+async def test_what_was_cancelled_while_nobody_else_waited_is_not_charged_later(
+    kept: int, queue: Queue, worker: WorkerQueue
+) -> None:
+    await submitted(queue, "other")
+    leased_ids(worker, 1)  # so that the clocks stay
+    mistaken = [await submitted(queue, "hasty") for _ in range(100)]
+    meant = [await submitted(queue, "hasty") for _ in range(kept)]
+    for job in mistaken:
+        assert await queue.cancel(job) == "accepted"
+    meant.append(await submitted(queue, "hasty"))
+    other = [await submitted(queue, "other") for _ in range(kept + 50)]
+    given = leased_ids(worker, len(meant) + len(other), holding=1)
+    assert ([job for job in given if job in meant], [job for job in given if job in other]) == (meant, other)
+    assert max(abs(given.index(job) - 2 * i) for i, job in enumerate(meant)) <= 3  # they take turns
+
+
 async def test_a_worker_is_given_no_more_trajectories_than_it_has_room_for(queue: Queue, worker: WorkerQueue) -> None:
     sent = [await submitted(queue, n=2) for _ in range(3)]
     assert leased_ids(worker, 5) == sent[:2]
