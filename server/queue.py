@@ -32,6 +32,8 @@
     {r3}:paused           hash: models of which nothing is leased, '' for all, and since when, ms
     {r3}:dead             sorted set of poisoned jobs by time, kept as long as they are: 7 days
     {r3}:stats            hash: jobs reclaimed and poisoned since the database was made
+    {r3}:visits           hash: when somebody was last here who comes every few seconds, and from when on leases may be
+                          taken back again after a silence, ms; it expires after a day
     {r3}:workers          sorted set of workers by last heartbeat, ms; {r3}:worker_info what each said of itself
     {r3}:models           hash: the description of each model that was ever loaded
     {r3}:leased:<worker>  hash: a worker's last lease call and what it was given, so that a lost answer can be repeated

@@ -9,4 +9,5 @@ for _, silent in ipairs(call('ZRANGE', workers, '-inf', whole(NOW - 600000), 'BY
 end
 call('PEXPIRE', workers, 600000)
 call('PEXPIRE', infos, 600000)
+note_visit()
 return 'ok'

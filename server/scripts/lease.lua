@@ -73,7 +73,7 @@ if call('HGET', memo, 'call') == ARGV[4] then
   return {rows, {}}
 end
 
-reap(model)
+if note_visit() then reap(model) end
 end_overdue()
 if is_paused(model) then return {{}, {}} end
 local rows, given, newer = {}, {}, {}

@@ -419,6 +419,20 @@ local function reclaim(id, job)
   if job.strikes >= POLICY.max_strikes and not ends then poison(id, job) else put_back(id, job) end
 end
 
+-- Notes that somebody who comes every few seconds was here. Returns whether leases may be taken back: after a silence
+-- nobody could renew, and who lives is given time to, or an outage would cost each job a strike and its round in hand. A
+-- clock that jumps looks the same.
+local function note_visit()
+  local key, half = ROOT .. 'visits', POLICY.lease_ms / 2
+  local seen = call('HMGET', key, 'last', 'reap_from')
+  local from = tonumber(seen[2] or 0)
+  if seen[1] and math.abs(NOW - tonumber(seen[1])) > half then from = NOW + half end
+  if from > NOW + half then from = 0 end -- the clock went back
+  call('HSET', key, 'last', whole(NOW), 'reap_from', whole(from))
+  call('PEXPIRE', key, 86400000)
+  return NOW >= from
+end
+
 -- Takes back the leases of a model that have expired.
 local function reap(model)
   local ids = call('ZRANGE', ROOT .. 'lease:' .. model, '-inf', whole(NOW), 'BYSCORE', 'LIMIT', 0, 100)

@@ -156,7 +156,7 @@ async def test_only_what_is_finished_can_be_deleted(queue: Queue, worker: Worker
     assert await queue.delete(sent) == "not_found"
     assert await queue.job(sent) is None
     assert await queue.jobs("local") == ([], None)
-    left = {"{r3}:rate:tiny", "{r3}:leased:worker-0"}  # both expire by themselves
+    left = {"{r3}:rate:tiny", "{r3}:leased:worker-0", "{r3}:visits"}  # they expire by themselves
     assert set(db.keys()) == left
     assert all(db.pttl(key) > 0 for key in left)
 

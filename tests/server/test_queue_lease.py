@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from server.queue import OutOfOrder, Queue
 from server.queue_errors import QueueUnavailable
 from server.queue_records import Checkpoint, Ending
 from server.queue_worker import WorkerQueue
+from tests.server.conftest import POLICY
 from tests.server.jobs import MODEL, lapse, leased, leased_ids, names, picture_done, stored, submitted, trajectory
 
 NewWorker = Callable[..., WorkerQueue]
@@ -97,6 +99,40 @@ async def test_what_a_zombie_says_live_is_not_heard(queue: Queue, new_worker: Ne
     assert heard is not None
     assert heard.data["step"] == 2
     await feed.aclose()
+
+
+async def test_after_an_outage_who_lives_renews_before_anything_is_taken_back(
+    queue: Queue, new_worker: NewWorker, db: redis.Redis
+) -> None:
+    """Nobody could for longer than a lease, and who looks first is chance."""
+    alive, dead, other = new_worker(), new_worker(), new_worker()
+    other.register({"name": MODEL})
+    kept, left = await submitted(queue), await submitted(queue)
+    held, lost = leased(alive), leased(dead)
+    for visit in (queue.sweep, lambda: other.lease(MODEL, 1, 0), lambda: other.heartbeat({"model": MODEL})):
+        for one in (held, lost):
+            lapse(db, one.id)
+        db.hset("{r3}:visits", mapping={"last": int(time.time() * 1000) - 60_000, "reap_from": 0})
+        if inspect.isawaitable(looked := visit()):
+            await looked
+        assert other.lease(MODEL, 1, 0) == []
+        assert await queue.sweep() == 0
+        assert alive.renew([(kept, held.token)]) == {kept: "ok"}
+    db.hset("{r3}:visits", "reap_from", int(time.time() * 1000))  # the time that it gives has passed
+    assert await queue.sweep() == 1
+    assert ((await stored(queue, kept)).status, (await stored(queue, left)).status) == ("running", "queued")
+
+
+async def test_the_time_to_renew_after_an_outage_is_half_a_lease(
+    queue: Queue, worker: WorkerQueue, db: redis.Redis
+) -> None:
+    db.hset("{r3}:visits", "last", int(time.time() * 1000) - 60_000)
+    worker.heartbeat({"model": MODEL})
+    seconds = float(db.hget("{r3}:visits", "reap_from") or 0) / 1000 - time.time()
+    assert seconds == pytest.approx(POLICY.lease_s / 2, abs=1)
+    db.hset("{r3}:visits", "reap_from", int(time.time() * 1000) + 3600_000)  # by a clock that has gone back since
+    worker.heartbeat({"model": MODEL})
+    assert db.hget("{r3}:visits", "reap_from") == "0"
 
 
 async def test_a_lease_that_has_expired_but_was_not_taken_may_be_renewed(

@@ -195,3 +195,25 @@ def test_a_redis_that_is_away_at_the_start_and_later_ends_no_process(
         check_whole(events)
         assert names(events)[-1] == "job.succeeded"
     record("R8", f"away for {away_s:.0f} s, at the start and under a job: both processes alive, not ready, then well")
+
+
+def test_outages_longer_than_a_lease_cost_a_living_worker_nothing(
+    own_server: EmbeddedServer, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    """Three times, for three strikes would make a job poison."""
+    short = {"lease_s": 3.0, "renew_s": 1.0}
+    with api_process(own_server.url, tmp_path, **short) as api:
+        start_worker(fake_step_s=0.1, **short)
+        until(lambda: api.status("/readyz?workers=1") == 200, 60)
+        asked = {"prompt": "a cat", **SMALL, "generate": {"num_timesteps": 200}}
+        links = api.client.post("/generate", json=asked, headers={"Prefer": "respond-async"}).json()["links"]
+        until(lambda: api.client.get(links["self"]).json()["status"] == "running")
+        for _ in range(3):
+            killed(own_server)
+            time.sleep(4.0)
+            own_server.start()
+            until(lambda: api.status("/readyz?workers=1") == 200, 30)
+            time.sleep(2.0)  # the grace of half a lease, and a sweep
+        assert api.client.get(links["self"]).json()["status"] == "running"
+        assert api.client.post(links["cancel"]).status_code == 202
+        assert names(events_of(api.client.get(links["events"]))).count("job.started") == 1
