@@ -36,6 +36,7 @@ LONGEST_REST_S: Final = 2.0
 _SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9._@-]{0,127}")
 _TEMPORARY: Final = ".part-"
 _TRIES: Final = 20
+_MARK: Final = "@queue"  # beside the tenants
 _PROBE: Final = "@probe"  # whose objects no job has, so that one left behind is swept
 
 
@@ -57,10 +58,11 @@ def tried_again(ask: Callable[[], T], job_id: str, waits: Callable[[], bool] = l
 
 @dataclass(frozen=True)
 class StoredFolder:
-    """All objects of one job: their size in bytes, and when the newest was written (Unix seconds)."""
+    """All objects of one job: how many, their size in bytes, and when the newest was written (Unix seconds)."""
 
     tenant: str
     job: str
+    objects: int
     size_bytes: int
     newest_s: float
 
@@ -136,9 +138,21 @@ class ImageStore:
         folders: dict[tuple[str, str], StoredFolder] = {}
         for key, size, written_s in self._objects.sizes():
             tenant, job, _ = key.split("/")
-            seen = folders.get((tenant, job), StoredFolder(tenant, job, 0, 0.0))
-            folders[tenant, job] = StoredFolder(tenant, job, seen.size_bytes + size, max(seen.newest_s, written_s))
+            seen = folders.get((tenant, job), StoredFolder(tenant, job, 0, 0, 0.0))
+            size_bytes, newest_s = seen.size_bytes + size, max(seen.newest_s, written_s)
+            folders[tenant, job] = StoredFolder(tenant, job, seen.objects + 1, size_bytes, newest_s)
         yield from folders.values()
+
+    def mark(self) -> str | None:
+        """What the queue whose pictures these are calls itself, None where nobody has marked the store."""
+        try:
+            return self._objects.read(_MARK).decode()
+        except ImageMissing:
+            return None
+
+    def put_mark(self, mark: str) -> None:
+        """Mark a store that has no mark."""
+        self._objects.write(_MARK, mark.encode())
 
     def probe(self) -> None:
         """Write an object, list it, read it and delete it: all that is ever asked of a store."""

@@ -31,6 +31,7 @@
     {r3}:lock:<chore>     which API process does a chore of upkeep; it expires before the chore is due again
     {r3}:paused           hash: models of which nothing is leased, '' for all, and since when, ms
     {r3}:dead             sorted set of poisoned jobs by time, kept as long as they are: 7 days
+    {r3}:mark             what this database is called in the image store whose pictures are its jobs'
     {r3}:stats            hash: jobs reclaimed and poisoned since the database was made
     {r3}:visits           hash: when somebody was last here who comes every few seconds, and from when on leases may be
                           taken back again after a silence, ms; it expires after a day
@@ -214,6 +215,15 @@ class Queue:
         Returns how many jobs it touched. Any API process may call it, about once a second.
         """
         return int(await self._run("sweep"))
+
+    async def mark(self) -> str | None:
+        """What this queue calls itself, None before it marked an image store."""
+        return cast(str | None, await self._do(lambda: self._redis.get(f"{ROOT}mark")))
+
+    async def keep_mark(self, mark: str) -> str:
+        """Calls this queue so, where it has no mark; returns the one that it has then."""
+        await self._do(lambda: self._redis.set(f"{ROOT}mark", mark, nx=True))
+        return await self.mark() or mark
 
     async def take_turn(self, chore: str, for_s: float) -> bool:
         """Whether this process is the one to do a chore: nobody else is let for `for_s`."""

@@ -1,7 +1,7 @@
 """What is kept and for how long, minded by the API processes.
 
     every second     queue.sweep: deadlines of waiting jobs, expired leases
-    every hour       pictures whose job is gone, and previews whose events are gone
+    every hour       pictures whose job is gone, and previews whose events are gone; the first time soon after the start
     every 5 minutes  under `r3 serve`, where jobs have no lifetime: the oldest finished jobs, once R3_KEEP_GB are full
 
 The last two are done by whichever process gets the lock; all of them can be done twice without harm.
@@ -10,8 +10,9 @@ The last two are done by whichever process gets the lock; all of them can be don
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
@@ -26,8 +27,13 @@ log = structlog.get_logger("r3.api")
 
 ORPHANS_EVERY_S: Final = 3600.0
 KEEP_EVERY_S: Final = 300.0
+SOON_S: Final = 60.0  # after the start, for a server may never run for an hour
 # A picture is stored before its job is submitted, and a job's last picture before the job is; both are given this long.
 GRACE_S: Final = 3600.0
+_TO_MEND: Final = (
+    "is R3_REDIS_URL right, and has no other installation this R3_IMAGE_STORE? If Redis lost its data for good, delete "
+    "the store's object @queue: pictures whose job it does not know are then removed"
+)
 _GB: Final = 10**9
 
 
@@ -51,14 +57,17 @@ class Retention:
 
     async def sweep_orphans(self) -> int:
         """Remove pictures whose job is gone, and previews that outlived their events; returns how many jobs' were."""
-        removed, now = 0, time.time()
-        for folder in await self._folders():
+        removed, now, folders = 0, time.time(), await self._folders()
+        if not await self._owns(folders):
+            log.warning("no picture is swept: the image store is not marked as this queue's", remedy=_TO_MEND)
+            return 0
+        for folder in folders:
             if now - folder.newest_s < GRACE_S:
                 continue
             job = await self._queue.job(folder.job)
             if job is None:
                 removed += await asyncio.to_thread(self._images.delete_job, folder.tenant, folder.job)
-            elif self._lost_its_previews(job, now):
+            elif self._has_old_previews(folder, job, now):
                 await asyncio.to_thread(self._images.keep_only, folder.tenant, folder.job, _hashes(job))
         if removed:
             log.info("pictures without a job removed", jobs=removed)
@@ -86,12 +95,29 @@ class Retention:
     async def _folders(self) -> list[StoredFolder]:
         return await asyncio.to_thread(lambda: list(self._images.jobs()))
 
-    def _lost_its_previews(self, job: StoredJob, now: float) -> bool:
-        """Whether its events have gone since about the last time we looked."""
-        if job.finished_ms is None:
+    async def _owns(self, folders: Sequence[StoredFolder]) -> bool:
+        """Whether the pictures are those of this queue's jobs, as a mark in both says.
+
+        To a Redis that has lost its data, or to another's, every picture is one without a job. A store without a mark
+        gets one where it is empty or its jobs are known.
+        """
+        own, found = await self._queue.mark(), await asyncio.to_thread(self._images.mark)
+        if found is None and (own is not None or not folders or await self._knows_one(folders)):
+            own = found = await self._queue.keep_mark(own or secrets.token_hex(16))
+            await asyncio.to_thread(self._images.put_mark, own)
+        return own is not None and own == found
+
+    async def _knows_one(self, folders: Sequence[StoredFolder]) -> bool:
+        for folder in folders:
+            if await self._queue.job(folder.job) is not None:
+                return True
+        return False
+
+    def _has_old_previews(self, folder: StoredFolder, job: StoredJob, now: float) -> bool:
+        """Whether its events have gone and something is stored beside its pictures."""
+        if job.finished_ms is None or now - job.finished_ms / 1000 < self._settings.event_ttl_s:
             return False
-        gone_for_s = now - job.finished_ms / 1000 - self._settings.event_ttl_s
-        return 0 <= gone_for_s <= 3 * ORPHANS_EVERY_S
+        return folder.objects > len(_hashes(job))
 
     def _locked(self, name: str, ttl_s: float, work: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[None]]:
         """`work` where no other process has done it of late."""
@@ -103,9 +129,11 @@ class Retention:
         return once
 
     async def _every(self, period_s: float, work: Callable[[], Awaitable[None]]) -> None:
-        """`work` again and again; where the queue or the store fails, the next time is soon enough."""
+        """`work` soon and then again and again; where the queue or the store fails, the next time is soon enough."""
+        soon_s = SOON_S
         while True:
-            await asyncio.sleep(period_s)
+            await asyncio.sleep(min(period_s, soon_s))
+            soon_s = period_s
             try:
                 await work()
             except (QueueError, RedisError) as error:

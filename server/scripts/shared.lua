@@ -289,7 +289,12 @@ local function finish(id, job, status, problem, ttl)
   end
   say(id, 'job.' .. status, 'null', problem and ',"error":' .. problem or '')
   if job.webhook and asks_for(job.webhook, 'job.' .. status) then call('ZADD', ROOT .. 'hooks', whole(NOW), id) end
-  begin_lifetimes(id, job, ttl or POLICY.job_ttl_ms)
+  local kept = ttl or POLICY.job_ttl_ms
+  -- Where jobs are kept until their pictures take too much room, nothing else would ever end one that has none.
+  if kept == cjson.null and status ~= 'succeeded' and tonumber(call('HGET', job_key(id), 'pictures') or 0) == 0 then
+    kept = POLICY.poisoned_ttl_ms
+  end
+  begin_lifetimes(id, job, kept)
 end
 
 local function fail(id, job, code, message, ttl)

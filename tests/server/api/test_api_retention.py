@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from server.embedded import EmbeddedServer
 from server.given_pictures import stored_as
 from server.images import ImageMissing, ImageStore, StoreFailed
-from server.queue import Queue
+from server.queue import Queue, QueuePolicy
 from server.queue_records import ROOT
 from server.queue_worker import WorkerQueue
 from server.retention import Retention
@@ -93,9 +93,67 @@ async def test_pictures_without_a_job_go_once_they_are_old_enough(
     assert {folder.job for folder in images.jobs()} == {kept}
 
 
+async def test_a_redis_that_lost_its_data_sweeps_no_picture(
+    queue: Queue, images: ImageStore, hand_worker: HandWorker, database: redis.Redis, tmp_path: Path
+) -> None:
+    """They may be all that is left; and where a backup of Redis is put back, its jobs have theirs."""
+    job_id = await finished(queue, hand_worker)
+    assert await retention(queue, images).sweep_orphans() == 0
+    aged(tmp_path, 2 * 3600)
+    backup = {key: database.dump(key) or b"" for key in database.scan_iter()}
+    database.flushdb()
+    with capture_logs() as lines:
+        assert await retention(queue, images).sweep_orphans() == 0
+    assert [line["event"] for line in lines] == ["no picture is swept: the image store is not marked as this queue's"]
+    assert [folder.job for folder in images.jobs()] == [job_id]
+    database.flushdb()
+    for key, value in backup.items():
+        database.restore(key, 0, value)
+    images.put("local", GONE, png())
+    aged(tmp_path, 2 * 3600)
+    assert await retention(queue, images).sweep_orphans() == 1
+    assert [folder.job for folder in images.jobs()] == [job_id]
+
+
+async def test_who_shares_a_folder_with_another_queue_sweeps_nothing(
+    queue: Queue, images: ImageStore, hand_worker: HandWorker, database: redis.Redis, tmp_path: Path
+) -> None:
+    await finished(queue, hand_worker)
+    await retention(queue, images).sweep_orphans()
+    database.set("{r3}:mark", "another")
+    aged(tmp_path, 2 * 3600)
+    images.put("local", GONE, png())
+    aged(tmp_path, 2 * 3600)
+    assert await retention(queue, images).sweep_orphans() == 0
+
+
+async def test_an_operator_says_that_a_store_is_another_queues_from_now_on(
+    queue: Queue, images: ImageStore, hand_worker: HandWorker, tmp_path: Path
+) -> None:
+    images.put_mark("of a Redis that is gone")
+    images.put("local", GONE, png())
+    kept = await finished(queue, hand_worker)
+    aged(tmp_path, 2 * 3600)
+    assert await retention(queue, images).sweep_orphans() == 0
+    (tmp_path / "@queue").unlink()
+    assert await retention(queue, images).sweep_orphans() == 1
+    assert [folder.job for folder in images.jobs()] == [kept]
+    assert images.mark() == await queue.mark()
+
+
+async def test_a_store_of_before_marks_is_not_taken_by_a_queue_that_knows_none_of_its_jobs(
+    queue: Queue, images: ImageStore, tmp_path: Path
+) -> None:
+    images.put("local", GONE, png())
+    aged(tmp_path, 2 * 3600)
+    assert await retention(queue, images).sweep_orphans() == 0
+    assert images.mark() is None
+
+
 async def test_what_the_store_does_not_let_go_is_not_told_of_as_removed(
     queue: Queue, images: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert await retention(queue, images).sweep_orphans() == 0
     images.put("local", GONE, png())
     aged(tmp_path, 2 * 3600)
     monkeypatch.setattr(images._objects, "remove_folder", refusing)
@@ -166,6 +224,23 @@ async def test_over_the_bound_the_oldest_finished_jobs_go_first(
     assert {folder.job for folder in images.jobs()} == {jobs[2], running.lease.id}
     assert await queue.job(jobs[0]) is None
     assert await queue.job(jobs[2]) is not None
+
+
+@pytest.mark.parametrize(("pictures", "kept_for_s"), [(0, 7 * 24 * 3600), (1, None)])
+async def test_where_jobs_have_no_lifetime_one_that_came_to_nothing_has(
+    pictures: int, kept_for_s: float | None, valkey: EmbeddedServer, database: redis.Redis, images: ImageStore
+) -> None:
+    """It has no picture, and so no part in R3_KEEP_GB."""
+    for_ever = QueuePolicy(job_ttl_s=None)
+    queue, work = Queue(valkey.url, for_ever), WorkerQueue(valkey.url, "w", for_ever)
+    job_id = await submitted(queue, model="tiny")
+    hand = HandWorker(work, images).takes()
+    for _ in range(pictures):
+        hand.draws()
+    hand.is_cancelled()
+    assert database.ttl(f"{ROOT}job:{job_id}") == (-1 if kept_for_s is None else pytest.approx(kept_for_s, abs=60))
+    work.close()
+    await queue.close()
 
 
 async def test_only_one_process_at_a_time_sweeps(queue: Queue, images: ImageStore) -> None:
