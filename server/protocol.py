@@ -4,8 +4,9 @@ A client that has stopped reading can be cut off: its connection's `abort` stand
 an orderly close would wait for it to read. So that it is found out soon, a stream has the system keep little for it
 (`keep_little`): left alone, the kernel takes up to 4 MB for each before anyone notices. A client that sends headers
 without end is refused, since the parser would keep them all. What follows a body is no header, lest it pass by a proxy
-that looks at headers. What the parser cannot read is refused in the shape of every other error. And streams are told of
-a shutdown before uvicorn begins to wait for them to end.
+that looks at headers. Who offers another protocol by `Upgrade`, as Java's client and `curl --http2` do, is answered in
+this one; the parser would take the body for that protocol's. What the parser cannot read is refused in the shape of
+every other error. And streams are told of a shutdown before uvicorn begins to wait for them to end.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn import Config, Server
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -35,13 +37,47 @@ class AbortableProtocol(HttpToolsProtocol):
     _unparsed_bytes = 0
     """Received since the parser last gave us a whole head or a piece of a body."""
     _is_in_head = True
+    _repeats_head = False
+    """Whether a parser is told a head that is known, so that it goes on behind it."""
+    _is_tunnel = False
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
         self._unparsed_bytes += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except HttpParserError:
+            message = "Invalid HTTP request received."
+            self.logger.warning(message)
+            self.send_400_response(message)
         if self._unparsed_bytes > MAX_UNPARSED_BYTES and not self.transport.is_closing():
             self._refuse(ApiError("headers_too_large", f"the head has more than {MAX_UNPARSED_BYTES:,} bytes"))
+
+    def _feed(self, data: bytes) -> None:
+        """A parser ends with the head of a request that offers an upgrade, and another goes on with its body: an offer
+        may be passed over (RFC 9110, 7.8).
+        """
+        while data and not self._is_tunnel:
+            try:
+                return self.parser.feed_data(data)
+            except HttpParserUpgrade as offer:
+                data = data[offer.args[0] :]
+                if self.parser.get_method() == b"CONNECT":  # refused, and what follows is not meant for us
+                    self._is_tunnel, self.cycle.keep_alive = True, False
+                else:
+                    self.parser = self._behind_this_head()
+        return None
+
+    def _behind_this_head(self) -> HttpRequestParser:
+        framing = [one for one in self.headers if one[0] in (b"content-length", b"transfer-encoding")]
+        parser = HttpRequestParser(self)
+        self._repeats_head = True
+        try:
+            parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % one for one in framing))
+        finally:
+            self._repeats_head = False
+        return parser
 
     def send_400_response(self, msg: str) -> None:
         """What the parser cannot read is answered in the one shape; there is no request yet to pass to the app."""
@@ -59,6 +95,8 @@ class AbortableProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins: uvicorn makes its scope."""
+        if self._repeats_head:
+            return
         super().on_message_begin()
         self._is_in_head = True
         self.scope["extensions"] = {
@@ -72,6 +110,11 @@ class AbortableProtocol(HttpToolsProtocol):
             with suppress(OSError):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_BUFFER_BYTES)
 
+    def on_url(self, url: bytes) -> None:
+        """A piece of the address came."""
+        if not self._repeats_head:
+            super().on_url(url)
+
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header came, or a trailer, which uvicorn would put among the headers before the app looks at them."""
         if self._is_in_head:
@@ -79,6 +122,8 @@ class AbortableProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
+        if self._repeats_head:
+            return
         self._is_in_head = False
         self._unparsed_bytes = 0
         super().on_headers_complete()
@@ -87,6 +132,11 @@ class AbortableProtocol(HttpToolsProtocol):
         """A piece of the body came."""
         self._unparsed_bytes = 0
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole; one that offers an upgrade is when the parser that goes on with it says so."""
+        if self._repeats_head or not self.parser.should_upgrade() or self.parser.get_method() == b"CONNECT":
+            super().on_message_complete()
 
 
 class ApiServer(Server):

@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -189,6 +190,48 @@ def test_no_head_gets_more_than_a_refusal_or_a_closed_connection(attacked: Attac
     # These may be answered, if they are in time: Host, which a page elsewhere cannot set, says who is asked.
     harmless = (b"folded", b"OPTIONS", b"GET /jobs?", b"GET http://")
     assert status >= 400 or any(part in request_ for part in harmless), answer[:200]
+
+
+UPGRADES = [b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA"]
+BODY = b'{"prompt": "a", "size": "0x0"}'
+CHUNKED = b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (9, BODY[:9], len(BODY) - 9, BODY[9:])
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40])
+@pytest.mark.parametrize(
+    ("framing", "body"), [(b"Content-Length: %d" % len(BODY), BODY), (b"Transfer-Encoding: chunked", CHUNKED)]
+)
+def test_who_offers_an_upgrade_is_answered_without_it(
+    attacked: Attacked, framing: bytes, body: bytes, cut: int
+) -> None:
+    """As Java's client does with every request; `cut` bytes of the body come with the head, and others later."""
+    asked = head(b"POST /generate HTTP/1.1", *UPGRADES, b"Content-Type: application/json", framing)
+    after = head(b"GET /jobs?limit=0 HTTP/1.1", b"X-Request-ID: after", b"Connection: close")
+    with socket.create_connection(("127.0.0.1", attacked.port), timeout=10) as connection:
+        connection.sendall(asked + body[:cut])
+        time.sleep(0.1)
+        connection.sendall(body[cut:] + after)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    first, second = (json.loads(one) for one in re.findall(rb"\r\n\r\n(\{.*?\})(?=HTTP/|$)", answer, re.DOTALL))
+    assert [fault["pointer"] for fault in first["errors"]] == ["/size"], "its body was read as what it is"
+    assert second["request_id"] == "after"
+
+
+def test_no_body_of_an_upgrade_is_taken_for_a_request(attacked: Attacked) -> None:
+    hidden = head(b"GET /jobs?limit=1 HTTP/1.1", b"X-Request-ID: smuggled")
+    framing = b"Content-Length: %d" % len(hidden)
+    asked = head(b"POST /generate HTTP/1.1", *UPGRADES, b"Content-Type: application/json", framing)
+    for first, rest in ((asked + hidden, b""), (asked, hidden), (head(b"CONNECT localhost:443 HTTP/1.1"), hidden)):
+        with socket.create_connection(("127.0.0.1", attacked.port), timeout=1) as connection:
+            connection.sendall(first)
+            time.sleep(0.1)
+            answer = b""
+            with suppress(OSError):  # it waits for another request, or has closed the tunnel
+                connection.sendall(rest)
+                while received := connection.recv(65536):
+                    answer += received
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert b"smuggled" not in answer
 
 
 # pictures
