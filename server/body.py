@@ -74,8 +74,9 @@ def parse(body: bytes) -> Any:
 def _check_content_type(request: Request) -> None:
     given = request.headers.get("content-type", "")
     name, _, parameters = given.partition(";")
-    charset = parameters.lower().replace(" ", "").replace('"', "")
-    if name.strip().lower() != "application/json" or charset not in ("", "charset=utf-8", "charset=utf8"):
+    said = (one.strip().lower().replace('"', "") for one in parameters.split(";"))
+    others = {one for one in said if one.startswith("charset=")} - {"charset=utf-8", "charset=utf8"}
+    if name.strip().lower() != "application/json" or others:
         was = f"it is {given[:100]!r}" if given else "it is missing"
         raise ApiError("unsupported_media_type", f"Content-Type must be application/json in UTF-8; {was}")
     refuse_encoding(request)

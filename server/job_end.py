@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from fastapi import Request
 
@@ -13,9 +14,11 @@ from server.callers import Caller
 from server.errors import status_of
 from server.faults import ApiError
 from server.hub import KEYS_UNAVAILABLE, UNAUTHORIZED
-from server.queue import StoredJob
+from server.queue import QueueUnavailable, StoredJob
 from server.service import Service
 from server.sse import until_hang_up
+
+_NOT_AGAIN: Final = {"x-should-retry": "false"}  # which the openai clients heed
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,11 @@ async def until_ended(request: Request, parts: Service, waiting: Waiting) -> Sto
         try:
             async with asyncio.timeout(waiting.wait_s):
                 while not (follower.closing or follower.has_hung_up):
-                    fresh = await parts.job_of(job.tenant, job.id)
+                    try:
+                        fresh = await parts.job_of(job.tenant, job.id)
+                    except QueueUnavailable:
+                        await asyncio.sleep(1)  # it is waited for as the job is
+                        continue
                     if fresh.is_finished:
                         return fresh
                     while not any(m.is_terminal for m in follower.take()) and not follower.must_look():
@@ -59,11 +66,17 @@ async def until_ended(request: Request, parts: Service, waiting: Waiting) -> Sto
     return None
 
 
-def failure(job: StoredJob, headers: Mapping[str, str]) -> ApiError:
-    """What a job that came to nothing answers: its error's own status."""
+def failure(job: StoredJob, headers: Mapping[str, str], *, is_keyed: bool = False) -> ApiError:
+    """What a job that came to nothing answers: its error's own status. With an Idempotency-Key the same request would
+    only be given it again.
+    """
     if job.status == "cancelled":
         return ApiError("cancelled", f"{job.id} was cancelled", headers=headers, extra={"job_id": job.id})
     error = job.error or {}
     code, message = error.get("code", "job_failed"), error.get("message", "no reason was recorded")
-    more = {"Retry-After": "10"} if status_of(code) == 503 else {}
+    more = {}
+    if status_of(code) == 503 and is_keyed:
+        message, more = f"{message}; send it with another Idempotency-Key to have it tried again", _NOT_AGAIN
+    elif status_of(code) == 503:
+        more = {"Retry-After": "10"}
     return ApiError(code, message, headers={**headers, **more}, extra={"job_id": job.id})

@@ -149,6 +149,16 @@ class Queue:
         """Puts a job into its queue. Raises QueueFull, RateLimited, IdempotencyMismatch."""
         return submitted(job, await self._run("enqueue", *enqueue_args(job)))
 
+    async def replayed(self, tenant: str, key: str, body_hash: str) -> Submitted | None:
+        """The job that the key made before, None where there is none any more. Raises IdempotencyMismatch."""
+        known = await self._do(lambda: self._redis.get(f"{ROOT}idem:{tenant}:{key}"))
+        known_hash, _, job_id = (known or "").rpartition(" ")
+        if not job_id or not await self._do(lambda: self._redis.exists(f"{ROOT}job:{job_id}")):
+            return None
+        if known_hash != body_hash:
+            raise IdempotencyMismatch(key)
+        return Submitted(job_id, replayed=True)
+
     async def job(self, job_id: str) -> StoredJob | None:
         """The job as it stands, None where it is unknown or its time is over."""
         stored = await self._do(lambda: self._redis.hgetall(f"{ROOT}job:{job_id}"))

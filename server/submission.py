@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from server.hook_rules import allowed
 from server.keys import TenantLimits
 from server.kinds import GENERATE, Ask
 from server.queue import NewJob, StoredJob, Submitted
-from server.queue_errors import REFUSALS
+from server.queue_errors import REFUSALS, QueueUnavailable
 from server.queue_records import new_job_id
 from server.rate_limits import note
 from server.resolve import SEEDS_DRAWN_BELOW, Body, Read, every_fault
@@ -77,10 +78,19 @@ async def submit(request: Request, parts: Service, asked: Asked) -> tuple[Stored
     note(request.scope, submitted.limits)
     try:
         return await parts.job_of(asked.caller.tenant, submitted.id), submitted.replayed
-    except BaseException:
+    except BaseException as error:
         if asked.is_lost_unanswered:
             parts.giving_up.on(submitted.id)
+        elif isinstance(error, QueueUnavailable):
+            raise _taken_unseen(submitted.id, error) from error
         raise
+
+
+def _taken_unseen(job_id: str, error: QueueUnavailable) -> ApiError:
+    """What to say of a job that is in the queue when the queue has gone away right then."""
+    detail = f"{error}; the job was taken before: GET /jobs/{job_id} will say how it stands, do not send it again"
+    headers = {"Location": f"/jobs/{job_id}", "Retry-After": str(math.ceil(error.retry_after_s))}
+    return ApiError("queue_unavailable", detail, headers=headers, extra={"job_id": job_id})
 
 
 async def _submitted(request: Request, parts: Service, asked: Asked) -> Submitted:
@@ -97,6 +107,9 @@ async def _queued(parts: Service, asked: Asked, trace: Carrier) -> Submitted:
     given = asked.ask.pictures(body) if asked.upload is None else [("/image", asked.upload)]
     starts: Sequence[StartImage] = ()
     if given:
+        # Before its pictures are asked for: those of a job that is done may be gone.
+        if (before := await _made_before(parts, asked)) is not None:
+            return before
         starts = await take_start_images(parts, tenant, job_id, given, asked.description)
     try:
         new = _new_job(job_id, asked, starts, quotas, trace)
@@ -116,6 +129,12 @@ async def _queued(parts: Service, asked: Asked, trace: Carrier) -> Submitted:
         what = {"job_id": job_id, "model": asked.description.name, "n": new.trajectories, "priority": body.priority}
         log.info("job submitted", **what, kind=asked.ask.kind, **trace_id_of(new.request))
     return submitted
+
+
+async def _made_before(parts: Service, asked: Asked) -> Submitted | None:
+    if asked.idempotency_key is None:
+        return None
+    return await parts.queue.replayed(asked.caller.tenant, asked.idempotency_key, asked.body_hash)
 
 
 def _new_job(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
+import structlog
 from fastapi import APIRouter, Depends, Header, Request
 from starlette.responses import Response
 
@@ -19,10 +20,12 @@ from server.errors import json_response
 from server.job_end import Waiting, failure, until_ended
 from server.kinds import DESCRIBE, GENERATE, REFLECT, ROUNDTRIP, SCORE, Ask
 from server.negotiation import Mode, mode_of
-from server.queue import StoredJob
+from server.queue import QueueUnavailable, StoredJob
 from server.service import Parts, Service, refuse_token
 from server.sse import EventStreamResponse
 from server.submission import Asked, check_key, hash_of, judge, submit
+
+log = structlog.get_logger("r3.api")
 
 router = APIRouter(tags=["generate"], responses=JOB_RESPONSES, dependencies=[Depends(refuse_token)])
 
@@ -152,8 +155,11 @@ async def _waited(request: Request, parts: Service, waiting: Waiting, headers: d
     job, presenter = waiting.job, parts.presenter.for_caller(waiting.caller)
     ended = await until_ended(request, parts, waiting) if waiting.wait_s != 0 else None
     if ended is None:
-        shown = await presenter.job(await parts.job_of(job.tenant, job.id))
-        return json_response(shown, 202, headers)
+        try:
+            job = await parts.job_of(job.tenant, job.id)
+        except QueueUnavailable as error:  # then as it was: without its address who sent it could only send another
+            log.warning("a job is shown as it was when it was sent", job_id=job.id, reason=str(error))
+        return json_response(await presenter.job(job), 202, headers)
     if ended.status == "succeeded":
         return json_response(await presenter.job(ended), 200, headers)
-    raise failure(ended, headers)
+    raise failure(ended, headers, is_keyed="idempotency-key" in request.headers)

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from server.body import read_json
 from server.callers import Caller, Maker, Reader
 from server.errors import invalid_request, json_response
-from server.faults import ApiError, Fault
+from server.faults import ApiError, Fault, pointer_to
 from server.form import Form, form_value, read_form
 from server.job_end import Waiting, failure, until_ended
 from server.job_view import trajectory_json
@@ -118,8 +118,11 @@ def _edit_of(form: Form) -> tuple[dict[str, Any], bytes | None]:
     count = len(pictures) + ("image" in value)
     if count > 1:
         raise invalid_request([Fault("/image", f"is there {count} times; one picture can be edited at a time")])
-    others = {name: "a file" for name, _ in form.files if name not in ("image", "image[]")}
-    return {**value, **others}, pictures[0] if pictures else None
+    others = [name for name, _ in form.files if name not in ("image", "image[]")]
+    if texts := [name for name in others if name.partition("[")[0] in SCHEMAS["ImagesEdit"]["properties"]]:
+        why = "is a file; send it as text, which curl takes from a file by -F 'NAME=<FILE' and not by @"
+        raise invalid_request([Fault(pointer_to([name]), why) for name in texts])
+    return {**value, **dict.fromkeys(others, "a file")}, pictures[0] if pictures else None
 
 
 async def _generation(request: Request, parts: Service, caller: Caller, key: str | None) -> _Made:
@@ -180,7 +183,7 @@ async def _waited(request: Request, parts: Service, made: _Made) -> Response:
         detail = f"the server is about to end; GET /jobs/{job.id} says what became of the job"
         raise ApiError("shutting_down", detail, headers={**made.headers, "Retry-After": "1"}, extra={"job_id": job.id})
     if ended.status != "succeeded":
-        raise failure(ended, made.headers)
+        raise failure(ended, made.headers, is_keyed="idempotency-key" in request.headers)
     return json_response(await _pictures(parts, made.caller, ended, made.base), 200, made.headers)
 
 

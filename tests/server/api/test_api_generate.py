@@ -231,6 +231,8 @@ def test_a_hundred_at_once_with_one_key_are_one_job(api: RunningApi) -> None:
         (b"prompt=a", "application/x-www-form-urlencoded", 415, "unsupported_media_type"),
         (b"[]", "application/json", 422, "invalid_request"),
         (b'"a"', "application/json; charset=utf-8", 422, "invalid_request"),
+        (b'"a"', 'application/json; profile=x; charset="UTF-8";', 422, "invalid_request"),
+        (b'"a"', "application/json; profile=x; charset=latin-1", 415, "unsupported_media_type"),
         (b"[" * 1_000_000, "application/json", 422, "invalid_request"),
         (b'{"prompt": "\\ud800"}', "application/json", 422, "invalid_request"),
         (b'{"prompt": "' + b"a" * 10_000_000 + b'"}', "application/json", 422, "invalid_request"),

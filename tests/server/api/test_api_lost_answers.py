@@ -6,15 +6,17 @@ import base64
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from typing import Any, cast
 
 import pytest
 
 from server import giving_up
-from server.queue import NewJob, Queue, QueueUnavailable, Submitted
+from server.queue import NewJob, Queue, QueueUnavailable, StoredJob, Submitted
+from server.service import Service
 from tests.server.api.by_hand import Hand, HandWorker, png
 from tests.server.api.running import RunningApi
-from tests.server.api.test_api_generate import problem
+from tests.server.api.test_api_generate import problem, while_it_waits
 from tests.server.waiting import until
 
 PICTURE = base64.b64encode(png((10, 200, 30), (320, 256))).decode()
@@ -55,6 +57,70 @@ def test_a_job_whose_submission_was_not_answered_has_its_picture(api: RunningApi
     hand = worker.takes()
     assert hand.lease.id == again.json()["id"]
     assert starts_from(hand).startswith(b"\x89PNG")
+
+
+def test_a_repeated_request_gives_its_job_when_the_picture_that_it_named_is_gone(
+    api: RunningApi, worker: HandWorker
+) -> None:
+    source = api.submit()
+    hand = worker.takes()
+    picture = hand.draws()
+    hand.ends("max_rounds")
+    asked, headers = {"prompt": "a cat", "image": picture}, {"Idempotency-Key": "k", "Prefer": "respond-async"}
+    first = api.client.post("/generate", json=asked, headers=headers)
+    assert api.client.delete(f"/jobs/{source['id']}").status_code == 204
+    again = api.client.post("/generate", json=asked, headers=headers)
+    assert (again.status_code, again.headers["idempotent-replayed"]) == (202, "true")
+    assert again.json()["id"] == first.json()["id"]
+    problem(api.client.post("/generate", json={**asked, "seed": 1}, headers=headers), 422, "idempotency_mismatch")
+    problem(api.client.post("/generate", json=asked, headers={"Idempotency-Key": "k3"}), 404, "image_not_found")
+
+
+@contextmanager
+def unseen(api: RunningApi, after: int) -> Iterator[None]:
+    """Redis is away for whoever looks at a job, from one look on."""
+    parts: Service = api.app.state.service
+    look, looks = parts.job_of, count()
+
+    async def away(tenant: str, job_id: str) -> StoredJob:
+        if next(looks) >= after:
+            raise QueueUnavailable("it is away", 2.0)
+        return await look(tenant, job_id)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Service, "job_of", staticmethod(away))
+        yield
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_wait_that_ends_while_redis_is_away_is_answered_with_the_job(api: RunningApi, after: int) -> None:
+    with unseen(api, after):
+        answer = api.client.post("/generate", json={"prompt": "a cat"}, headers={"Prefer": "wait=1"})
+    assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+    assert answer.headers["location"] == f"/jobs/{answer.json()['id']}"
+
+
+def test_a_job_that_is_taken_as_redis_goes_away_is_named(api: RunningApi) -> None:
+    with unseen(api, 0):
+        answer = api.client.post("/generate", json={"prompt": "a cat"}, headers={"Prefer": "respond-async"})
+    body = problem(answer, 503, "queue_unavailable")
+    assert answer.headers["location"] == f"/jobs/{body['job_id']}"
+    assert answer.headers["retry-after"] == "2"
+    assert api.job(body["job_id"])["status"] == "queued"
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])
+def test_who_would_only_be_given_the_same_failure_is_not_told_to_try_again(
+    api: RunningApi, worker: HandWorker, path: str
+) -> None:
+    for headers in ({}, {"Idempotency-Key": f"a key of {path}"}):
+        thread = while_it_waits(worker, lambda hand: hand.fails("out_of_memory"))
+        answer = api.client.post(path, json={"prompt": "a cat"}, headers=headers)
+        thread.join()
+        problem(answer, 503, "out_of_memory")
+        assert ("retry-after" in answer.headers) is not bool(headers)
+        assert ("another Idempotency-Key" in answer.json()["detail"]) is bool(headers)
+        assert answer.headers.get("x-should-retry") == ("false" if headers else None)
 
 
 def test_another_try_that_was_not_answered_has_its_picture(api: RunningApi, worker: HandWorker) -> None:

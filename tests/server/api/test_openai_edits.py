@@ -73,6 +73,8 @@ def test_a_form_with_a_file_becomes_an_edit(api: RunningApi, worker: HandWorker)
         (form(("prompt", "a"), ("image/a", PICTURE), ("mask/b", PICTURE)), 400, "invalid_request"),
         (form(("prompt", "a"), ("image/a", PICTURE), ("image", "img_0")), 400, "invalid_request"),
         (form(("prompt", "a"), ("image/a", PICTURE), ("other/b", b"x")), 400, "invalid_request"),
+        (form(("prompt/a.txt", "a"), ("image/a", PICTURE)), 400, "invalid_request"),
+        (form(("prompt", "a"), ("image/a", PICTURE), ("r3[prompt]/a.txt", "b")), 400, "invalid_request"),
         (form(("prompt", "a"), ("image/a", PICTURE), ("r3[prompt]", "x" * 5000)), 400, "invalid_request"),
         (form(("prompt", "a")), 400, "invalid_request"),
         (form(("prompt", "a"), ("image/a", b"")), 400, "invalid_image"),
@@ -87,6 +89,15 @@ def test_a_form_that_cannot_be_is_refused_in_the_one_shape(
 ) -> None:
     problem(api.client.post(EDITS, **sent), status, code)
     assert api.client.get("/jobs").json()["jobs"] == []
+
+
+def test_who_sends_a_text_as_a_file_is_told_how_to_send_it(api: RunningApi) -> None:
+    """Not drawn as something else."""
+    asked = form(("prompt/p.txt", "Make the sky purple."), ("image/a", PICTURE))
+    body = problem(api.client.post(EDITS, **asked), 400, "invalid_request")
+    [fault] = body["errors"]
+    assert fault["pointer"] == "/prompt"
+    assert "-F 'NAME=<FILE'" in fault["detail"]
 
 
 def test_a_body_over_the_limit_is_refused_while_it_is_read(api: RunningApi) -> None:
