@@ -40,7 +40,7 @@ def main() -> int:
     is_true = asked.sizes == "true"
     sizes = {"true": full_size.TRUE, "small": full_size.SMALL, "trial": full_size.TRIAL}[asked.sizes]
     loaded = random_weights(TRUE_SIZE if is_true else SMALL, TOKENIZER, device, dtype)
-    runtime = random_runtime(loaded, sizes.side, sizes.loops)
+    runtime = random_runtime(loaded, sizes.side, sizes.loops, asked.attention)
     _say(f"{runtime.engine.plan()}\nattention: {runtime.attention.attention.name} ({runtime.attention.reason})")
     ceiling, lines = measure_ceiling(runtime)
     budget = full_size.Budget(asked.budget, began_s)
@@ -61,6 +61,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", choices=("true", "small", "trial"), default="true", help="trial: small, and little")
     parser.add_argument("--device")
     parser.add_argument("--dtype", choices=("bf16", "fp32"))
+    ways = ("auto", "xformers", "varlen", "sdpa")
+    parser.add_argument("--attention", choices=ways, default="auto", help="auto: the first whose probe passes")
     parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds in all")
     parser.add_argument(
         "--results", type=Path, help="where to write them; other sizes than true go nowhere unless named"

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+AttentionWanted = Literal["auto", "xformers", "varlen", "sdpa"]
+
 
 @dataclass(frozen=True)
 class EngineConfig:
@@ -24,7 +26,7 @@ class EngineConfig:
     base_checkpoint: Path | None = None
     device: str | None = None
     dtype: Literal["bf16", "fp32"] | None = None
-    attention: Literal["auto", "xformers", "varlen", "sdpa"] = "auto"
+    attention: AttentionWanted = "auto"
     allow_unexpected: bool = False
     max_trajectories: int = 8
     kv_cache_bytes: int | None = None

@@ -64,8 +64,11 @@ def pick_dtype(name: str | None, device: torch.device) -> torch.dtype:
 
 
 def set_up_torch(config: EngineConfig) -> None:
-    """Threads, and exact float32 on CUDA (no TF32)."""
+    """Threads, exact float32 on CUDA (no TF32), and no attention of cuDNN's: it plans anew for every length of a text,
+    which takes parts of a second, and on some devices it was wrong with few kv heads (pytorch issue 193893).
+    """
     torch.set_num_threads(config.torch_threads or usual_threads())
+    torch.backends.cuda.enable_cudnn_sdp(False)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
@@ -78,8 +81,8 @@ def load_engine(config: EngineConfig, progress: Callable[[int, int], None] | Non
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     set_up_torch(config)
-    attention = choose(device, dtype, config.attention)
     prepared = prepare(config.checkpoint, config.base_checkpoint, dtype=dtype, allow_unexpected=config.allow_unexpected)
+    attention = choose(device, dtype, config.attention, prepared.model.config.decoder.attended)
     # What cannot be served is refused before the first of 29 GB is read.
     similarities = _similarities(config, device)  # before the plan, which takes what they leave
     plan = plan_prepared(config, prepared, device)

@@ -155,7 +155,8 @@ def verify(
     asked = load_settings(given)
     if "checkpoint" not in asked.model_fields_set and (golden / "checkpoint").is_dir():
         asked = asked.model_copy(update={"checkpoint": golden / "checkpoint"})
-    raise typer.Exit(verify_main(asked.checkpoint, golden, asked.device, asked.dtype, asked.base_checkpoint))
+    where = (asked.device, asked.dtype, asked.base_checkpoint, asked.attention)
+    raise typer.Exit(verify_main(asked.checkpoint, golden, *where))
 
 
 @app.command()

@@ -58,11 +58,14 @@ def random_weights(config: ModelConfig, files: Path, device: torch.device, dtype
     return Loaded(model, found, Tokenizer(found.tokenizer), (), held)
 
 
-def random_runtime(loaded: Loaded, side: int, loops: int) -> Runtime:
-    """An engine around them for pictures of this side, with places for so many loops."""
-    bagel = loaded.model.bagel
+def random_runtime(loaded: Loaded, side: int, loops: int, attention: str = "auto") -> Runtime:
+    """An engine around them for pictures of this side, with places for so many loops. Raises DeviceError for an
+    attention that does not work on their device.
+    """
+    bagel, config = loaded.model.bagel, loaded.model.config
     setup = EngineConfig(loaded.files.llm_config.parent, max_trajectories=loops)
-    return build(setup, loaded, description(loaded.model.config, side), choose(bagel.device, bagel.dtype))
+    choice = choose(bagel.device, bagel.dtype, attention, config.decoder.attended)
+    return build(setup, loaded, description(config, side), choice)
 
 
 def random_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Model:

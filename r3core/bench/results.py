@@ -118,7 +118,10 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the source tree, with a mark where it was changed since; of an installed package its version."""
+    """The commit of the source tree, with a mark where it was changed since; of an installed package its version.
+
+    Of a tree that was copied without git it is unknown.
+    """
     folder, git = Path(__file__).resolve().parent, shutil.which("git")
     if git is not None:
         asked = [git, "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
@@ -130,7 +133,10 @@ def commit() -> str:
         )
         if done.returncode == 0 and tracked.returncode == 0:
             return done.stdout.strip()
-    return f"version {metadata.version('r3-server')}"
+    try:
+        return f"version {metadata.version('r3-server')}"
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def _processor() -> str:

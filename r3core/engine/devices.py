@@ -19,7 +19,7 @@ from r3core.engine.isolation import first_line
 from r3core.engine.stopwatch import Stopwatch
 from r3core.errors import DeviceError
 
-_AHEAD: Final = 2  # turns that the host has asked for and the device has not ended
+AHEAD: Final = 2  # turns that the host has asked for and the device has not ended
 
 
 class Device:
@@ -74,7 +74,7 @@ class CudaDevice(Device):
             ended = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             ended.record(torch.cuda.current_stream(self._device))
             self._under_way.append(ended)
-            while len(self._under_way) > _AHEAD:
+            while len(self._under_way) > AHEAD:
                 self._under_way.popleft().synchronize()
         except RuntimeError as error:
             raise DeviceError(f"the device stopped answering: {first_line(error)}") from error

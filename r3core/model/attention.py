@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
 from itertools import accumulate
 from typing import Any, Final, Literal, Protocol
 
@@ -233,10 +234,17 @@ class VarlenAttention(_VariableLength):
             max(group.queries),
             max(group.keys),
             window_size=(-1, 0) if group.causal else (-1, -1),
-            enable_gqa=q.shape[1] != k.shape[1],
+            **_shared_heads(q.shape[1] != k.shape[1]),
         )
         assert isinstance(out, Tensor)
         return out
+
+
+def _shared_heads(are_shared: bool) -> dict[str, Any]:
+    """How torch is told that several query heads read one kv head; before 2.12 it has no word for it, and asks none."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return {"enable_gqa": are_shared} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 
 class XformersAttention(_VariableLength):
@@ -267,14 +275,19 @@ class Choice:
     reason: str
 
 
-def choose(device: torch.device, dtype: torch.dtype, wanted: str = "auto") -> Choice:
-    """The best implementation that passes a probe on this device; a wanted one that fails is a DeviceError."""
+def choose(
+    device: torch.device, dtype: torch.dtype, wanted: str = "auto", heads: tuple[int, int, int] = (4, 2, 64)
+) -> Choice:
+    """The best implementation that passes a probe on this device; a wanted one that fails is a DeviceError.
+
+    `heads` are the model's: query heads, kv heads and the size of each. A kernel may have some and not others.
+    """
     if wanted == "sdpa":
         return Choice(SdpaAttention(), "asked for")
     candidates: tuple[Attention, ...] = (XformersAttention(), VarlenAttention())
     notes: list[str] = []
     for candidate in (c for c in candidates if wanted in ("auto", c.name)):
-        fault = _probe(candidate, device, dtype)
+        fault = _probe(candidate, device, dtype, heads)
         if fault is None:
             return Choice(candidate, "; ".join([*notes, f"{candidate.name} passed its probe"]))
         notes.append(f"{candidate.name}: {fault}")
@@ -283,7 +296,7 @@ def choose(device: torch.device, dtype: torch.dtype, wanted: str = "auto") -> Ch
     return Choice(SdpaAttention(), "; ".join(notes))
 
 
-def _probe(candidate: Attention, device: torch.device, dtype: torch.dtype) -> str | None:
+def _probe(candidate: Attention, device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int]) -> str | None:
     """None where a small mixed call agrees with `sdpa`, else what went wrong in a few words."""
     if device.type != "cuda":
         return f"needs CUDA, this is {device.type}"
@@ -291,9 +304,9 @@ def _probe(candidate: Attention, device: torch.device, dtype: torch.dtype) -> st
         return f"needs bf16 or fp16, this is {dtype}"
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(0)
-    q, k, v, ck, cv = (
-        torch.randn(s, dtype=dtype).to(device) for s in [(9, 4, 64), *[(9, 2, 64)] * 2, *[(16, 2, 64)] * 2]
-    )
+    query, shared, size = heads
+    shapes = [(9, query, size), *[(9, shared, size)] * 2, *[(16, shared, size)] * 2]
+    q, k, v, ck, cv = (torch.randn(shape, dtype=dtype).to(device) for shape in shapes)
     torch.random.set_rng_state(torch_state)
     pieces = (PieceRows(0, 3, 4, causal=True, stored=True), PieceRows(7, 2, 5, causal=False, stored=False))
     to = torch.arange(3, 7, device=device)

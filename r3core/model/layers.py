@@ -42,6 +42,11 @@ class DecoderConfig:
         return self.hidden // self.heads
 
     @property
+    def attended(self) -> tuple[int, int, int]:
+        """What attention has to do with: query heads, kv heads, and the size of each."""
+        return self.heads, self.kv_heads, self.head_dim
+
+    @property
     def layer_weights(self) -> int:
         """Numbers in the matrices of one expert of one layer: the multiplications that a row takes there."""
         return self.hidden * (2 * self.hidden + 2 * self.kv_heads * self.head_dim + 3 * self.intermediate)

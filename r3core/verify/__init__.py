@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from r3core.config import EngineConfig
+from r3core.config import AttentionWanted, EngineConfig
 from r3core.errors import CheckpointError, InvalidRequest
 from r3core.verify.drawings import check_drawings
 from r3core.verify.facts import check_facts
@@ -50,6 +50,7 @@ def verify(
     base: Path | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    attention: AttentionWanted = "auto",
     on_row: Callable[[Row], None] | None = None,
 ) -> Report:
     """Replay a set of recorded numbers on a checkpoint; `on_row` is told every row as it comes.
@@ -58,7 +59,8 @@ def verify(
     """
     recorded = GoldenSet(golden)
     try:
-        replay = Replay(EngineConfig(checkpoint, base, device, _known(dtype)), recorded)
+        config = EngineConfig(checkpoint, base, device, _known(dtype), attention=attention)
+        replay = Replay(config, recorded)
     except Missing as missing:
         raise CheckpointError(f"{golden / 'golden.json'} cannot be replayed: {missing}") from missing
     judge = Judge(_honest_errors(recorded) if replay.is_bf16 else None, on_row)
@@ -75,6 +77,7 @@ def main(
     device: str | None = None,
     dtype: str | None = None,
     base_checkpoint: Path | None = None,
+    attention: AttentionWanted = "auto",
 ) -> int:
     """Print the report as it comes; 0 where every case holds, else 1."""
     lines = iter([HEADER])  # with the first row: what cannot be begun is no table
@@ -82,7 +85,9 @@ def main(
     def show(line: object) -> None:
         sys.stdout.writelines(f"{said}\n" for said in (*lines, line))
 
-    report = verify(checkpoint, golden, base=base_checkpoint, device=device, dtype=dtype, on_row=show)
+    report = verify(
+        checkpoint, golden, base=base_checkpoint, device=device, dtype=dtype, attention=attention, on_row=show
+    )
     show(report)
     return 0 if report.holds else 1
 

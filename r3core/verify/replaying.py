@@ -163,7 +163,7 @@ class Replay:
         # The set's transforms, whatever r3.json says: its pictures went through these.
         self.description = replace(describe(config.checkpoint, config.base_checkpoint), transforms=golden.transforms())
         self.tokenizer = self.loaded.tokenizer
-        self.attention = choose(device, dtype, config.attention)
+        self.attention = choose(device, dtype, config.attention, self.model.config.decoder.attended)
         plan = plan_memory(config, self.model.config, self.description, str(device), dtype, self.loaded.weights_bytes)
         self.runner = ReplayRunner(self, plan, config.max_batch_rows)
 

@@ -64,7 +64,7 @@ class PretendedCuda(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits: Counter[str] = Counter()
-        self.warns = False
+        self.warns = self.warned = False
         self.is_lost = False
         self.fails_to_wait = False
         self.under_way: list[_Event] = []
@@ -204,7 +204,9 @@ def pretended_cuda() -> Iterator[PretendedCuda]:
     pretended = PretendedCuda()
 
     def warn(mode: str) -> None:
-        pretended.warns = mode == "warn"
+        if not pretended.warned:  # as torch does, once
+            warnings.warn("Synchronization debug mode is a prototype feature", stacklevel=2)
+        pretended.warned, pretended.warns = True, mode == "warn"
 
     kept = {
         "is_available": lambda: True,

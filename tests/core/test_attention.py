@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from r3core.model.attention import (
     LayerCache,
     Packing,
     SdpaAttention,
+    VarlenAttention,
     _VariableLength,
     choose,
 )
@@ -149,6 +151,28 @@ def test_on_a_cpu_sdpa_is_chosen_and_the_reason_names_the_others() -> None:
     assert "xformers: needs CUDA, this is cpu" in choice.reason
     assert "varlen: needs CUDA, this is cpu" in choice.reason
     assert choose(torch.device("cpu"), torch.float32, "sdpa").reason == "asked for"
+
+
+@pytest.mark.parametrize(("knows", "told"), [(True, {"enable_gqa": True}), (False, {})])
+def test_torch_is_told_of_shared_heads_where_it_has_a_word_for_them(
+    knows: bool, told: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 2.12 it has none, and what it does not know would have every text fall back to `sdpa`."""
+    heard: list[dict[str, Any]] = []
+
+    def older(*tensors: Tensor, window_size: tuple[int, int]) -> Tensor:
+        heard.append({})
+        return tensors[0]
+
+    def newer(*tensors: Tensor, window_size: tuple[int, int], enable_gqa: bool = False) -> Tensor:
+        heard.append({"enable_gqa": enable_gqa})
+        return tensors[0]
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", newer if knows else older)
+    q, (k, v) = torch.randn(3, 4, HEAD), torch.randn(2, 3, 2, HEAD)
+    cache = LayerCache(torch.zeros(8, 2, HEAD), torch.zeros(8, 2, HEAD))
+    VarlenAttention()(q, k, v, cache, Packing((PieceRows(0, 0, 3, causal=True, stored=False),), None, None, None))
+    assert heard == [told]
 
 
 @pytest.mark.parametrize("wanted", ["xformers", "varlen"])
