@@ -170,7 +170,10 @@ def openapi(
     from server.openapi import described, drift
 
     if not check:
-        output.write_text(described(), encoding="utf-8")
+        try:
+            output.write_text(described(), encoding="utf-8")
+        except OSError as error:
+            raise Misconfigured(f"--output {output} cannot be written: {error.strerror or error}") from error
         return
     if difference := drift(output):
         typer.echo(difference, err=True)

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final, Literal
 
 from r3core import malloc
-from r3core.errors import R3Error
+from r3core.errors import DeviceError, R3Error
 from server.image_errors import StoreAway
 from server.misconfigured import Misconfigured, shown_url
 from server.other_variables import Telemetry
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     from r3core.model.weights import Prepared
 
-NEEDED: Final = ("fastapi", "redis", "torch", "transformers", "diffusers", "tokenizers", "safetensors")
+NEEDED: Final = ("redis", "torch", "transformers", "diffusers", "tokenizers", "safetensors")
+OF_AN_API: Final = ("fastapi", "uvicorn")  # which a worker's image has not
+_HELD_BYTES: Final = 10**9  # of a device's memory, taken: more than a context of CUDA's
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,10 @@ def _packages(settings: Settings) -> Finding | str:
     missing = [name for name in NEEDED if found[name] is None]
     if missing:
         return Finding("broken", "packages", f"{', '.join(missing)} missing; run `make install`")
-    return ", ".join(f"{name} {number}" for name, number in found.items())
+    said = ", ".join(f"{name} {number}" for name, number in found.items())
+    if lacks := [name for name in OF_AN_API if _version(name) is None]:
+        return Finding("note", "packages", f"{said}; no {', '.join(lacks)}: enough for a worker, not for an API")
+    return said
 
 
 def _device(settings: Settings) -> str:
@@ -105,14 +110,23 @@ def _attention(settings: Settings) -> str:
     return f"{choice.attention.name} ({choice.reason})"
 
 
-def _memory(settings: Settings) -> str:
+def _memory(settings: Settings) -> Finding | str:
     """The plan that a worker would make, from the headers of the files; nothing is loaded."""
+    import torch
+
     from r3core.runtime import plan_prepared
     from server.engines import engine_config
 
     device, dtype = _place(settings)
-    config = engine_config(settings, settings.max_trajectories)
-    return str(plan_prepared(config, _prepared(settings, dtype), device))
+    config, prepared = engine_config(settings, settings.max_trajectories), _prepared(settings, dtype)
+    try:
+        return str(plan_prepared(config, prepared, device))
+    except DeviceError as fault:
+        free, total = torch.cuda.mem_get_info(device) if device.type == "cuda" else (0, 0)
+        if total - free < _HELD_BYTES:
+            raise
+        held = f"{(total - free) / 1e9:.0f} GB of {device} are taken, as by a worker that runs"
+        return Finding("note", "memory", f"{held}; another beside it: {fault}")
 
 
 def _checkpoint(settings: Settings) -> str:

@@ -190,6 +190,8 @@ def wrong_in(compose: dict[str, Any]) -> Iterator[str]:
         if not service.get("read_only") or service.get("cap_drop") != ["ALL"] or not service.get("security_opt"):
             yield f"{name}: not hardened"
         yield from (f"{name}: {one}" for one in Settings.unknown_variables(service.get("environment", {})))
+        if name != "valkey" and {"path": "r3.env", "required": False} not in service.get("env_file", []):
+            yield f"{name}: nobody can set anything without a change of this file"
         yield from _around(compose, name, service)
         if "build" in service:
             file = PROJECT / service["build"]["dockerfile"]
@@ -218,6 +220,7 @@ def test_compose_is_as_the_program_needs_it() -> None:
         ("api", "read_only", False),
         ("api", "environment", {"R3_REDIS": "redis://valkey"}),
         ("worker", "depends_on", {"api": {}}),
+        ("worker-gpu", "env_file", []),
         ("api", "ports", ["8000:8000"]),
         ("worker", "build", {"dockerfile": "docker/worker.Dockerfile", "target": "tpu"}),
         ("worker", "stop_grace_period", "10s"),

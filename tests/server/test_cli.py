@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from r3core.checkpoint import describe
+from server.misconfigured import EXIT_MISCONFIGURED
 from server.settings import Settings, default_checkpoint
 
 Environment = dict[str, str]
@@ -266,6 +267,8 @@ def test_openapi_says_when_the_file_is_not_up_to_date(environment: Environment, 
     file = tmp_path / "openapi.yaml"
     assert r3("openapi", "--check", "--output", str(file), environment=environment).returncode == 1
     assert r3("openapi", "--output", str(file), environment=environment).returncode == 0
+    elsewhere = r3("openapi", "--output", str(tmp_path / "nowhere" / "file"), environment=environment)
+    assert (elsewhere.returncode, elsewhere.stderr.count("\n")) == (EXIT_MISCONFIGURED, 1)
     assert r3("openapi", "--check", "--output", str(file), environment=environment).returncode == 0
     file.write_text(file.read_text() + "# stale\n")
     drifted = r3("openapi", "--check", "--output", str(file), environment=environment)

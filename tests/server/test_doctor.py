@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
 import torch
 
 from r3core import malloc
+from r3core.errors import DeviceError
 from server.doctor import CHECKS, Finding, run_doctor
 from server.settings import Settings, default_checkpoint
 
@@ -33,6 +36,39 @@ def test_a_good_installation_has_nothing_broken(settings: Settings, capsys: pyte
     assert "sdpa" in found["attention"][1]
     assert "weights" in found["memory"][1]
     assert "ema.safetensors" in found["checkpoint"][1]
+
+
+@pytest.mark.parametrize("lock", ["worker", "cuda"])
+def test_the_packages_of_a_worker_are_enough_for_a_worker(
+    lock: str, settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its image nothing is broken."""
+    text = (Path(__file__).parents[2] / "requirements" / f"{lock}.txt").read_text()
+    there = {*re.findall(r"^([a-z0-9-]+)==", text, re.MULTILINE), "r3-server", "torch"}
+
+    def of_the_image(name: str) -> str:
+        if name not in there:
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr("server.doctor.version", of_the_image)
+    code, found = report(settings, capsys)
+    assert (code, found["packages"][0]) == (0, "note")
+    assert "no fastapi" in found["packages"][1]
+    assert "enough for a worker" in found["packages"][1]
+
+
+@pytest.mark.parametrize(("held", "state"), [(29 * 10**9, "note"), (10**8, "broken")])
+def test_a_device_that_a_worker_holds_is_not_broken(
+    held: int, state: str, settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_small(*_: object) -> None:
+        raise DeviceError("no room")
+
+    monkeypatch.setattr("r3core.runtime.plan_prepared", too_small)
+    monkeypatch.setattr("server.doctor._place", lambda _: (torch.device("cuda"), torch.bfloat16))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (40 * 10**9 - held, 40 * 10**9))
+    assert report(settings, capsys)[1]["memory"][0] == state
 
 
 def test_what_is_broken_is_named_and_the_rest_is_still_looked_at(
