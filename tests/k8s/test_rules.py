@@ -78,6 +78,42 @@ def test_the_chart_keeps_every_rule(name: str, rule: str) -> None:
     assert list(RULES[rule](chart(name))) == []
 
 
+FILES: Final = """
+secretSettings: r3-secrets
+settings: {R3_KEYS_FILE: /keys/keys.yaml, R3_WEBHOOK_ALLOW: hooks.example.com, R3_WEBHOOK_CA_FILE: /ca/ca.pem}
+files: [{path: /keys, secret: r3-keys}, {path: /ca, configMap: r3-ca}, {path: /base, claim: r3-pictures}]
+"""
+
+
+def test_what_settings_name_can_be_brought_there(tmp_path: Path) -> None:
+    """Secrets into the environment and files into the pods, of API and workers, by every rule."""
+    values = tmp_path / "values.yaml"
+    values.write_text(FILES)
+    documents = templated(CHARTS["other"], "-f", str(values))
+    documents.append({"kind": "ConfigMap", "metadata": {"name": "r3-ca"}, "data": {"ca.pem": ""}})
+    secrets = {"r3-secrets": frozenset({"R3_TOKEN_SECRET"}), "r3-keys": frozenset({"keys.yaml"})}
+    cluster = Cluster(documents, {**BY_HAND, **secrets})
+    complaints = [said for rule in RULES.values() for said in rule(cluster)]
+    assert complaints == ["r3-api: R3_KEYS_FILE=/keys/keys.yaml cannot be read (No such file or directory)"]  # not here
+    pods = [pod for pod in cluster.pods("api", "worker") if pod.kind == "Deployment"]
+    assert len(pods) == 2
+    for pod in pods:
+        [container] = pod.containers
+        assert {"secretRef": {"name": "r3-secrets"}} in container["envFrom"]
+        mounted = {one["mountPath"]: one["name"] for one in container["volumeMounts"] if one.get("readOnly")}
+        brought = {one["name"]: one for one in pod.spec["volumes"]}
+        assert brought[mounted["/keys"]]["secret"] == {"secretName": "r3-keys"}
+        assert brought[mounted["/ca"]]["configMap"] == {"name": "r3-ca"}
+        assert brought[mounted["/base"]]["persistentVolumeClaim"]["claimName"] == "r3-pictures"
+
+
+@pytest.mark.parametrize("name", ["R3_TOKEN_SECRET", "OTEL_EXPORTER_OTLP_HEADERS"])
+def test_a_secret_is_not_taken_among_the_settings(name: str) -> None:
+    """They lie in a ConfigMap."""
+    with pytest.raises(AssertionError, match=f'Property name of "{name}" does not match'):
+        templated(CHARTS["other"], "--set-string", f"settings.{name}=x")
+
+
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("name", ["dev", "prod", "other"])
 def test_the_overlays_keep_every_rule(name: str, rule: str, overlays: Callable[[str], Cluster]) -> None:

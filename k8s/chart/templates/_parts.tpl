@@ -52,6 +52,29 @@ envFrom:
   {{- if eq .Values.pictures.kind "s3" }}
   - secretRef: {name: {{ .Values.pictures.secret }}, optional: true}
   {{- end }}
+  {{- with .Values.secretSettings }}
+  - secretRef: {name: {{ . }}}
+  {{- end }}
+{{- end }}
+
+{{/* Files of the operator's, where they are mounted and what they are. */}}
+{{- define "r3.fileMounts" -}}
+{{- range $at, $file := .Values.files }}
+- {name: files-{{ $at }}, mountPath: {{ $file.path }}, readOnly: true}
+{{- end }}
+{{- end }}
+
+{{- define "r3.fileVolumes" -}}
+{{- range $at, $file := .Values.files }}
+- name: files-{{ $at }}
+  {{- if $file.secret }}
+  secret: {secretName: {{ $file.secret }}}
+  {{- else if $file.configMap }}
+  configMap: {name: {{ $file.configMap }}}
+  {{- else }}
+  persistentVolumeClaim: {claimName: {{ $file.claim }}, readOnly: true}
+  {{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "r3.redisUrl" -}}
