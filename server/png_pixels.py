@@ -52,19 +52,25 @@ def png_exif(data: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class _Colours:
-    """What says how bits are colours: the header, and the chunks of palette and transparency as they are."""
+    """What says how bits are colours: the header, and the chunks of palette and transparency as they are.
+
+    `clear` is the one colour of a 16-bit picture that is transparent, as its pixels are stored; of such a colour PIL
+    would look at eight bits.
+    """
 
     header: bytes
     chunks: bytes
+    clear: bytes
 
     @staticmethod
     def read(data: bytes) -> _Colours:
         found: dict[bytes, memoryview] = {}
         for kind, content in png_chunks(data):
             found.setdefault(kind, content)
-        colours = _Colours(
-            bytes(found[b"IHDR"]), b"".join(_chunk(k, found[k]) for k in (b"PLTE", b"tRNS") if k in found)
-        )
+        header = bytes(found[b"IHDR"])
+        clear = bytes(found.pop(b"tRNS", b"")) if header[8] == 16 and header[9] in (0, 2) else b""
+        chunks = b"".join(_chunk(kind, found[kind]) for kind in (b"PLTE", b"tRNS") if kind in found)
+        colours = _Colours(header, chunks, clear if len(clear) == 2 * _CHANNELS.get(header[9], 0) else b"")
         if colours.header[8] not in _DEPTHS or colours.header[9] not in _CHANNELS:
             raise OSError("no such colours")
         return colours
@@ -129,7 +135,11 @@ def _fill(part: NDArray[np.uint8], inflated: _Inflated, colours: _Colours) -> No
         rows = min(step, height - top)
         filtered = np.frombuffer(inflated.read(rows * (1 + row_bytes)), np.uint8).reshape(rows, 1 + row_bytes)
         raw = _unfiltered(filtered, above, max(1, colours.bits // 8))
-        part[top : top + rows] = np.asarray(to_rgb(colours.picture(raw, width)))
+        strip = np.array(to_rgb(colours.picture(raw, width)))
+        if colours.clear:
+            is_clear = raw.reshape(rows, width, -1) == np.frombuffer(colours.clear, np.uint8)
+            strip[is_clear.all(axis=2)] = 255
+        part[top : top + rows] = strip
         above = raw[-1]
 
 

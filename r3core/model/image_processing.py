@@ -83,7 +83,9 @@ def _scaled(size: Size, scale: float, transform: Transform) -> Size:
 
 
 def _eight_bit(image: PILImage.Image) -> PILImage.Image:
-    """16- and 32-bit greys scaled to 8 bits (PIL's own conversion would clip them)."""
+    """16- and 32-bit greys scaled to 8 bits (PIL's own conversion would clip them), what is transparent white."""
     values = np.asarray(image, dtype=np.float64)
     top = 65535.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 255.0
-    return PILImage.fromarray((np.clip(values / top, 0, 1) * 255 + 0.5).astype(np.uint8))
+    clear = image.info.get("transparency")
+    scaled = np.where(values == clear, 1.0, values / top) if isinstance(clear, int) else values / top
+    return PILImage.fromarray((np.clip(scaled, 0, 1) * 255 + 0.5).astype(np.uint8))

@@ -134,6 +134,15 @@ def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
     assert [colour(seen, x) for x in range(3)] == [(0, 0, 0), (40, 40, 40), WHITE]
 
 
+def test_the_one_clear_value_of_a_16_bit_grey_lies_on_white() -> None:
+    values = np.full((2, 2), 1000, np.uint16)
+    values[0] = 300
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG", transparency=300)
+    seen = to_rgb(Image.open(io.BytesIO(file.getvalue())))
+    assert (colour(seen, 0, 0), colour(seen, 0, 1)) == (WHITE, (4, 4, 4))
+
+
 def test_cmyk_becomes_rgb() -> None:
     seen = to_rgb(saved(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "JPEG"))
     assert seen.mode == "RGB"

@@ -67,6 +67,21 @@ def test_strips_of_a_png_are_what_pil_reads_at_once(
     assert np.array_equal(png_pixels(data), np.asarray(to_rgb(PILImage.open(io.BytesIO(data)))))
 
 
+@pytest.mark.parametrize("colour", [0, 2])
+def test_the_one_clear_colour_of_a_16_bit_png_lies_on_white(colour: int) -> None:
+    """PIL looks at eight bits of it; a colour that has these eight in common stays."""
+    clear = (np.arange(CHANNELS[colour]) + 301).astype(">u2")
+    rows = np.broadcast_to(clear, (6, 4, len(clear))).copy()
+    rows[3:] += 700  # seen
+    rows[5] = clear + np.uint16(1)
+    packed = zlib.compress(np.insert(rows.reshape(6, -1).view(np.uint8), 0, 0, axis=1).tobytes())
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 6, 16, colour, 0, 0, 0))
+    parts = (header, chunk(b"tRNS", clear.tobytes()), chunk(b"IDAT", packed), chunk(b"IEND", b""))
+    pixels = png_pixels(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert (pixels[:3] == 255).all()
+    assert (pixels[3:] < 10).all()
+
+
 @pytest.mark.parametrize(
     "header",
     [(83, 72, 8, 2, 0, 0, 0), (83, 71, 3, 2, 0, 0, 0), (83, 71, 8, 5, 0, 0, 0), (83, 71, 8, 2, 0, 1, 0)],
