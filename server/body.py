@@ -20,7 +20,7 @@ from server.faults import MAX_FAULTS, ApiError, Fault, pointer_to
 
 MAX_MARKS: Final = 20_000
 MAX_DEPTH: Final = 64
-_IN_THREAD_BYTES: Final = 256 * 1024
+IN_THREAD_BYTES: Final = 256 * 1024
 _MAX_INT_DIGITS: Final = 20
 _SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -35,7 +35,7 @@ async def read_json(request: Request) -> Any:
     body = bytearray()
     async for chunk in chunks_of(request):
         body += chunk
-    if len(body) > _IN_THREAD_BYTES:
+    if len(body) > IN_THREAD_BYTES:
         return await asyncio.to_thread(parse, bytes(body))
     return parse(bytes(body))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import math
@@ -16,6 +17,7 @@ from fastapi import Request
 
 from r3core.checkpoint import Description
 from r3core.versions import STORED_VERSION
+from server.body import IN_THREAD_BYTES
 from server.callers import Caller
 from server.cost import job_cost
 from server.errors import invalid_request
@@ -180,6 +182,15 @@ def check_key(keys: Sequence[str]) -> None:
             raise invalid_request([Fault("/Idempotency-Key", detail)])
 
 
-def hash_of(value: Any) -> str:
-    """The hash of the body's meaning: spaces and the order of names do not make it another."""
+async def hash_of(request: Request, value: Any) -> str:
+    """The hash of the body's meaning: spaces and the order of names do not make it another.
+
+    That of a large body, one with pictures, is made in a thread: it takes as long as it is read.
+    """
+    if int(request.headers.get("content-length", IN_THREAD_BYTES)) < IN_THREAD_BYTES:
+        return _hash(value)
+    return await asyncio.to_thread(_hash, value)
+
+
+def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

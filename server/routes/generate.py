@@ -140,7 +140,8 @@ async def _submitted(call: _Call, ask: Ask[Any]) -> tuple[StoredJob, Mode, bool,
     body, description = read.body, await judge(parts, read, ask)
     mode = mode_of(body.stream, request.headers.getlist("accept"), call.prefer, parts.settings.wait_s)
     check_key(request.headers.getlist("idempotency-key"))
-    asked = Asked(call.caller, body, description, call.key, hash_of(ask.known_by(value)), ask=ask)
+    known_by = await hash_of(request, ask.known_by(value))
+    asked = Asked(call.caller, body, description, call.key, known_by, ask=ask)
     job, replayed = await submit(request, parts, asked)
     headers = {"Location": f"/jobs/{job.id}"}
     if replayed:

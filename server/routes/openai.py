@@ -128,13 +128,15 @@ def _edit_of(form: Form) -> tuple[dict[str, Any], bytes | None]:
 async def _generation(request: Request, parts: Service, caller: Caller, key: str | None) -> _Made:
     value = await read_json(request)
     asked = read_generations(value, may_return=key is not None)
-    return await _made(request, parts, caller, asked, ("image_generation", hash_of(["generations", value])))
+    known_by = await hash_of(request, ["generations", value])
+    return await _made(request, parts, caller, asked, ("image_generation", known_by))
 
 
 async def _edit(request: Request, parts: Service, caller: Caller, key: str | None) -> _Made:
     value, upload = _edit_of(await read_form(request))
     asked = read_edits(value, upload, may_return=key is not None)
-    return await _made(request, parts, caller, asked, ("image_edit", hash_of(["edits", value, asked.read.body.image])))
+    known_by = await hash_of(request, ["edits", value, asked.read.body.image])
+    return await _made(request, parts, caller, asked, ("image_edit", known_by))
 
 
 async def _made(
