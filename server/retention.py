@@ -76,7 +76,11 @@ class Retention:
     async def keep_within_bound(self) -> int:
         """Delete the oldest finished jobs until the pictures take at most R3_KEEP_GB; returns how many were."""
         folders = sorted(await self._folders(), key=lambda folder: folder.newest_s)
-        excess = sum(folder.size_bytes for folder in folders) - self._settings.keep_gb * _GB
+        excess = self._excess(folders)
+        if excess > 0 and not await self._owns(folders):
+            # Pictures that nobody may sweep are not to cost those of jobs that are known.
+            folders = [folder for folder in folders if await self._queue.job(folder.job) is not None]
+            excess = self._excess(folders)
         deleted = 0
         for folder in folders:
             if excess <= 0:
@@ -88,6 +92,9 @@ class Retention:
         if deleted:
             log.info("oldest jobs deleted to stay within R3_KEEP_GB", jobs=deleted, keep_gb=self._settings.keep_gb)
         return deleted
+
+    def _excess(self, folders: Sequence[StoredFolder]) -> float:
+        return sum(folder.size_bytes for folder in folders) - self._settings.keep_gb * _GB
 
     async def _sweep_queue(self) -> None:
         await self._queue.sweep()
@@ -102,9 +109,10 @@ class Retention:
         gets one where it is empty or its jobs are known.
         """
         own, found = await self._queue.mark(), await asyncio.to_thread(self._images.mark)
-        if found is None and (own is not None or not folders or await self._knows_one(folders)):
-            own = found = await self._queue.keep_mark(own or secrets.token_hex(16))
+        if found is None and (not folders or await self._knows_one(folders)):
+            own = await self._queue.keep_mark(own or secrets.token_hex(16))
             await asyncio.to_thread(self._images.put_mark, own)
+            found = await asyncio.to_thread(self._images.mark)  # another queue may have been first
         return own is not None and own == found
 
     async def _knows_one(self, folders: Sequence[StoredFolder]) -> bool:

@@ -179,14 +179,15 @@ local function settle(job, used)
   if #ids == 0 then return call('ZREM', ROOT .. 'fair:' .. job.model, flow_name(job)) end
   if math.abs(back) < AFTER then return end
   if #ids == call('ZCARD', wait_key(job)) then return close_gap(job, ids, back) end
-  local behind, head, places = {}, math.huge, scores(wait_key(job), ids)
+  local behind, head, places, now = {}, math.huge, scores(wait_key(job), ids), clock(job)
   for i, id in ipairs(ids) do
-    if places[i] and places[i] > job.place then
+    -- What was given back stands before the virtual time, and stays.
+    if places[i] and places[i] > math.max(job.place, now) then
       behind[#behind + 1] = id
       head = math.min(head, places[i])
     end
   end
-  if #behind > 0 then back = math.min(back, head - clock(job) - AFTER) end
+  if #behind > 0 then back = math.min(back, head - now - AFTER) end
   move_up(job, behind, back)
 end
 
@@ -429,9 +430,10 @@ end
 -- clock that jumps looks the same.
 local function note_visit()
   local key, half = ROOT .. 'visits', POLICY.lease_ms / 2
+  local silence = math.max(half, 3000) -- a sweep comes every second, where its process is not held up
   local seen = call('HMGET', key, 'last', 'reap_from')
   local from = tonumber(seen[2] or 0)
-  if seen[1] and math.abs(NOW - tonumber(seen[1])) > half then from = NOW + half end
+  if seen[1] and math.abs(NOW - tonumber(seen[1])) > silence then from = NOW + half end
   if from > NOW + half then from = 0 end -- the clock went back
   call('HSET', key, 'last', whole(NOW), 'reap_from', whole(from))
   call('PEXPIRE', key, 86400000)

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import redis
 
+from server.embedded import EmbeddedServer
 from server.queue import OutOfOrder, Queue
 from server.queue_errors import QueueUnavailable
 from server.queue_records import Checkpoint, Ending
@@ -121,6 +122,19 @@ async def test_after_an_outage_who_lives_renews_before_anything_is_taken_back(
     db.hset("{r3}:visits", "reap_from", int(time.time() * 1000))  # the time that it gives has passed
     assert await queue.sweep() == 1
     assert ((await stored(queue, kept)).status, (await stored(queue, left)).status) == ("running", "queued")
+
+
+async def test_where_leases_are_short_a_sweep_each_second_is_no_outage(
+    queue: Queue, worker: WorkerQueue, queue_server: EmbeddedServer, db: redis.Redis
+) -> None:
+    worker.register({"name": MODEL})
+    left = await submitted(queue)
+    leased(worker)
+    short = Queue(queue_server.url, replace(POLICY, lease_s=1.0))
+    lapse(db, left)
+    db.hset("{r3}:visits", mapping={"last": int(time.time() * 1000) - 1100, "reap_from": 0})
+    assert await short.sweep() == 1
+    await short.close()
 
 
 async def test_the_time_to_renew_after_an_outage_is_half_a_lease(

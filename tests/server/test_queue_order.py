@@ -19,6 +19,11 @@ def ended(worker: WorkerQueue, lease: Lease, cost: float) -> None:
     assert worker.checkpoint(lease.id, lease.token, done) == "ok"
 
 
+def places(db: redis.Redis) -> dict[str, float]:
+    """Where each job waits."""
+    return {str(job): float(place) for job, place in db.zscan_iter(f"{{r3}}:wait:{MODEL}")}
+
+
 async def test_one_tenants_jobs_come_in_the_order_they_were_sent(queue: Queue, worker: WorkerQueue) -> None:
     sent = [await submitted(queue, cost=1 + i % 3) for i in range(8)]
     assert leased_ids(worker, 8) == sent
@@ -103,6 +108,22 @@ async def test_what_was_cancelled_while_nobody_else_waited_is_not_charged_later(
     given = leased_ids(worker, len(meant) + len(other), holding=1)
     assert ([job for job in given if job in meant], [job for job in given if job in other]) == (meant, other)
     assert max(abs(given.index(job) - 2 * i) for i, job in enumerate(meant)) <= 3  # they take turns
+
+
+async def test_what_is_not_charged_moves_nothing_back(queue: Queue, worker: WorkerQueue, db: redis.Redis) -> None:
+    """Also where a job of the same tenant was given back, and stands at a place that the virtual time has passed."""
+    for _ in range(8):
+        await submitted(queue, "one", cost=10.0)
+    for _ in range(8):
+        await submitted(queue, "other", cost=10.0)
+    taken = [lease for lease in worker.lease(MODEL, 6, 0) if (await stored(queue, lease.id)).tenant == "one"]
+    assert worker.release(taken[1].id, taken[1].token) == "ok"
+    before = places(db)
+    ended(worker, taken[0], 0.0)
+    after = places(db)
+    assert all(after[job] <= before[job] for job in after)
+    assert sum(after.values()) < sum(before.values()), "what was not used is given back to those behind"
+    assert after[taken[1].id] == before[taken[1].id]
 
 
 async def test_a_worker_is_given_no_more_trajectories_than_it_has_room_for(queue: Queue, worker: WorkerQueue) -> None:

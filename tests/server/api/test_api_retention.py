@@ -127,6 +127,21 @@ async def test_who_shares_a_folder_with_another_queue_sweeps_nothing(
     assert await retention(queue, images).sweep_orphans() == 0
 
 
+async def test_pictures_that_nobody_may_sweep_cost_no_job_that_is_known(
+    queue: Queue, images: ImageStore, hand_worker: HandWorker, database: redis.Redis
+) -> None:
+    """They may take more than R3_KEEP_GB, and cannot be removed."""
+    await finished(queue, hand_worker)
+    await retention(queue, images).sweep_orphans()
+    database.flushdb()
+    images.put("local", GONE, bytes(100_000))
+    jobs = [await finished(queue, hand_worker) for _ in range(3)]
+    keeper = retention(queue, images, keep_gb=50_000 / 10**9)
+    assert await keeper.keep_within_bound() == 0
+    assert all([await queue.job(job) is not None for job in jobs])
+    assert await retention(queue, images, keep_gb=0).keep_within_bound() == 3
+
+
 async def test_an_operator_says_that_a_store_is_another_queues_from_now_on(
     queue: Queue, images: ImageStore, hand_worker: HandWorker, tmp_path: Path
 ) -> None:
@@ -141,9 +156,12 @@ async def test_an_operator_says_that_a_store_is_another_queues_from_now_on(
     assert images.mark() == await queue.mark()
 
 
+@pytest.mark.parametrize("mark", [None, "of another store"])
 async def test_a_store_of_before_marks_is_not_taken_by_a_queue_that_knows_none_of_its_jobs(
-    queue: Queue, images: ImageStore, tmp_path: Path
+    mark: str | None, queue: Queue, images: ImageStore, tmp_path: Path
 ) -> None:
+    if mark is not None:
+        await queue.keep_mark(mark)
     images.put("local", GONE, png())
     aged(tmp_path, 2 * 3600)
     assert await retention(queue, images).sweep_orphans() == 0
