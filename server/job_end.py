@@ -18,7 +18,7 @@ from server.queue import QueueUnavailable, StoredJob
 from server.service import Service
 from server.sse import until_hang_up
 
-_NOT_AGAIN: Final = {"x-should-retry": "false"}  # which the openai clients heed
+NOT_AGAIN: Final = {"x-should-retry": "false"}  # which the openai clients heed
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def failure(job: StoredJob, headers: Mapping[str, str], *, is_keyed: bool = Fals
     code, message = error.get("code", "job_failed"), error.get("message", "no reason was recorded")
     more = {}
     if status_of(code) == 503 and is_keyed:
-        message, more = f"{message}; send it with another Idempotency-Key to have it tried again", _NOT_AGAIN
+        message, more = f"{message}; send it with another Idempotency-Key to have it tried again", NOT_AGAIN
     elif status_of(code) == 503:
         more = {"Retry-After": "10"}
     return ApiError(code, message, headers={**headers, **more}, extra={"job_id": job.id})

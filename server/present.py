@@ -43,6 +43,10 @@ class Presenter:
         position = await self._queue.position(job) if job.status == "queued" else (None, None)
         return await self._with_bytes(job, self.linked(job, job_json(job, position)))
 
+    def job_at_hand(self, job: StoredJob) -> Json:
+        """The same without its place in the queue and without bytes: nothing more is asked of Redis."""
+        return self.linked(job, job_json(job))
+
     async def picture(self, job: StoredJob, image: Json) -> Json:
         """An image of the job's, with its bytes where the request asked for them. Raises QueueUnavailable."""
         return await self._with_bytes(job, self.linked(job, image))

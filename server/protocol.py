@@ -71,7 +71,10 @@ class AbortableProtocol(HttpToolsProtocol):
 
     def _behind_this_head(self) -> HttpRequestParser:
         framing = [one for one in self.headers if one[0] in (b"content-length", b"transfer-encoding")]
+        if not self.cycle.keep_alive:
+            framing.append((b"connection", b"close"))
         parser = HttpRequestParser(self)
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
         self._repeats_head = True
         try:
             parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % one for one in framing))

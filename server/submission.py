@@ -24,6 +24,7 @@ from server.errors import invalid_request
 from server.faults import ApiError, Fault
 from server.given_pictures import stored_as
 from server.hook_rules import allowed
+from server.job_end import NOT_AGAIN
 from server.keys import TenantLimits
 from server.kinds import GENERATE, Ask
 from server.queue import NewJob, StoredJob, Submitted
@@ -84,14 +85,17 @@ async def submit(request: Request, parts: Service, asked: Asked) -> tuple[Stored
         if asked.is_lost_unanswered:
             parts.giving_up.on(submitted.id)
         elif isinstance(error, QueueUnavailable):
-            raise _taken_unseen(submitted.id, error) from error
+            raise _taken_unseen(submitted.id, error, is_keyed=asked.idempotency_key is not None) from error
         raise
 
 
-def _taken_unseen(job_id: str, error: QueueUnavailable) -> ApiError:
-    """What to say of a job that is in the queue when the queue has gone away right then."""
+def _taken_unseen(job_id: str, error: QueueUnavailable, *, is_keyed: bool) -> ApiError:
+    """What to say of a job that is in the queue when the queue has gone away right then. Clients come again by
+    themselves where they are told when; without a key that would make a second one.
+    """
     detail = f"{error}; the job was taken before: GET /jobs/{job_id} will say how it stands, do not send it again"
-    headers = {"Location": f"/jobs/{job_id}", "Retry-After": str(math.ceil(error.retry_after_s))}
+    again = {"Retry-After": str(math.ceil(error.retry_after_s))} if is_keyed else NOT_AGAIN
+    headers = {"Location": f"/jobs/{job_id}", **again}
     return ApiError("queue_unavailable", detail, headers=headers, extra={"job_id": job_id})
 
 

@@ -157,10 +157,11 @@ async def _waited(request: Request, parts: Service, waiting: Waiting, headers: d
     ended = await until_ended(request, parts, waiting) if waiting.wait_s != 0 else None
     if ended is None:
         try:
-            job = await parts.job_of(job.tenant, job.id)
+            shown = await presenter.job(await parts.job_of(job.tenant, job.id))
         except QueueUnavailable as error:  # then as it was: without its address who sent it could only send another
             log.warning("a job is shown as it was when it was sent", job_id=job.id, reason=str(error))
-        return json_response(await presenter.job(job), 202, headers)
+            shown = presenter.job_at_hand(job)
+        return json_response(shown, 202, headers)
     if ended.status == "succeeded":
         return json_response(await presenter.job(ended), 200, headers)
     raise failure(ended, headers, is_keyed="idempotency-key" in request.headers)

@@ -217,6 +217,18 @@ def test_who_offers_an_upgrade_is_answered_without_it(
     assert second["request_id"] == "after"
 
 
+def test_what_comes_behind_an_upgrade_is_read_as_ever(attacked: Attacked) -> None:
+    """A request that closes the connection is answered, whatever follows it."""
+    offer = head(b"GET /jobs?limit=1 HTTP/1.1", *UPGRADES)
+    last = head(b"GET /jobs?limit=1 HTTP/1.1", b"Connection: close")
+    with socket.create_connection(("127.0.0.1", attacked.port), timeout=10) as connection:
+        connection.sendall(offer)
+        time.sleep(0.1)
+        connection.sendall(last + last)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answer) == [b"200", b"200"]
+
+
 def test_no_body_of_an_upgrade_is_taken_for_a_request(attacked: Attacked) -> None:
     hidden = head(b"GET /jobs?limit=1 HTTP/1.1", b"X-Request-ID: smuggled")
     framing = b"Content-Length: %d" % len(hidden)

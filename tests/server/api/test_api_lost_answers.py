@@ -87,8 +87,12 @@ def unseen(api: RunningApi, after: int) -> Iterator[None]:
             raise QueueUnavailable("it is away", 2.0)
         return await look(tenant, job_id)
 
+    async def nowhere(_: object) -> None:
+        raise QueueUnavailable("it is away")
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Service, "job_of", staticmethod(away))
+        patch.setattr(parts.queue, "position", nowhere)
         yield
 
 
@@ -101,12 +105,15 @@ def test_a_wait_that_ends_while_redis_is_away_is_answered_with_the_job(api: Runn
 
 
 def test_a_job_that_is_taken_as_redis_goes_away_is_named(api: RunningApi) -> None:
-    with unseen(api, 0):
-        answer = api.client.post("/generate", json={"prompt": "a cat"}, headers={"Prefer": "respond-async"})
-    body = problem(answer, 503, "queue_unavailable")
-    assert answer.headers["location"] == f"/jobs/{body['job_id']}"
-    assert answer.headers["retry-after"] == "2"
-    assert api.job(body["job_id"])["status"] == "queued"
+    for headers in ({"Prefer": "respond-async"}, {"Prefer": "respond-async", "Idempotency-Key": "named"}):
+        with unseen(api, 0):
+            answer = api.client.post("/generate", json={"prompt": "a cat"}, headers=headers)
+        body = problem(answer, 503, "queue_unavailable")
+        assert answer.headers["location"] == f"/jobs/{body['job_id']}"
+        is_keyed = "Idempotency-Key" in headers
+        told = answer.headers.get("retry-after"), answer.headers.get("x-should-retry")
+        assert told == (("2", None) if is_keyed else (None, "false")), "clients come again by themselves"
+        assert api.job(body["job_id"])["status"] == "queued"
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/images/generations"])

@@ -9,7 +9,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,20 @@ def test_while_redis_is_away_the_process_stays_and_recovers_with_its_streams(
             seen += list(events)
         check_whole(seen)
         assert api.is_running()
+    queue.close()
+
+
+def test_who_waits_while_redis_goes_away_is_told_which_job_it_was(own_redis: EmbeddedServer, tmp_path: Path) -> None:
+    queue = WorkerQueue(own_redis.url, "by-hand")
+    with api_process(own_redis.url, tmp_path) as api, ThreadPoolExecutor(1) as pool:
+        HandWorker(queue, ImageStore(tmp_path / "images"))
+        asked: dict[str, Any] = {"json": {"prompt": "a"}, "headers": {"Prefer": "wait=2"}, "timeout": 30}
+        answer = pool.submit(partial(api.client.post, "/generate", **asked))
+        with redis.Redis.from_url(own_redis.url) as client:
+            until(lambda: bool(client.keys("{r3}:job:*")))
+        kill(own_redis)
+        assert (answer.result().status_code, answer.result().json()["status"]) == (202, "queued")
+        assert answer.result().headers["location"] == f"/jobs/{answer.result().json()['id']}"
     queue.close()
 
 
