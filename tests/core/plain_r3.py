@@ -302,7 +302,9 @@ class PlainR3:
 
     def preprocess(self, pixels: np.ndarray, which: str) -> Tensor:
         image = Image.fromarray(pixels)
-        image = image.resize(size_of(image.size, self.transforms[which]), Image.Resampling.BICUBIC)
+        width, height = size_of(image.size, self.transforms[which])
+        for size in ((width, image.height), (width, height)):  # as Pillow before 13 does it in one call
+            image = image.resize(size, Image.Resampling.BICUBIC)
         return (torch.tensor(np.array(image)).float() / 255 - 0.5).permute(2, 0, 1) / 0.5
 
     # --- the eye and the hand

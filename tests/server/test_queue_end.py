@@ -219,15 +219,15 @@ async def test_a_poisoned_job_is_kept_for_an_operator_to_look_at(
     await queue.close()
 
 
-async def test_jobs_without_a_lifetime_are_kept(
-    queue_server: EmbeddedServer, db: redis.Redis, new_worker: NewWorker
-) -> None:
+async def test_jobs_without_a_lifetime_are_kept(queue_server: EmbeddedServer, db: redis.Redis) -> None:
     policy = replace(POLICY, job_ttl_s=None)
-    queue = Queue(queue_server.url, policy)
+    queue, worker = Queue(queue_server.url, policy), WorkerQueue(queue_server.url, "w", policy)
     sent = await submitted(queue)
-    await queue.cancel(sent)
+    lease = leased(worker)
+    worker.checkpoint(sent, lease.token, picture_done(lease, 1, ending=DONE))
     assert db.pttl(f"{{r3}}:job:{sent}") == -1
     assert db.pttl(f"{{r3}}:ev:{sent}") > 0
+    worker.close()
     await queue.close()
 
 
