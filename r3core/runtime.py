@@ -90,11 +90,17 @@ def load_engine(config: EngineConfig, progress: Callable[[int, int], None] | Non
     return _running(config, loaded, prepared.description, attention, plan, similarities)
 
 
-def plan_prepared(config: EngineConfig, prepared: Prepared, device: torch.device) -> MemoryPlan:
-    """The memory plan of a checkpoint that is not read yet; CheckpointError or DeviceError where it cannot be."""
+def plan_prepared(
+    config: EngineConfig, prepared: Prepared, device: torch.device, *, is_empty: bool = False
+) -> MemoryPlan:
+    """The memory plan of a checkpoint that is not read yet; CheckpointError or DeviceError where it cannot be.
+
+    `is_empty` asks what would hold if nothing else were on the device.
+    """
     description = prepared.description
     _check_sizes(description, prepared.model.config)
     free, total = _memory(device)
+    free = total if is_empty else free
     room = None if free is None else free - prepared.weights_bytes
     dtype = prepared.model.bagel.dtype
     return plan_memory(

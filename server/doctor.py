@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final, Literal
 
 from r3core import malloc
-from r3core.errors import DeviceError, R3Error
+from r3core.errors import CheckpointError, DeviceError, R3Error
 from server.image_errors import StoreAway
 from server.misconfigured import Misconfigured, shown_url
 from server.other_variables import Telemetry
@@ -106,7 +106,11 @@ def _malloc(settings: Settings) -> Finding | str:
 def _attention(settings: Settings) -> str:
     from r3core.model.attention import choose
 
-    choice = choose(*_place(settings), settings.attention)
+    device, dtype = _place(settings)
+    try:
+        choice = choose(device, dtype, settings.attention, _prepared(settings, dtype).model.config.decoder.attended)
+    except CheckpointError:  # told of with the checkpoint
+        choice = choose(device, dtype, settings.attention)
     return f"{choice.attention.name} ({choice.reason})"
 
 
@@ -125,6 +129,7 @@ def _memory(settings: Settings) -> Finding | str:
         free, total = torch.cuda.mem_get_info(device) if device.type == "cuda" else (0, 0)
         if total - free < _HELD_BYTES:
             raise
+        plan_prepared(config, prepared, device, is_empty=True)
         held = f"{(total - free) / 1e9:.0f} GB of {device} are taken, as by a worker that runs"
         return Finding("note", "memory", f"{held}; another beside it: {fault}")
 

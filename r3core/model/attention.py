@@ -12,8 +12,9 @@ The two CUDA implementations were written against their libraries' documentation
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from inspect import signature
 from itertools import accumulate
 from typing import Any, Final, Literal, Protocol
@@ -225,6 +226,7 @@ class VarlenAttention(_VariableLength):
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
         from torch.nn.attention.varlen import varlen_attn
 
+        shared: dict[str, Any] = {"enable_gqa": q.shape[1] != k.shape[1]} if _knows_shared_heads(varlen_attn) else {}
         out = varlen_attn(
             q,
             k,
@@ -234,17 +236,16 @@ class VarlenAttention(_VariableLength):
             max(group.queries),
             max(group.keys),
             window_size=(-1, 0) if group.causal else (-1, -1),
-            **_shared_heads(q.shape[1] != k.shape[1]),
+            **shared,
         )
         assert isinstance(out, Tensor)
         return out
 
 
-def _shared_heads(are_shared: bool) -> dict[str, Any]:
-    """How torch is told that several query heads read one kv head; before 2.12 it has no word for it, and asks none."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    return {"enable_gqa": are_shared} if "enable_gqa" in signature(varlen_attn).parameters else {}
+@cache
+def _knows_shared_heads(kernel: Callable[..., Any]) -> bool:
+    """Whether torch has a word for query heads that share a kv head: before 2.12 it has none, and asks none."""
+    return "enable_gqa" in signature(kernel).parameters
 
 
 class XformersAttention(_VariableLength):

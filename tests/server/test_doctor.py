@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from r3core import malloc
-from r3core.errors import DeviceError
 from server.doctor import CHECKS, Finding, run_doctor
 from server.settings import Settings, default_checkpoint
 
@@ -58,17 +57,23 @@ def test_the_packages_of_a_worker_are_enough_for_a_worker(
     assert "enough for a worker" in found["packages"][1]
 
 
-@pytest.mark.parametrize(("held", "state"), [(29 * 10**9, "note"), (10**8, "broken")])
+@pytest.mark.parametrize(
+    ("total", "held", "state"),
+    [(4 * 10**9, 39 * 10**8, "note"), (10**7, 10**6, "broken"), (2 * 10**9, 19 * 10**8, "broken")],
+    ids=["held by a worker", "too small", "too small, and held"],
+)
 def test_a_device_that_a_worker_holds_is_not_broken(
-    held: int, state: str, settings: Settings, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    total: int,
+    held: int,
+    state: str,
+    settings: Settings,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def too_small(*_: object) -> None:
-        raise DeviceError("no room")
-
-    monkeypatch.setattr("r3core.runtime.plan_prepared", too_small)
     monkeypatch.setattr("server.doctor._place", lambda _: (torch.device("cuda"), torch.bfloat16))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (40 * 10**9 - held, 40 * 10**9))
-    assert report(settings, capsys)[1]["memory"][0] == state
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (total - held, total))
+    state_, said = report(settings, capsys)[1]["memory"]
+    assert state_ == state, said
 
 
 def test_what_is_broken_is_named_and_the_rest_is_still_looked_at(

@@ -53,27 +53,31 @@ envFrom:
   - secretRef: {name: {{ .Values.pictures.secret }}, optional: true}
   {{- end }}
   {{- with .Values.secretSettings }}
-  - secretRef: {name: {{ . }}}
+  - secretRef: {name: {{ . | quote }}}
   {{- end }}
 {{- end }}
 
-{{/* Files of the operator's, where they are mounted and what they are. */}}
+{{/* Files of the operator's, where they are mounted and what they are; weights on a claim are for workers alone. */}}
 {{- define "r3.fileMounts" -}}
-{{- range $at, $file := .Values.files }}
-- {name: files-{{ $at }}, mountPath: {{ $file.path }}, readOnly: true}
+{{- range $at, $file := .files }}
+{{- if or $.claims (not $file.claim) }}
+- {name: files-{{ $at }}, mountPath: {{ $file.path | quote }}, readOnly: true}
+{{- end }}
 {{- end }}
 {{- end }}
 
 {{- define "r3.fileVolumes" -}}
-{{- range $at, $file := .Values.files }}
+{{- range $at, $file := .files }}
+{{- if $file.secret }}
 - name: files-{{ $at }}
-  {{- if $file.secret }}
-  secret: {secretName: {{ $file.secret }}}
-  {{- else if $file.configMap }}
-  configMap: {name: {{ $file.configMap }}}
-  {{- else }}
-  persistentVolumeClaim: {claimName: {{ $file.claim }}, readOnly: true}
-  {{- end }}
+  secret: {secretName: {{ $file.secret | quote }}}
+{{- else if $file.configMap }}
+- name: files-{{ $at }}
+  configMap: {name: {{ $file.configMap | quote }}}
+{{- else if $.claims }}
+- name: files-{{ $at }}
+  persistentVolumeClaim: {claimName: {{ $file.claim | quote }}, readOnly: true}
+{{- end }}
 {{- end }}
 {{- end }}
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -134,6 +135,7 @@ def test_who_waits_while_redis_goes_away_is_told_which_job_it_was(own_redis: Emb
         answer = pool.submit(partial(api.client.post, "/generate", **asked))
         with redis.Redis.from_url(own_redis.url) as client:
             until(lambda: bool(client.keys("{r3}:job:*")))
+        time.sleep(0.5)  # it has looked at its job, and waits
         kill(own_redis)
         assert (answer.result().status_code, answer.result().json()["status"]) == (202, "queued")
         assert answer.result().headers["location"] == f"/jobs/{answer.result().json()['id']}"
