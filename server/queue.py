@@ -151,13 +151,12 @@ class Queue:
 
     async def replayed(self, tenant: str, key: str, body_hash: str) -> Submitted | None:
         """The job that the key made before, None where there is none any more. Raises IdempotencyMismatch."""
-        known = await self._do(lambda: self._redis.get(f"{ROOT}idem:{tenant}:{key}"))
-        known_hash, _, job_id = (known or "").rpartition(" ")
-        if not job_id or not await self._do(lambda: self._redis.exists(f"{ROOT}job:{job_id}")):
-            return None
-        if known_hash != body_hash:
-            raise IdempotencyMismatch(key)
-        return Submitted(job_id, replayed=True)
+        match await self._run("replay", tenant, key, body_hash):
+            case ["mismatch"]:
+                raise IdempotencyMismatch(key)
+            case [_, job_id]:
+                return Submitted(job_id, replayed=True)
+        return None
 
     async def job(self, job_id: str) -> StoredJob | None:
         """The job as it stands, None where it is unknown or its time is over."""

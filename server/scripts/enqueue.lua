@@ -11,17 +11,8 @@ local queued_limit, running_limit, per_min = tonumber(ARGV[17]), ARGV[18], tonum
 
 if call('EXISTS', job_key(id)) == 1 then return {'new', id} end -- this very call, after a lost answer
 
-local idem = ROOT .. 'idem:' .. job.tenant .. ':' .. idem_name
-if idem_name ~= '' then
-  local known = call('GET', idem)
-  if known then
-    local known_hash, known_id = known:match('^(.*) (%S+)$')
-    if call('EXISTS', job_key(known_id)) == 1 then
-      if known_hash ~= body_hash then return {'mismatch'} end
-      return {'replayed', known_id}
-    end
-  end
-end
+local before = idem_name ~= '' and made_before(job.tenant, idem_name, body_hash)
+if before then return before end
 
 -- A job that alone is above the bound in cost is taken when nothing waits: else it could never run.
 local function refused(scope, whose, jobs_limit, cost_limit)
@@ -50,7 +41,7 @@ call('HSET', job_key(id), 'tenant', job.tenant, 'model', job.model, 'priority', 
   'status', 'queued', 'created', whole(NOW), 'place', exact(place))
 if ARGV[15] ~= '' then call('HSET', job_key(id), 'parent', ARGV[15]) end
 if ARGV[16] ~= '' then call('HSET', job_key(id), 'webhook', ARGV[16]) end
-if idem_name ~= '' then call('SET', idem, body_hash .. ' ' .. id, 'PX', POLICY.idem_ttl_ms) end
+if idem_name ~= '' then call('SET', idem_key(job.tenant, idem_name), body_hash .. ' ' .. id, 'PX', POLICY.idem_ttl_ms) end
 enter_wait(id, job, place)
 
 -- The tenant's list: it stays while a job is under way, and what is gone from its old end is struck off bit by bit.

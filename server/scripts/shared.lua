@@ -100,6 +100,7 @@ end
 local function flow_key(job) return ROOT .. 'flow:' .. job.priority .. ':' .. job.tenant .. ':' .. job.model end
 local function flow_name(job) return job.priority .. ':' .. job.tenant end
 local function wait_key(job) return ROOT .. 'wait:' .. job.model end
+local function fair_key(job) return ROOT .. 'fair:' .. job.model end
 local function lease_key(job) return ROOT .. 'lease:' .. job.model end
 
 -- waiting: bounds are counted here, the order is kept here
@@ -138,13 +139,26 @@ end
 
 local function clock(job) return tonumber(call('GET', ROOT .. 'clock:' .. job.model) or 0) end
 
+-- What a job is estimated to take of the virtual time.
+local function span(job) return math.max(job.cost / job.weight, AFTER * 2) end
+
 -- A new job's virtual finish time. A flow is a tenant at one priority, so that a high job passes its own tenant's normal ones.
 local function next_place(job)
-  local fair = ROOT .. 'fair:' .. job.model
-  local last = tonumber(call('ZSCORE', fair, flow_name(job)) or 0)
-  local place = math.max(clock(job), last) + math.max(job.cost / job.weight, AFTER * 2)
-  call('ZADD', fair, exact(place), flow_name(job))
+  local last = tonumber(call('ZSCORE', fair_key(job), flow_name(job)) or 0)
+  local place = math.max(clock(job), last) + span(job)
+  call('ZADD', fair_key(job), exact(place), flow_name(job))
   return place
+end
+
+local function idem_key(tenant, name) return ROOT .. 'idem:' .. tenant .. ':' .. name end
+
+-- What an Idempotency-Key made before: {'replayed', id}, {'mismatch'} for another body, nil where there is nothing any more.
+local function made_before(tenant, name, body_hash)
+  local known = call('GET', idem_key(tenant, name))
+  if not known then return nil end
+  local known_hash, id = known:match('^(.*) (%S+)$')
+  if call('EXISTS', job_key(id)) == 0 then return nil end
+  return known_hash == body_hash and {'replayed', id} or {'mismatch'}
 end
 
 local function scores(key, ids)
@@ -157,18 +171,16 @@ local function scores(key, ids)
 end
 
 local function move_up(job, ids, by)
-  local fair = ROOT .. 'fair:' .. job.model
   for _, id in ipairs(ids) do call('ZINCRBY', wait_key(job), exact(-by), id) end
-  if call('ZSCORE', fair, flow_name(job)) then call('ZINCRBY', fair, exact(-by), flow_name(job)) end
+  if call('ZSCORE', fair_key(job), flow_name(job)) then call('ZINCRBY', fair_key(job), exact(-by), flow_name(job)) end
 end
 
 -- Where only one flow waits there is no one to be fair to yet, and its order is the same: what was cancelled before its
 -- head is taken out of its places once it is a hundredth of them, so that many cancels do not move each job each time.
 local function close_gap(job, ids, back)
-  local head = call('ZRANGE', wait_key(job), 0, 0, 'WITHSCORES')
-  local own = call('HMGET', job_key(head[1]), 'cost', 'weight')
-  local least = clock(job) + math.max(tonumber(own[1] or 0) / tonumber(own[2] or 1), AFTER * 2)
-  local gap = tonumber(head[2]) - least
+  local id, place = unpack(call('ZRANGE', wait_key(job), 0, 0, 'WITHSCORES'))
+  local first = read(id)
+  local gap = first and tonumber(place) - clock(job) - span(first) or 0
   if gap > math.abs(back) * #ids / 100 then move_up(job, ids, gap) end
 end
 
@@ -176,7 +188,7 @@ end
 -- virtual time. A flow of which nothing waits owes nothing: what was leased of it lies before that time.
 local function settle(job, used)
   local back, ids = (job.cost - used) / job.weight, call('SMEMBERS', flow_key(job))
-  if #ids == 0 then return call('ZREM', ROOT .. 'fair:' .. job.model, flow_name(job)) end
+  if #ids == 0 then return call('ZREM', fair_key(job), flow_name(job)) end
   if math.abs(back) < AFTER then return end
   if #ids == call('ZCARD', wait_key(job)) then return close_gap(job, ids, back) end
   local behind, head, places, now = {}, math.huge, scores(wait_key(job), ids), clock(job)
@@ -286,13 +298,13 @@ local function finish(id, job, status, problem, ttl)
   settle(job, job['u:cost'])
   if status == 'succeeded' then measure(job) end
   if call('EXISTS', wait_key(job), lease_key(job)) == 0 then
-    call('DEL', ROOT .. 'clock:' .. job.model, ROOT .. 'fair:' .. job.model)
+    call('DEL', ROOT .. 'clock:' .. job.model, fair_key(job))
   end
   say(id, 'job.' .. status, 'null', problem and ',"error":' .. problem or '')
   if job.webhook and asks_for(job.webhook, 'job.' .. status) then call('ZADD', ROOT .. 'hooks', whole(NOW), id) end
   local kept = ttl or POLICY.job_ttl_ms
   -- Where jobs are kept until their pictures take too much room, nothing else would ever end one that has none.
-  if kept == cjson.null and status ~= 'succeeded' and tonumber(call('HGET', job_key(id), 'pictures') or 0) == 0 then
+  if kept == cjson.null and status ~= 'succeeded' and job.pictures == 0 then
     kept = POLICY.poisoned_ttl_ms
   end
   begin_lifetimes(id, job, kept)
