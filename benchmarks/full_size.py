@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -22,7 +23,7 @@ from r3core.bench.ceiling import measure_ceiling
 from r3core.bench.random_weights import SMALL, TRUE_SIZE, random_runtime, random_weights
 from r3core.bench.results import Results
 from r3core.bench.targets import table
-from r3core.config import EngineConfig
+from r3core.config import AttentionWanted, EngineConfig
 from r3core.runtime import pick_device, pick_dtype, set_up_torch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,7 +62,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", choices=("true", "small", "trial"), default="true", help="trial: small, and little")
     parser.add_argument("--device")
     parser.add_argument("--dtype", choices=("bf16", "fp32"))
-    ways = ("auto", "xformers", "varlen", "sdpa")
+    ways = get_args(AttentionWanted)
     parser.add_argument("--attention", choices=ways, default="auto", help="auto: the first whose probe passes")
     parser.add_argument("--budget", type=float, default=BUDGET_S, help="seconds in all")
     parser.add_argument(

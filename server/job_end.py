@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from fastapi import Request
 
@@ -14,11 +13,10 @@ from server.callers import Caller
 from server.errors import status_of
 from server.faults import ApiError
 from server.hub import KEYS_UNAVAILABLE, UNAUTHORIZED
+from server.openai_errors import NOT_AGAIN
 from server.queue import QueueUnavailable, StoredJob
 from server.service import Service
 from server.sse import until_hang_up
-
-NOT_AGAIN: Final = {"x-should-retry": "false"}  # which the openai clients heed
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from server.faults import ApiError
 
 PREFIX: Final = "/v1/"
 MAX_RETRY_S: Final = 120  # told to wait longer, they give up at once
+NOT_AGAIN: Final = {"x-should-retry": "false"}  # which those clients heed
 # The same request would come to the same end, or nobody wants it any more.
 _IN_VAIN: Final = frozenset({"cancelled", "poison_job", "step_failed", "deadline_exceeded"})
 
@@ -32,4 +33,4 @@ def retry_headers(error: ApiError, path: str) -> Mapping[str, str]:
     if after.isdecimal():
         seconds = min(int(after), MAX_RETRY_S)
         told |= {"Retry-After": str(seconds), "retry-after-ms": str(seconds * 1000)}
-    return {**told, "x-should-retry": "false"} if error.code in _IN_VAIN else told
+    return {**told, **NOT_AGAIN} if error.code in _IN_VAIN else told

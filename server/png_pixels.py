@@ -135,11 +135,11 @@ def _fill(part: NDArray[np.uint8], inflated: _Inflated, colours: _Colours) -> No
         rows = min(step, height - top)
         filtered = np.frombuffer(inflated.read(rows * (1 + row_bytes)), np.uint8).reshape(rows, 1 + row_bytes)
         raw = _unfiltered(filtered, above, max(1, colours.bits // 8))
-        strip = np.array(to_rgb(colours.picture(raw, width)))
+        strip = part[top : top + rows]
+        strip[:] = np.asarray(to_rgb(colours.picture(raw, width)))
         if colours.clear:
             is_clear = raw.reshape(rows, width, -1) == np.frombuffer(colours.clear, np.uint8)
             strip[is_clear.all(axis=2)] = 255
-        part[top : top + rows] = strip
         above = raw[-1]
 
 

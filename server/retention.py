@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
@@ -79,7 +79,7 @@ class Retention:
         excess = self._excess(folders)
         if excess > 0 and not await self._owns(folders):
             # Pictures that nobody may sweep are not to cost those of jobs that are known.
-            folders = [folder for folder in folders if await self._queue.job(folder.job) is not None]
+            folders = [folder async for folder in self._known(folders)]
             excess = self._excess(folders)
         deleted = 0
         for folder in folders:
@@ -109,17 +109,17 @@ class Retention:
         gets one where it is empty or its jobs are known.
         """
         own, found = await self._queue.mark(), await asyncio.to_thread(self._images.mark)
-        if found is None and (not folders or await self._knows_one(folders)):
+        if found is None and (not folders or await anext(self._known(folders), None) is not None):
             own = await self._queue.keep_mark(own or secrets.token_hex(16))
             await asyncio.to_thread(self._images.put_mark, own)
             found = await asyncio.to_thread(self._images.mark)  # another queue may have been first
         return own is not None and own == found
 
-    async def _knows_one(self, folders: Sequence[StoredFolder]) -> bool:
+    async def _known(self, folders: Sequence[StoredFolder]) -> AsyncIterator[StoredFolder]:
+        """Those of jobs that the queue knows."""
         for folder in folders:
             if await self._queue.job(folder.job) is not None:
-                return True
-        return False
+                yield folder
 
     def _has_old_previews(self, folder: StoredFolder, job: StoredJob, now: float) -> bool:
         """Whether its events have gone and something is stored beside its pictures."""

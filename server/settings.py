@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from r3core.config import AttentionWanted
 from server.hook_rules import allowed
 from server.named_models import named_models
 from server.other_variables import ADDRESS
@@ -85,7 +86,7 @@ class Settings(BaseSettings):
     """`cpu`, `cuda` or `cuda:N`; unset: CUDA where there is one."""
     dtype: Literal["bf16", "fp32"] | None = None
     """Of weights and activations; unset: bf16 on CUDA, fp32 on a CPU."""
-    attention: Literal["auto", "xformers", "varlen", "sdpa"] = "auto"
+    attention: AttentionWanted = "auto"
     """Which attention runs; with `auto` the first whose probe passes."""
     torch_threads: Annotated[int, Field(ge=1)] | None = None
     """Torch threads; unset: `OMP_NUM_THREADS`, or each core. Fewer run where others want them, but of large models."""

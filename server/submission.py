@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -20,13 +19,13 @@ from r3core.versions import STORED_VERSION
 from server.body import IN_THREAD_BYTES
 from server.callers import Caller
 from server.cost import job_cost
-from server.errors import invalid_request
+from server.errors import invalid_request, queue_error
 from server.faults import ApiError, Fault
 from server.given_pictures import stored_as
 from server.hook_rules import allowed
-from server.job_end import NOT_AGAIN
 from server.keys import TenantLimits
 from server.kinds import GENERATE, Ask
+from server.openai_errors import NOT_AGAIN
 from server.queue import NewJob, StoredJob, Submitted
 from server.queue_errors import REFUSALS, QueueUnavailable
 from server.queue_records import new_job_id
@@ -94,8 +93,7 @@ def _taken_unseen(job_id: str, error: QueueUnavailable, *, is_keyed: bool) -> Ap
     themselves where they are told when; without a key that would make a second one.
     """
     detail = f"{error}; the job was taken before: GET /jobs/{job_id} will say how it stands, do not send it again"
-    again = {"Retry-After": str(math.ceil(error.retry_after_s))} if is_keyed else NOT_AGAIN
-    headers = {"Location": f"/jobs/{job_id}", **again}
+    headers = {"Location": f"/jobs/{job_id}", **(queue_error(error).headers if is_keyed else NOT_AGAIN)}
     return ApiError("queue_unavailable", detail, headers=headers, extra={"job_id": job_id})
 
 

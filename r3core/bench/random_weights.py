@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from r3core.checkpoint import Defaults, Description, Transform, find_files
-from r3core.config import EngineConfig
+from r3core.config import AttentionWanted, EngineConfig
 from r3core.model.attention import choose
 from r3core.model.bagel import Bagel, Model, ModelConfig
 from r3core.model.layers import DecoderConfig, RMSNorm
@@ -58,7 +58,7 @@ def random_weights(config: ModelConfig, files: Path, device: torch.device, dtype
     return Loaded(model, found, Tokenizer(found.tokenizer), (), held)
 
 
-def random_runtime(loaded: Loaded, side: int, loops: int, attention: str = "auto") -> Runtime:
+def random_runtime(loaded: Loaded, side: int, loops: int, attention: AttentionWanted = "auto") -> Runtime:
     """An engine around them for pictures of this side, with places for so many loops. Raises DeviceError for an
     attention that does not work on their device.
     """

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from r3core.config import AttentionWanted
 from r3core.errors import DeviceError
 from r3core.model.padding import MOST_ROWS, PieceRows, Together, attend_short, together
 from r3core.model.placing import to_device
@@ -277,7 +278,7 @@ class Choice:
 
 
 def choose(
-    device: torch.device, dtype: torch.dtype, wanted: str = "auto", heads: tuple[int, int, int] = (4, 2, 64)
+    device: torch.device, dtype: torch.dtype, wanted: AttentionWanted = "auto", heads: tuple[int, int, int] = (4, 2, 64)
 ) -> Choice:
     """The best implementation that passes a probe on this device; a wanted one that fails is a DeviceError.
 

@@ -176,6 +176,6 @@ def test_torch_is_told_of_shared_heads_where_it_has_a_word_for_them(
 
 
 @pytest.mark.parametrize("wanted", ["xformers", "varlen"])
-def test_an_implementation_that_cannot_work_here_is_refused_with_the_remedy(wanted: str) -> None:
+def test_an_implementation_that_cannot_work_here_is_refused_with_the_remedy(wanted: AttentionName) -> None:
     with pytest.raises(DeviceError, match=rf"attention '{wanted}' does not work here.*use auto or sdpa"):
         choose(torch.device("cpu"), torch.float32, wanted)

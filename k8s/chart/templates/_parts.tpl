@@ -68,15 +68,15 @@ envFrom:
 
 {{- define "r3.fileVolumes" -}}
 {{- range $at, $file := .files }}
-{{- if $file.secret }}
+{{- if or $.claims (not $file.claim) }}
 - name: files-{{ $at }}
+  {{- if $file.secret }}
   secret: {secretName: {{ $file.secret | quote }}}
-{{- else if $file.configMap }}
-- name: files-{{ $at }}
+  {{- else if $file.configMap }}
   configMap: {name: {{ $file.configMap | quote }}}
-{{- else if $.claims }}
-- name: files-{{ $at }}
+  {{- else }}
   persistentVolumeClaim: {claimName: {{ $file.claim | quote }}, readOnly: true}
+  {{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from importlib import metadata
-
 import pytest
 
-from r3core.bench import results
 from r3core.bench.driving import Driven, Seen
 from r3core.bench.rates import _steps_a_second
 from r3core.engine.devices import AHEAD
@@ -28,14 +24,3 @@ def test_a_step_a_second_is_a_step_a_second(steps: int, ahead: int) -> None:
 
 def test_a_picture_of_few_steps_has_a_rate() -> None:
     assert _steps_a_second(told(3, 0)) == 1.0
-
-
-def test_a_tree_without_git_that_is_not_installed_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And its results are written all the same."""
-
-    def missing(name: str) -> str:
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(shutil, "which", lambda _: None)
-    monkeypatch.setattr(metadata, "version", missing)
-    assert results.commit() == "unknown"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,14 @@ def test_numbers_are_rounded_to_what_can_be_read(random_engine: Runtime, tmp_pat
     run.write(tmp_path / "bench.json")
     (read,) = Results.read(tmp_path / "bench.json").lines
     assert (read.values, read.gflop) == ((0.123457,), 0.333333)
+
+
+def test_a_tree_without_git_that_is_not_installed_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its results are written all the same."""
+
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(metadata, "version", missing)
+    assert results.commit() == "unknown"
