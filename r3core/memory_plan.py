@@ -23,6 +23,7 @@ from r3core.engine.rows import MARKERS
 from r3core.errors import DeviceError
 from r3core.model.bagel import ModelConfig, laid_out_bytes
 from r3core.model.image_processing import resize_to
+from r3core.model.sampling import choosing_bytes
 
 _TYPICAL_TEXT: Final = 1024  # tokens of prompt, question and system prompt that every planned trajectory may have
 _LONGEST_TEXT: Final = 8192  # one trajectory alone may have this many
@@ -85,7 +86,9 @@ def _forward_bytes(config: EngineConfig, model: ModelConfig, rows: int, width: i
     decoder = model.decoder
     writing = max(config.max_trajectories, MOST_ROWS)  # the next token of each, and those that are drafted
     logits = decoder.vocab * (width + 4)  # computed in the model's dtype, read in fp32
-    return (rows + writing) * (3 * decoder.intermediate + 8 * decoder.hidden) * width + writing * logits
+    layer = (rows + writing) * (3 * decoder.intermediate + 8 * decoder.hidden) * width
+    # Ids are chosen where the layers had their activations.
+    return max(layer, choosing_bytes(decoder.vocab, writing)) + writing * logits
 
 
 def _token_bytes(model: ModelConfig, width: int) -> int:

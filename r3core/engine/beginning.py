@@ -24,7 +24,7 @@ from r3core.loop import needed
 from r3core.model.attention import LayerCache
 from r3core.model.bagel import Model
 from r3core.model.placing import to_device
-from r3core.model.sampling import generator
+from r3core.model.sampling import Uniforms, generator
 from r3core.model.tokenizer import TextStream, Tokenizer
 from r3core.model.vit import grid_ids
 from r3core.prompts import PromptStrings
@@ -130,7 +130,7 @@ class Beginner:
         state.writing = Writing(
             cursor=at.after(feed),
             sampling=sampling,
-            draws=generator(trajectory.seed, round_, type(step).__name__.lower(), attempt, candidate),
+            draws=Uniforms(generator(trajectory.seed, round_, type(step).__name__.lower(), attempt, candidate)),
             stream=TextStream(self._tokenizer),
             prompt=at.past(len(ids) - 1),
             drafts=Drafts(self._phrases_of(state, trajectory)),

@@ -8,6 +8,7 @@ vae     a picture as the hand drew it, clean
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +44,12 @@ class Feeder:
     def text(self, at: Cursor, ids: Sequence[int], *, stored: bool = True) -> Feed:
         """Ids, each of which sees those before it."""
         return Feed(at, self._bagel.embed_text(self.ids(ids)), causal=True, stored=stored)
+
+    def texts(self, each: Sequence[tuple[Cursor, Sequence[int]]]) -> list[Feed]:
+        """The same of several contexts, looked up at once."""
+        rows = self._bagel.embed_text(self.ids(chain.from_iterable(ids for _, ids in each)))
+        split = torch.split(rows, [len(ids) for _, ids in each])
+        return [Feed(at, own, causal=True) for (at, _), own in zip(each, split, strict=True)]
 
     def vit(self, at: Cursor, rows: Tensor) -> Feed:
         """What `look` gave of a picture."""

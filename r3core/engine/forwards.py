@@ -22,11 +22,11 @@ class Forward:
 
 @dataclass
 class Found:
-    """Of each trajectory: the logits of its next tokens [1 + drafted, V], the likelihoods that it asked for, and its
+    """Of each trajectory: what would be its next tokens, 1 + drafted, the likelihoods that it asked for, and its
     drawings with the velocity of each branch.
     """
 
-    logits: dict[str, Tensor] = field(default_factory=dict)
+    chosen: dict[str, list[int]] = field(default_factory=dict)
     likelihoods: dict[str, list[list[float]]] = field(default_factory=dict)
     velocities: dict[str, list[Branches]] = field(default_factory=dict)
 

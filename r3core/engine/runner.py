@@ -9,7 +9,7 @@ the markers around latents, is read once. Only where that is more than a forward
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
@@ -179,8 +179,7 @@ class ModelRunner:
 
     def _advance(self, text: frozenset[str], draw: frozenset[str], keys: list[str]) -> Outputs:
         """A turn of these trajectories. Nothing of them changes before all forwards are computed."""
-        texts = sum(self._states[key].writing is not None for key in keys if key in text)
-        turns = {key: self._turn(self._states[key], texts) for key in keys if key in text}
+        turns = self._turns({key: self._states[key] for key in keys if key in text})
         drawings = [(key, drawing) for key in keys if key in draw for drawing in self._states[key].drawings]
         found = Found()
         judging = [key for key in turns if self._states[key].looking is not None]
@@ -188,26 +187,33 @@ class ModelRunner:
             self._compute(forward, found)
         for key in turns:
             state = self._states[key]
-            if key in found.logits and state.writing is not None and not state.prefill:
+            if key in found.chosen and state.writing is not None and not state.prefill:
                 state.writing.cursor = state.writing.cursor.past(1)
             state.prefill = []
         outputs: Outputs = {}
-        # Once: a second try would take another of its random numbers.
-        for key, rows in found.logits.items():
-            outputs |= self._isolation.once(key, partial(self._wrote, key, rows, turns[key].drafted))
+        # Once: a second try would go on from the tokens of the first.
+        for key, chosen in found.chosen.items():
+            outputs |= self._isolation.once(key, partial(self._wrote, key, chosen, turns[key].drafted))
         for key, own in found.likelihoods.items():
             outputs |= self._isolation.once(key, partial(self._read, key, own))
         for key, drawn in found.velocities.items():
             outputs |= self._isolation.alone(key, partial(self._stepped, key, drawn))
         return outputs
 
-    def _turn(self, state: State, texts: int) -> Turn:
-        """What goes into the forward of so many texts."""
+    def _turns(self, states: Mapping[str, State]) -> dict[str, Turn]:
+        """What each puts into the text forward, in their order."""
+        texts = sum(state.writing is not None for state in states.values())
+        written = self._writer.turns({key: state.text for key, state in states.items() if state.goes_on}, texts)
+        return {key: written.get(key) or self._turn(state) for key, state in states.items()}
+
+    def _turn(self, state: State) -> Turn:
+        """What looks, begins, or is asked at its end."""
         if state.looking is not None:
             return Turn(*state.looking.turn(self._feeder, lambda picture: self._sight.rows(state, picture)))
         if state.prefill:
             return Turn(state.prefill)
-        return self._writer.turn(state.text, texts)
+        assert state.text.ended is not None
+        return Turn([], [state.text.ended[1]])
 
     def _compute(self, forward: Forward, found: Found) -> None:
         """One packed forward, and what is read from it."""
@@ -226,21 +232,21 @@ class ModelRunner:
             hidden = self._forward(packed)
             if forward.turns:
                 places = places_of(forward.turns, packed.firsts)
-                found.logits |= self._logits(hidden, forward.turns, places)
+                found.chosen |= self._chosen(hidden, forward.turns, places)
                 found.likelihoods |= self._likelihoods(hidden, forward.turns, places)
             if drawings:
                 latents = sum(drawing.x.shape[0] * len(drawing.views_now()) for drawing in drawings)
                 found.add(forward.drawings, self._bagel.velocity(hidden[packed.rows.total - latents :]))
 
-    def _logits(self, hidden: Tensor, turns: dict[str, Turn], places: dict[str, Places]) -> dict[str, Tensor]:
-        """The logits of each that writes, [1 + drafted, V]; one copy to the host a turn, for the stop must be known."""
-        writers = [key for key, turn in turns.items() if self._states[key].writing is not None and not turn.asked]
-        if not writers:
+    def _chosen(self, hidden: Tensor, turns: dict[str, Turn], places: dict[str, Places]) -> dict[str, list[int]]:
+        """The ids after each row that writes; one copy of them to the host a turn, for the stop must be known."""
+        drafted = {
+            key: turn.drafted for key, turn in turns.items() if self._states[key].writing is not None and not turn.asked
+        }
+        if not drafted:
             return {}
-        drafted = [len(turns[key].drafted) for key in writers]
-        rows = [places[key].end - n + i for key, n in zip(writers, drafted, strict=True) for i in range(n + 1)]
-        logits = self._bagel.logits(hidden[self._feeder.ids(rows)]).cpu()
-        return dict(zip(writers, torch.split(logits, [n + 1 for n in drafted]), strict=True))
+        rows = [places[key].end - n for key, own in drafted.items() for n in range(len(own), -1, -1)]
+        return self._choose(drafted, self._bagel.logits(hidden[self._feeder.ids(rows)]))
 
     def _likelihoods(
         self, hidden: Tensor, turns: dict[str, Turn], places: dict[str, Places]
@@ -254,14 +260,16 @@ class ModelRunner:
         numbers = iter(self._bagel.likelihoods(hidden[self._feeder.ids(rows)], self._feeder.ids(ids)).tolist())
         return {key: [[next(numbers) for _ in one.ids] for one in own] for key, own in asked.items()}
 
-    def _choose(self, key: str, logits: Tensor) -> int:
-        return self._writer.choose(self._states[key].text, logits)
+    def _choose(self, drafted: Mapping[str, Sequence[int]], logits: Tensor) -> dict[str, list[int]]:
+        """What each text goes on with, and would after each token that is drafted of it: logits [n, V] of all."""
+        texts = [(self._states[key].text, own) for key, own in drafted.items()]
+        return dict(zip(drafted, self._writer.choose(texts, logits), strict=True))
 
-    def _wrote(self, key: str, logits: Tensor, drafted: Sequence[int]) -> Outputs:
-        """One more token, and one more for each that was drafted and is chosen: logits [1 + drafted, V]."""
+    def _wrote(self, key: str, chosen: Sequence[int], drafted: Sequence[int]) -> Outputs:
+        """One more token, and one more for each that was drafted and is chosen."""
         writing = self._states[key].text
         before = writing.tokens
-        output = self._writer.wrote(writing, drafted, (self._choose(key, row) for row in logits))
+        output = self._writer.wrote(writing, drafted, chosen)
         self._text.size += writing.tokens - before
         return {key: output}
 

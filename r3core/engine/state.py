@@ -7,7 +7,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
 from torch import Tensor
 
 from r3core.engine.batch import Text
@@ -15,6 +14,7 @@ from r3core.engine.drafting import Drafts, Phrases
 from r3core.engine.drawing import Drawing
 from r3core.engine.looking import Asked, Looking
 from r3core.engine.packing import Cursor, Feed
+from r3core.model.sampling import Uniforms
 from r3core.model.tokenizer import TextStream
 from r3core.types import TextSampling
 
@@ -28,7 +28,7 @@ class Writing:
 
     cursor: Cursor
     sampling: TextSampling
-    draws: np.random.Generator
+    draws: Uniforms
     stream: TextStream
     prompt: Cursor
     drafts: Drafts
@@ -57,6 +57,12 @@ class State:
         """The text that is being written, where one is."""
         assert self.writing is not None
         return self.writing
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether nothing but the next token of its text is wanted."""
+        begun = self.looking is None and not self.prefill
+        return begun and self.writing is not None and self.writing.ended is None
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from torch import Tensor
 
@@ -11,8 +12,9 @@ from r3core.engine.batch import Output, Piece, Text, Working
 from r3core.engine.feeds import Feeder
 from r3core.engine.state import Turn, Writing
 from r3core.engine.verdict import asked_after, verdict_of
+from r3core.errors import StepFailed
 from r3core.judge import Score
-from r3core.model.sampling import sample
+from r3core.model.sampling import NOT_A_NUMBER, Choice, choose
 from r3core.model.tokenizer import Tokenizer
 
 
@@ -22,29 +24,43 @@ class Writer:
     def __init__(self, tokenizer: Tokenizer, feeder: Feeder) -> None:
         self._tokenizer, self._feeder = tokenizer, feeder
 
-    def turn(self, writing: Writing, texts: int) -> Turn:
-        """What goes into the next forward, beside so many texts: the last token and drafts, or what is asked at the
-        end.
+    def turns(self, writings: Mapping[str, Writing], texts: int) -> dict[str, Turn]:
+        """What these put into the next forward, which so many texts share: the last token of each, and drafts."""
+        if not writings:
+            return {}
+        drafted = [
+            # Its last choice is its end whatever the logits say, so what leads there is all that may be fed.
+            writing.drafts.next(writing.ids, texts, writing.sampling.max_tokens - writing.tokens - 2)
+            for writing in writings.values()
+        ]
+        each = zip(writings.values(), drafted, strict=True)
+        feeds = self._feeder.texts([(writing.cursor, [writing.ids[-1], *own]) for writing, own in each])
+        turns = zip(writings, feeds, drafted, strict=True)
+        return {key: Turn([feed], drafted=own) for key, feed, own in turns}
+
+    def choose(self, texts: Sequence[tuple[Writing, Sequence[int]]], logits: Tensor) -> list[list[int]]:
+        """Of each text and what was drafted of it, the tokens chosen after its last one and after each draft, by logits
+        [n, V] of all. Nothing is remembered: what comes after a draft counts only where that is chosen.
         """
-        if writing.ended is not None:
-            return Turn([], [writing.ended[1]])
-        # Its last choice is its end whatever the logits say, so what leads there is all that may be fed.
-        drafted = writing.drafts.next(writing.ids, texts, writing.sampling.max_tokens - writing.tokens - 2)
-        return Turn([self._feeder.text(writing.cursor, [writing.ids[-1], *drafted])], drafted=drafted)
+        choices = [
+            Choice(writing.sampling, uniform)
+            for writing, drafted in texts
+            for uniform in writing.draws.next(1 + len(drafted))
+        ]
+        chosen = iter(choose(logits, choices))
+        return [list(islice(chosen, 1 + len(drafted))) for _, drafted in texts]
 
-    def choose(self, writing: Writing, logits: Tensor) -> int:
-        """The next token, by logits [V]; takes one random number where there is chance in it."""
-        if writing.tokens + 1 >= writing.sampling.max_tokens:
-            return self._tokenizer.im_end  # forced at the last permitted choice, as in the reference
-        uniform = float(writing.draws.random()) if writing.sampling.temperature else 0.0
-        return sample(logits, writing.sampling, uniform)
-
-    def wrote(self, writing: Writing, drafted: Sequence[int], chosen: Iterable[int]) -> Output:
-        """One more token, and one more for each that was drafted and is chosen; no more of `chosen` are asked for."""
+    def wrote(self, writing: Writing, drafted: Sequence[int], chosen: Sequence[int]) -> Output:
+        """One more token, and one more for each that was drafted and is chosen; each takes one random number."""
         writing.drafts.drafted += len(drafted)
         pieces: list[str] = []
-        for id_, draft in zip(chosen, (*drafted, None), strict=True):
+        for likely, draft in zip(chosen, (*drafted, None), strict=True):
             writing.tokens += 1
+            writing.draws.take()
+            # Forced at the last permitted choice, as in the reference.
+            id_ = self._tokenizer.im_end if writing.tokens >= writing.sampling.max_tokens else likely
+            if id_ == NOT_A_NUMBER:
+                raise StepFailed("the model gave no numbers to choose the next token by")
             if id_ == self._tokenizer.im_end:
                 return self._ended(writing, pieces)
             writing.drafts.phrases.follow(writing.ids, id_)

@@ -14,7 +14,7 @@ from r3core.checkpoint import Transform
 from r3core.model.bagel import Bagel, ModelConfig, sinusoids
 from r3core.model.image_processing import preprocess, resize_to
 from r3core.model.layers import rope_table
-from r3core.model.sampling import probabilities
+from r3core.model.sampling import candidates
 from r3core.model.tokenizer import Tokenizer
 from r3core.model.vae import SCALE, SHIFT
 from r3core.model.vit import grid_ids
@@ -233,11 +233,10 @@ def _sampling(golden: GoldenSet, judge: Judge) -> None:
                 max_tokens=1, temperature=record["temperature"], top_p=record["top_p"], top_k=record["top_k"]
             )
             logits = golden.tensor("sampling.logits")
-            spread, support = torch.zeros(logits.shape, dtype=torch.float64), []
-            for row, one in zip(spread, logits, strict=True):
-                ids, mass = probabilities(one, sampling)
-                row[ids] = mass
-                support.append(len(ids))
+            spread = torch.zeros(logits.shape, dtype=torch.float64)
+            ids, mass = candidates(logits, [sampling] * len(logits))
+            spread.scatter_(-1, ids, mass)
+            support = (mass > 0).sum(-1).tolist()
             judge.close(record["probs"], {ONE_WAY: spread}, golden.tensor(record["probs"]), of_model=False)
             judge.same(f"{record.name}.support", {ONE_WAY: support}, record["support"])
 

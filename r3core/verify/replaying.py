@@ -6,7 +6,7 @@ Everything runs through Engine and ModelRunner; here is only the looking.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from r3core.config import EngineConfig
 from r3core.engine.batch import Begin, MemoryPlan
 from r3core.engine.drawing import Drawing, Moved
 from r3core.engine.engine import Engine
+from r3core.engine.isolation import Outputs
 from r3core.engine.runner import ModelRunner
 from r3core.engine.state import Places, Turn
 from r3core.errors import R3Error, StepFailed
@@ -47,6 +48,7 @@ class ReplayRunner(ModelRunner):
         self._owner: dict[int, str] = {}  # by first cache row
         self._steps: dict[str, str] = {}
         self._beginning = ""
+        self._logits: dict[str, Tensor] = {}  # of each text's last forward, on the host
         bagel = replay.model.bagel
         bagel.register_forward_hook(self._saw_forward)
         bagel.vit_model.register_forward_hook(self._saw_picture)
@@ -85,12 +87,20 @@ class ReplayRunner(ModelRunner):
         request, stride = begin.trajectory.request, self._config.latent_stride
         return request.height // stride, request.width // stride
 
-    def _choose(self, key: str, logits: Tensor) -> int:
-        chosen = super()._choose(key, logits)
-        written = self.traces[key].texts[self._steps[key]]
-        written.ids.append(chosen)
-        written.logits.append(logits)
-        return chosen
+    def _choose(self, drafted: Mapping[str, Sequence[int]], logits: Tensor) -> dict[str, list[int]]:
+        each = torch.split(logits.cpu(), [1 + len(own) for own in drafted.values()])
+        self._logits.update(zip(drafted, each, strict=True))
+        return super()._choose(drafted, logits)
+
+    def _wrote(self, key: str, chosen: Sequence[int], drafted: Sequence[int]) -> Outputs:
+        writing, written = self._states[key].text, self.traces[key].texts[self._steps[key]]
+        tokens, ids = writing.tokens, len(writing.ids)
+        outputs = super()._wrote(key, chosen, drafted)
+        new = writing.ids[ids:]
+        read = writing.tokens - tokens
+        written.ids += new if len(new) == read else [*new, self._tokenizer.im_end]
+        written.logits += self._logits[key][:read]
+        return outputs
 
     def _likelihoods(
         self, hidden: Tensor, turns: dict[str, Turn], places: dict[str, Places]

@@ -414,6 +414,15 @@ def break_sampling(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     break_when(runtime, monkeypatch, harm)
 
 
+def break_numbers(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    def harm(state: Any) -> None:
+        if state.writing is not None and state.writing.tokens == 3:
+            with torch.inference_mode():
+                runtime.runner._cache[0].values[state.writing.cursor.start] = float("nan")
+
+    break_when(runtime, monkeypatch, harm)
+
+
 def break_decoding(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     def harm(state: Any) -> None:
         for drawing in state.drawings:
@@ -422,7 +431,9 @@ def break_decoding(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     break_when(runtime, monkeypatch, harm)
 
 
-@pytest.mark.parametrize("fault", [break_begin, break_picture, break_text, break_sampling, break_decoding])
+@pytest.mark.parametrize(
+    "fault", [break_begin, break_picture, break_text, break_sampling, break_numbers, break_decoding]
+)
 def test_a_failing_request_fails_alone_and_the_others_pictures_are_unchanged(
     fault: Callable[[Runtime, pytest.MonkeyPatch], None],
     make_runtime: MakeRuntime,
@@ -441,6 +452,18 @@ def test_a_failing_request_fails_alone_and_the_others_pictures_are_unchanged(
         assert_same(events[name], by_themselves[name])
     assert runtime.engine.room == runtime.engine.max_trajectories
     assert runtime.runner._states == {}
+
+
+def test_what_stood_in_lent_rows_before_makes_no_difference(
+    make_runtime: MakeRuntime, by_themselves: dict[str, Alone]
+) -> None:
+    """Not even what is no number, which times nothing is none either."""
+    runtime = make_runtime()
+    with torch.inference_mode():
+        for layer in runtime.runner._cache:
+            layer.keys[: runtime.runner.cache_rows] = layer.values[: runtime.runner.cache_rows] = float("nan")
+    for name, events in run_together(runtime, dict(MIX)).items():
+        assert_same(events, by_themselves[name])
 
 
 class OutOfMemoryFor:
@@ -499,7 +522,7 @@ def test_a_device_that_is_lost_in_a_retry_is_nobodys_failure(
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(runtime.runner, "_attention", cramped)
-    monkeypatch.setattr(runtime.runner, "_choose", lost)
+    monkeypatch.setattr(runtime.runner, "_wrote", lost)
     for key in "ab":
         runtime.engine.add(key, Trajectory(ask()))
     with pytest.raises(DeviceError, match=r"^the device stopped answering: CUDA error"):

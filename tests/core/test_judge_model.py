@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from r3core.checkpoint import Description
-from r3core.engine.batch import Picture
+from r3core.engine.batch import Output, Picture
 from r3core.engine.likeness import Likeness
 from r3core.engine.looking import Looking
-from r3core.engine.runner import ModelRunner
+from r3core.engine.state import Writing
+from r3core.engine.writing import Writer
 from r3core.events import Chose, Event, Failed, Finished, ImageReady, Preview, Scored
 from r3core.judge import Counts, Score, Scorer
 from r3core.model.bagel import Bagel
@@ -222,8 +223,15 @@ def test_a_verdict_is_what_a_plain_computation_gives(
 
 def scripted(monkeypatch: pytest.MonkeyPatch, ids: list[int]) -> None:
     """Have the model write these ids, whatever it would choose."""
-    left = iter(ids)
-    monkeypatch.setattr(ModelRunner, "_choose", lambda *_: next(left))
+    left, wrote = list(ids), Writer.wrote
+
+    def written(self: Writer, writing: Writing, drafted: Sequence[int], _: Sequence[int]) -> Output:
+        before = writing.tokens
+        output = wrote(self, writing, drafted, left[: 1 + len(drafted)])
+        del left[: writing.tokens - before]
+        return output
+
+    monkeypatch.setattr(Writer, "wrote", written)
 
 
 def test_where_the_thought_ends_inside_a_token_its_bytes_stand_before_the_verdict(

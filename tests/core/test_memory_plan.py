@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -22,10 +22,12 @@ from r3core.engine.drafting import MOST_ROWS
 from r3core.engine.sight import Sight
 from r3core.engine.state import State
 from r3core.errors import PromptTooLong
-from r3core.events import Failed, Finished
+from r3core.events import Event, Failed, Finished
 from r3core.judge import Counts
 from r3core.memory_plan import plan_memory
 from r3core.model.attention import choose
+from r3core.model.sampling import Choice, choosing_bytes
+from r3core.model.sampling import choose as sampled
 from r3core.model.weights import Loaded
 from r3core.runtime import Runtime, build
 from r3core.types import EarlyStop, ImageSampling, Request, TextSampling, Trajectory
@@ -117,20 +119,27 @@ LOADS: Final = {
 }
 
 
-def most_taken(runtime: Runtime, requests: Sequence[Request]) -> int:
-    """Bytes of tensors at their fullest, beyond those that were there before."""
-    for i, request in enumerate(requests):
-        given = (plain_picture(request.width, request.height),) if request.given_image else ()
-        runtime.engine.add(str(i), Trajectory(replace(request, seed=i)), given)
+def most_bytes(act: Callable[[], object]) -> int:
+    """Bytes of tensors at their fullest while this runs, beyond those that were there before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
-        log = drive(runtime.engine)
-    assert sum(isinstance(event, Finished) for _, event in log) == len(requests), [
-        event for _, event in log if isinstance(event, Failed)
-    ]
+        act()
     assert watched.profiler is not None
     assert watched.profiler.kineto_results is not None
     memory = [event for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
     return int(max(accumulate(event.nbytes() for event in sorted(memory, key=lambda event: event.start_ns()))))
+
+
+def most_taken(runtime: Runtime, requests: Sequence[Request]) -> int:
+    """Bytes of tensors at their fullest, beyond those that were there before."""
+    log: list[tuple[str, Event]] = []
+    for i, request in enumerate(requests):
+        given = (plain_picture(request.width, request.height),) if request.given_image else ()
+        runtime.engine.add(str(i), Trajectory(replace(request, seed=i)), given)
+    taken = most_bytes(lambda: log.extend(drive(runtime.engine)))
+    assert sum(isinstance(event, Finished) for _, event in log) == len(requests), [
+        event for _, event in log if isinstance(event, Failed)
+    ]
+    return taken
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -142,6 +151,21 @@ def test_nothing_that_is_let_in_takes_more_than_was_planned(
     runtime = runtime_of(loaded, description, max_batch_rows, context)
     taken, most = most_taken(runtime, requests), runtime.runner.plan().activation_bytes
     assert most / 2 < taken <= most
+
+
+@pytest.mark.parametrize("at_once", [1, 8, 64], ids=lambda rows: f"{rows} rows at once")
+@pytest.mark.parametrize("sampling", [TEXT, replace(TEXT, top_p=0.9), replace(TEXT, temperature=0)], ids=str)
+def test_choosing_tokens_takes_no_more_than_is_said(
+    sampling: TextSampling, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, vocabulary = 20, 20_000
+    monkeypatch.setattr("r3core.model.sampling._AT_ONCE", at_once * vocabulary)
+    monkeypatch.setattr("r3core.model.sampling._waits", lambda _: True)
+    logits = torch.randn(rows, vocabulary)
+    taken = most_bytes(lambda: sampled(logits, [Choice(sampling, 0.5)] * rows))
+    most = choosing_bytes(vocabulary, rows)
+    assert taken <= most
+    assert sampling != TEXT or taken > most / 2
 
 
 def test_what_would_not_fit_into_the_largest_forward_is_not_let_in(loaded: Loaded, description: Description) -> None:

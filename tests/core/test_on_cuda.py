@@ -95,7 +95,7 @@ def test_the_host_waits_for_nothing_but_what_it_must_know(checkpoint: Path, cuda
     for turn, events in turns(runtime, setting(runtime).loop(max_rounds=2), cuda):
         expected: Counter[str] = Counter()
         if any(isinstance(event, TEXTS) for event in events):
-            expected["runner.py _logits"] = 1
+            expected["sampling.py choose"] = 1
         if any(isinstance(event, ImageReady) for event in events):
             expected["pictures.py decode"] = 1
         assert turn == expected, events

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from r3core.model.sampling import generator, noise, probabilities, sample
+from r3core.model.sampling import NOT_A_NUMBER, Choice, Uniforms, candidates, choose, generator, noise
 from r3core.types import TextSampling
 from tests.core.strategies import seeds
 
@@ -20,61 +22,148 @@ stages = st.sampled_from(["reason", "generate", "reflect", "refine", "describe"]
 keys = st.tuples(seeds, st.integers(0, 8), stages, st.integers(0, 4), st.integers(0, 8))
 
 
+samplings = st.builds(
+    TextSampling,
+    temperature=st.sampled_from([0.0, 0.05, 0.3, 1.0, 2.0]),
+    top_p=st.sampled_from([0.01, 0.5, 0.9, 0.999, 1.0]),
+    top_k=st.sampled_from([0, 1, 5, 50]),
+)
+uniforms = st.floats(0, 1, exclude_max=True, width=32)
+
+
+def support(logits: Tensor, sampling: TextSampling) -> Tensor:
+    """The ids that one row of logits may choose."""
+    ids, mass = candidates(logits[None], [sampling])
+    return ids[0][mass[0] > 0]
+
+
+def chosen(logits: Tensor, sampling: TextSampling, uniform: float) -> int:
+    """What one row of logits chooses."""
+    return choose(logits[None], [Choice(sampling, uniform)])[0]
+
+
+def plainly(row: list[float], sampling: TextSampling, uniform: float) -> int:
+    """The same, id by id."""
+    order = sorted(range(len(row)), key=lambda i: (-row[i], i))
+    if not sampling.temperature:
+        return order[0]
+    weights = [math.exp((row[i] - row[order[0]]) / sampling.temperature) for i in order]
+    kept = len(row)
+    if sampling.top_p < 1:
+        whole, before = math.fsum(weights), accumulate(weights, initial=0.0)
+        kept = min(1000, sum(mass <= sampling.top_p * whole for mass in islice(before, len(row))))
+    elif sampling.top_k:
+        kept = sampling.top_k
+    until = list(accumulate(weights[:kept]))
+    return order[next(i for i, mass in enumerate(until) if mass > uniform * until[-1])]
+
+
+@pytest.fixture(params=["a device that answers at once", "a device that is waited for"])
+def any_device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is never asked of a device that computes beside the host is not asked here either."""
+    monkeypatch.setattr("r3core.model.sampling._waits", lambda _: request.param == "a device that is waited for")
+
+
 def test_distributions_equal_the_references(golden: dict[str, Any], golden_tensors: dict[str, Tensor]) -> None:
     logits = golden_tensors["sampling.logits"]
     assert golden["sampling"]
     for recorded in golden["sampling"]:
-        settings = TextSampling(
+        sampling = TextSampling(
             temperature=recorded["temperature"], top_p=recorded["top_p"], top_k=max(0, recorded["top_k"])
         )
-        for row, expected, support in zip(logits, golden_tensors[recorded["probs"]], recorded["support"], strict=True):
-            ids, mass = probabilities(row, settings)
-            scattered = torch.zeros_like(expected).scatter_(0, ids, mass.to(expected.dtype))
-            assert ids.shape[0] == support
-            assert torch.allclose(scattered, expected, atol=1e-6)
+        ids, mass = candidates(logits, [sampling] * len(logits))
+        expected = golden_tensors[recorded["probs"]]
+        assert (mass > 0).sum(-1).tolist() == recorded["support"]
+        assert torch.allclose(torch.zeros_like(expected).scatter_(1, ids, mass.to(expected.dtype)), expected, atol=1e-6)
 
 
+@pytest.mark.usefixtures("any_device")
 def test_top_p_takes_precedence_over_top_k() -> None:
     logits = torch.zeros(100)
-    assert probabilities(logits, TextSampling(temperature=1, top_p=0.5, top_k=3))[0].shape[0] > 49
-    assert probabilities(logits, TextSampling(temperature=1, top_p=1.0, top_k=3))[0].shape[0] == 3
-    assert probabilities(logits, TextSampling(temperature=1, top_p=1.0, top_k=0))[0].shape[0] == 100
+    assert support(logits, TextSampling(temperature=1, top_p=0.5, top_k=3)).shape[0] > 49
+    assert support(logits, TextSampling(temperature=1, top_p=1.0, top_k=3)).tolist() == [0, 1, 2]
+    assert support(logits, TextSampling(temperature=1, top_p=1.0, top_k=0)).shape[0] == 100
 
 
+@pytest.mark.usefixtures("any_device")
 def test_the_candidate_that_crosses_top_p_stays_and_the_best_always_does() -> None:
     logits = torch.tensor([0.5, 0.3, 0.2]).log()
-    kept = {p: probabilities(logits, TextSampling(temperature=1, top_p=p))[0].tolist() for p in (0.01, 0.4, 0.6, 0.9)}
-    assert kept == {0.01: [0], 0.4: [0], 0.6: [0, 1], 0.9: [0, 1, 2]}
+    kept = {p: support(logits, TextSampling(temperature=1, top_p=p)).tolist() for p in (0.0, 0.01, 0.4, 0.6, 0.9)}
+    assert kept == {0.0: [0], 0.01: [0], 0.4: [0], 0.6: [0, 1], 0.9: [0, 1, 2]}
 
 
+@pytest.mark.usefixtures("any_device")
 def test_at_most_a_thousand_candidates_are_weighed() -> None:
-    ids, mass = probabilities(torch.zeros(5000), TextSampling(temperature=1, top_p=0.99))
-    assert ids.shape[0] == 1000
+    ids, mass = candidates(torch.zeros(1, 5000), [TextSampling(temperature=1, top_p=0.99)])
+    assert ids[0].tolist() == list(range(1000))
     assert float(mass.sum()) == pytest.approx(1)
 
 
 def test_temperature_zero_is_the_largest_logit_and_the_lowest_id_of_a_tie() -> None:
     logits = torch.tensor([1.0, 3.0, 3.0, 2.0])
-    assert {sample(logits, TextSampling(temperature=0), u) for u in (0.0, 0.5, 0.999)} == {1}
+    assert {chosen(logits, TextSampling(temperature=0), u) for u in (0.0, 0.5, 0.999)} == {1}
 
 
-@given(st.floats(0, 1, exclude_max=True), st.floats(0.01, 2), st.floats(0.01, 1), st.integers(0, 20))
-def test_a_uniform_draw_falls_into_the_cumulative_distribution(
-    uniform: float, temperature: float, top_p: float, top_k: int
+@pytest.mark.parametrize("size", [1, 40, 1500])
+@given(st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_rows_of_any_settings_choose_together_what_each_chooses_by_itself(
+    any_device: None, size: int, data: st.DataObject
 ) -> None:
-    settings = TextSampling(temperature=temperature, top_p=top_p, top_k=top_k)
-    logits = torch.from_numpy(np.random.default_rng(0).normal(size=50).astype(np.float32))
-    ids, mass = probabilities(logits, settings)
-    index = ids.tolist().index(sample(logits, settings, uniform))
-    below = float(mass[:index].sum())
-    assert below - 1e-9 <= uniform <= below + float(mass[index]) + 1e-9
+    """Of equal logits, which a 16-bit model has many of, the lowest id comes first."""
+    numbers = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    choices = data.draw(st.lists(st.builds(Choice, samplings, uniforms), min_size=1, max_size=6))
+    values = numbers.normal(scale=data.draw(st.sampled_from([0.1, 3, 10])), size=(len(choices), size))
+    logits = torch.from_numpy(values).bfloat16().float()
+    logits[numbers.random(logits.shape) < 0.1] = 0.0
+    logits[numbers.random(logits.shape) < 0.1] = -0.0
+    together = choose(logits, choices)
+    assert together == [choose(row[None], [choice])[0] for row, choice in zip(logits, choices, strict=True)]
+    assert together == [plainly(row.tolist(), c.sampling, c.uniform) for row, c in zip(logits, choices, strict=True)]
 
 
+@pytest.mark.usefixtures("any_device")
+def test_more_rows_than_are_weighed_at_once_choose_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(7, 50)).astype(np.float32))
+    choices = [Choice(TextSampling(temperature=i % 3, top_p=0.9), i / 7) for i in range(7)]
+    at_once = choose(logits, choices)
+    for numbers in (1, 100, 200):
+        monkeypatch.setattr("r3core.model.sampling._AT_ONCE", numbers)
+        assert choose(logits, choices) == at_once
+
+
+@pytest.mark.usefixtures("any_device")
 def test_no_draw_gives_a_token_without_mass_even_at_the_very_end() -> None:
     logits = torch.tensor([0.0, -float("inf"), 0.0])
     for top_p in (1.0, 0.9):
-        settings = TextSampling(temperature=1, top_p=top_p, top_k=0)
-        assert sample(logits, settings, 1 - 2**-53) in (0, 2)
+        assert chosen(logits, TextSampling(temperature=1, top_p=top_p, top_k=0), 1 - 2**-53) in {0, 2}
+
+
+@pytest.mark.usefixtures("any_device")
+@pytest.mark.parametrize("sampling", [TextSampling(temperature=0), TextSampling(), TextSampling(top_p=1.0)])
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_a_number_chooses_nothing_and_its_neighbours_choose_as_ever(
+    broken: float, sampling: TextSampling
+) -> None:
+    logits = torch.arange(100.0).repeat(3, 1)
+    logits[1] = broken
+    assert choose(logits, [Choice(sampling, 0.5)] * 3) == [99, NOT_A_NUMBER, 99]
+    logits[1] = 0
+    logits[1, 3] = float("nan")
+    assert choose(logits, [Choice(sampling, 0.5)] * 3) == [99, NOT_A_NUMBER, 99]
+
+
+@given(keys, st.lists(st.integers(1, 5), max_size=8))
+def test_numbers_that_are_looked_at_stay_the_next_ones_until_they_are_taken(key: Any, steps: list[int]) -> None:
+    plain = generator(*key).random(64).tolist()
+    ours, taken = Uniforms(generator(*key)), 0
+    for count in steps:
+        assert ours.next(count) == plain[taken : taken + count]
+        for _ in range(count // 2):
+            ours.take()
+        taken += count // 2
+    ours.take()
+    assert ours.next(1) == [plain[taken + 1]]
 
 
 @given(keys)
