@@ -3,8 +3,9 @@
 Texts and pictures are functions of prompt, seed and round. Words in the prompt steer it, so that a test can say what it
 needs through the public door: `edits=2` (refinements before it is satisfied), `malformed=1` (that reflection lacks
 </think>), `words=20` (length of each text), and which stage fails and how: `raise=refine` (it raises), `oom=refine` (it
-runs out of memory), `lose=refine` (the device is lost with it), `kill=refine` (it ends the process). Of scores:
-`scores=3152` (a digit for each round's pictures), `best=2` (the candidate that has half a point more).
+runs out of memory), `lose=refine` (the device is lost with it), `hang=refine` (it does not come back), `kill=refine`
+(it ends the process). Of scores: `scores=3152` (a digit for each round's pictures), `best=2` (the candidate that has
+half a point more).
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from r3core.events import Pixels
 
 _ROWS_A_STEP = 100
+_FOR_EVER_S = 10**9
 
 Pace = Callable[[Part, int, int], float]
 """Seconds that a forward takes: its part, how many trajectories it serves, and the branches of a denoising one."""
@@ -138,6 +140,8 @@ class FakeRunner:
         prompt, stage = begin.trajectory.request.prompt, type(begin.step).__name__.lower()
         if _word(prompt, "kill") == stage:
             os._exit(137)
+        if _word(prompt, "hang") == stage:
+            time.sleep(_FOR_EVER_S)
         if _word(prompt, "raise") == stage:
             raise StepFailed(f"{stage} failed because the prompt asked for it")
         if _word(prompt, "oom") == stage:

@@ -149,6 +149,9 @@ class Settings(BaseSettings):
     drain_s: Annotated[float, Field(ge=0)] = 90.0
     """How long a worker that was asked to end goes on with the rounds in hand."""
 
+    hung_after_s: Annotated[float, Field(gt=0)] | None = None
+    """How long a turn of the engine may take before its worker ends and others go on; unset: 60, on a CPU 900."""
+
     # streams
     heartbeat_s: Annotated[float, Field(gt=0)] = 10.0
     """The longest silence of a stream."""

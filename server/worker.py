@@ -5,6 +5,7 @@ intake     leases jobs and makes them ready                           intake.py
 publisher  encodes and stores pictures, writes events, checkpoints    publisher.py
 renewals   renews the leases and says that the worker lives           lifeline.py
 control    hears cancel, stop and new work at once                    lifeline.py
+watchdog   ends the worker where the engine does not come back        watchdog.py
 health     /livez, /readyz, /startupz, /metrics on its own port       worker_health.py
 """
 
@@ -41,10 +42,12 @@ from server.queue_records import Json, QueuePolicy
 from server.queue_worker import WorkerQueue
 from server.settings import Settings
 from server.traces import open_traces
-from server.worker_health import HealthPort, Vitals
+from server.watchdog import Watchdog
+from server.worker_health import HUNG_AFTER_S, HUNG_AFTER_S_ON_A_CPU, HealthPort, Vitals
 
 log = structlog.get_logger("r3.worker")
 
+EXIT_BROKEN: Final = 1
 PUBLISHED_WITHIN_S: Final = 15.0
 ARRIVED_WITHIN_S: Final = 10.0  # what is leased already, with its pictures
 ASK_AGAIN_S: Final = 1.0
@@ -109,6 +112,7 @@ class Worker:
         )
         self._control = ControlFeed(work, inbox, model=description.name, look=self._intake.look)
         self._loop = EngineLoop(engine, inbox, self._intake, self._publisher, self._leases, vitals, settings.drain_s)
+        self._watchdog = Watchdog(vitals, self._give_up, EXIT_BROKEN)
         self._parts = (self._lifeline, self._control, self._publisher, self._intake)
 
     def run(self) -> int:
@@ -117,14 +121,20 @@ class Worker:
             part.start()
         code = 0
         try:
-            self._loop.run(self._look_at_threads)
+            with self._watchdog:
+                self._loop.run(self._look_at_threads)
         except Unpublished:
             log.warning("leaving with results unpublished: Redis or the image store has been away too long")
         except Exception as error:  # the device is lost, or we have a fault: others must go on with the jobs
             log.exception("the worker cannot go on; its jobs are given back")
             self._vitals.broken = str(error) if isinstance(error, R3Error) else f"{type(error).__name__}, see the log"
             self._give_back()
-            code = 1
+            code = EXIT_BROKEN
+        self._end(code)
+        return code
+
+    def _end(self, code: int) -> None:
+        """Publish what there is, and say good-bye."""
         if not self._publisher.finish(PUBLISHED_WITHIN_S):
             log.warning("not all was published in time; other workers go on from what was")
         self._lifeline.stop()  # with the beat under way, which would undo the farewell
@@ -132,11 +142,15 @@ class Worker:
         with suppress(QueueError):
             self._work.farewell()
         log.info("worker ends", code=code)
-        return code
+
+    def _give_up(self) -> None:
+        """What is left to do where the engine's loop hangs, beside it."""
+        self._give_back()
+        self._end(EXIT_BROKEN)
 
     def _look_at_threads(self) -> None:
         """Raises RuntimeError where one has failed: the worker would wait for it for ever."""
-        for part in self._parts:
+        for part in (*self._parts, self._watchdog):
             if part.thread.has_failed:
                 raise RuntimeError(f"the {part.thread.name} thread has failed")
 
@@ -184,9 +198,16 @@ def _loaded(settings: Settings, vitals: Vitals, inbox: Inbox) -> tuple[Engine, D
     metrics.planned(plan, engine.memory_used_bytes)
     log.info("model loaded", model=description.name, hash=description.hash)
     collector.begin()
+    vitals.hung_after_s = _hung_after_s(settings, plan.device)
     vitals.beat()
     vitals.is_loaded = True
     return engine, description
+
+
+def _hung_after_s(settings: Settings, device: str) -> float:
+    if settings.hung_after_s is not None:
+        return settings.hung_after_s
+    return HUNG_AFTER_S if device.startswith("cuda") else HUNG_AFTER_S_ON_A_CPU
 
 
 def _queue_answers(work: WorkerQueue, inbox: Inbox, vitals: Vitals) -> bool:

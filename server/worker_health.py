@@ -17,7 +17,8 @@ from server.exposition import CONTENT_TYPE
 from server.traces import OFF, Traces
 from server.worker_metrics import WorkerMetrics
 
-HUNG_AFTER_S: Final = 60.0
+HUNG_AFTER_S: Final = 60.0  # a turn of the engine, which takes a few seconds at the most
+HUNG_AFTER_S_ON_A_CPU: Final = 900.0  # where one of a large model may take minutes
 REDIS_KNOWN_FOR_S: Final = 10.0
 
 
@@ -31,6 +32,7 @@ class Vitals:
     total_bytes: int = 0
     is_loaded: bool = False
     is_draining: bool = False
+    hung_after_s: float = HUNG_AFTER_S
     broken: str | None = None
     """Why the worker cannot go on and is about to end, None while it can."""
     beat_at_s: float = field(default_factory=time.monotonic)
@@ -51,11 +53,11 @@ class Vitals:
         self.redis_at_s = time.monotonic() if answered else float("-inf")
 
     def livez(self) -> tuple[bool, dict[str, Any]]:
-        """Alive: loading, or the engine's loop has turned within the last minute. Redis does not matter."""
+        """Alive: loading, or the engine's loop has turned not long ago. Redis does not matter."""
         if self.broken is not None:
             return False, {"reason": self.broken}
         age_s = time.monotonic() - self.beat_at_s
-        return not self.is_loaded or age_s < HUNG_AFTER_S, {"engine_heartbeat_age_s": round(age_s, 1)}
+        return not self.is_loaded or age_s < self.hung_after_s, {"engine_heartbeat_age_s": round(age_s, 1)}
 
     def readyz(self) -> tuple[bool, dict[str, Any]]:
         """Ready: loaded, not on its way out, and Redis was heard from of late."""

@@ -167,6 +167,41 @@ async def test_a_job_that_kills_its_worker_is_given_up_and_those_beside_it_succe
     record("R6", "given up after 3 attempts as `poison_job`; the 2 jobs beside it succeeded")
 
 
+async def test_a_job_that_its_device_does_not_come_back_from_is_given_up_and_those_beside_it_succeed(
+    queue: Queue, start: StartWorker
+) -> None:
+    """Leases are renewed all the while: without its watchdog a worker that hangs would keep its jobs for ever."""
+    hanging = new_job(replace(ASKED, prompt="a tar pit hang=generate"))
+    beside = [new_job() for _ in range(2)]
+    for new in (beside[0], hanging, beside[1]):
+        await queue.submit(new)
+    for _ in range(3):
+        worker = start(fake_step_s=0.005, hung_after_s=1, lease_s=60)
+        assert await asyncio.to_thread(worker.process.wait, 20) == 1
+        told = worker.said("the engine does not come back; its jobs are given back")
+        assert [line["after_s"] for line in told] == [1]
+        assert "time.sleep(_FOR_EVER_S)" in told[0]["where"]
+    start(fake_step_s=0.005, lease_s=60)
+    job = await ended(queue, hanging.id)
+    assert job.error is not None
+    assert (job.status, job.error["code"], job.attempt) == ("failed", "poison_job", 3)
+    for new in beside:
+        await whole(queue, done := await ended(queue, new.id), attempts=done.attempt)
+
+
+async def test_a_worker_that_was_stopped_for_long_does_not_count_as_one_that_hangs(
+    queue: Queue, start: StartWorker
+) -> None:
+    worker = start(fake_step_s=0.02, hung_after_s=2, lease_s=60)
+    new = new_job(replace(ASKED, generate=LONG))
+    await queue.submit(new)
+    await until_event(queue, new.id, "reason.done")
+    worker.send(signal.SIGSTOP)
+    await asyncio.sleep(3)
+    worker.send(signal.SIGCONT)
+    await whole(queue, await ended(queue, new.id), attempts=1)
+
+
 @pytest.mark.row("R8")
 async def test_a_worker_outlives_its_redis(own_server: EmbeddedServer, start: StartWorker) -> None:
     queue = Queue(own_server.url, QueuePolicy(lease_s=LEASE_S))
