@@ -15,10 +15,10 @@ class EngineConfig:
 
     `device` is "cuda", "cuda:1", "cpu" or None (CUDA where there is one); `dtype` None is bf16 on CUDA and fp32 on a
     CPU. `kv_cache_bytes` None plans the cache from `max_trajectories`. `max_batch_rows` bounds the tokens of one packed
-    forward and so its activations; a single trajectory may exceed it alone. `torch_threads` None is what
-    OMP_NUM_THREADS says, or one for each usable core; on a CPU forwards take fewer where they are small or the cores
-    wanted (r3core.engine.threads), and one more thread decodes pictures beside them where there are two cores.
-    `similarity_models` are (name, folder) of models that compare pictures after a round trip
+    forward and so its activations, and less does where memory is short; a single trajectory may exceed it alone.
+    `torch_threads` None is what OMP_NUM_THREADS says, or one for each usable core; on a CPU forwards take fewer where
+    they are small or the cores wanted (r3core.engine.threads), and one more thread decodes pictures beside them where
+    there are two cores. `similarity_models` are (name, folder) of models that compare pictures after a round trip
     (r3core.similarity).
     """
 

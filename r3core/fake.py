@@ -87,7 +87,9 @@ class FakeRunner:
 
     def plan(self) -> MemoryPlan:
         """Nothing is held."""
-        return MemoryPlan("none (fake runner)", 0, 0, self.cache_rows, 0, None, forward_rows=0, kept_rows=0)
+        return MemoryPlan(
+            "none (fake runner)", 0, 0, self.cache_rows, 0, None, batch_rows=0, forward_rows=0, kept_rows=0
+        )
 
     def check(self, trajectory: Trajectory) -> None:
         """A prompt of more characters than allowed has too many tokens here."""

@@ -44,7 +44,8 @@ def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made 
     total_bytes: int | None = None,
 ) -> MemoryPlan:
     """The plan for a checkpoint of these sizes. `free_bytes` is what the device has left beside the weights, None where
-    it is not bounded. Raises DeviceError where not even one trajectory finds room.
+    it is not bounded. Where the cache finds no room, forwards are made smaller first: a picture of the largest size
+    fills a device by itself. Raises DeviceError where not even one trajectory finds room.
     """
     width = torch.finfo(dtype).bits // 8
     decoder = model.decoder
@@ -52,21 +53,31 @@ def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made 
     wanted = _rows_wanted(config, model, description)
     rows = config.kv_cache_bytes // row_bytes if config.kv_cache_bytes else wanted
     latents, patches = _picture_rows(model, description)
-    forward = max(config.max_batch_rows, _BRANCHES * (latents + MARKERS), description.max_context_tokens)
     kept = config.max_trajectories * _KEPT_PICTURES * patches
-    activations = _forward_bytes(config, model, forward, width)
-    activations += decodings(torch.device(device)) * _vae_bytes(model, description)
-    activations += kept * decoder.hidden * width + config.max_trajectories * latents * _token_bytes(model, width)
-    again = laid_out_bytes(decoder, torch.device(device), dtype)
-    notes = ("the decoder's weights are held once more, as oneDNN reads them",) if again else ()
-    if free_bytes is not None and (room := (free_bytes - activations - _RESERVE) // row_bytes) < rows:
-        notes = (f"the cache was cut from {rows} rows to what is free; fewer trajectories run at once",)
-        rows = room
+    others = decodings(torch.device(device)) * _vae_bytes(model, description)
+    others += kept * decoder.hidden * width + config.max_trajectories * latents * _token_bytes(model, width)
     least = _rows_of_one(model, description) + _TYPICAL_TEXT
+    drawn = _BRANCHES * (latents + MARKERS)
+    again = laid_out_bytes(decoder, torch.device(device), dtype)
+    notes = ["the decoder's weights are held once more, as oneDNN reads them"] if again else []
+    forward = max(config.max_batch_rows, description.max_context_tokens, drawn)
+    activations = others + _forward_bytes(config, model, forward, width)
+    if free_bytes is not None:
+        whole, room, alone = forward, free_bytes - _RESERVE, max(drawn, least)
+        while forward > alone and room - activations < rows * row_bytes:
+            forward = max(forward // 2, alone)
+            activations = others + _forward_bytes(config, model, forward, width)
+        if forward < whole:
+            notes.append(f"forwards were cut from {whole} rows to {forward} for room, and no prompt may have more")
+        room = (room - activations) // row_bytes
+    if free_bytes is not None and room < rows:
+        notes.append(f"the cache was cut from {rows} rows to what is free; fewer trajectories run at once")
+        rows = room
     if rows < least:
         raise DeviceError(
             f"{device} has room for {max(rows, 0)} K/V rows beside the weights, and one trajectory of this checkpoint "
-            f"needs {least}; free memory on it, take a larger one, or raise R3_KV_CACHE_GB where that is the limit"
+            f"needs {least}; free memory on it, take a larger one, lower R3_MAX_TRAJECTORIES, or raise R3_KV_CACHE_GB "
+            "where that is the limit"
         )
     return MemoryPlan(
         device,
@@ -75,7 +86,8 @@ def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made 
         rows,
         activations,
         total_bytes,
-        notes,
+        tuple(notes),
+        batch_rows=min(config.max_batch_rows, forward),
         forward_rows=forward,
         kept_rows=kept,
     )

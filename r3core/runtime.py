@@ -133,8 +133,7 @@ def _running(
     plan: MemoryPlan,
     similarities: Sequence[Similarity],
 ) -> Runtime:
-    rows = config.max_batch_rows
-    runner = ModelRunner(loaded.model, loaded.tokenizer, description, attention.attention, plan, rows, similarities)
+    runner = ModelRunner(loaded.model, loaded.tokenizer, description, attention.attention, plan, similarities)
     return Runtime(Engine(runner, config.max_trajectories), runner, loaded, description, attention)
 
 

@@ -180,7 +180,7 @@ class MemoryPlan:
     """What the device will hold, in bytes, decided before the first request.
 
     Activations are those of a forward of `forward_rows` rows and of all that writes beside them, with `kept_rows` rows
-    of pictures that wait to be looked at again.
+    of pictures that wait to be looked at again. Several trajectories should have no more than `batch_rows` in one.
     """
 
     device: str
@@ -190,6 +190,7 @@ class MemoryPlan:
     activation_bytes: int
     total_bytes: int | None
     notes: tuple[str, ...] = field(default=())
+    batch_rows: int = field(kw_only=True)
     forward_rows: int = field(kw_only=True)
     kept_rows: int = field(kw_only=True)
 

@@ -24,8 +24,8 @@ _Size = tuple[int, int]
 
 
 class RowCounter:
-    """Counts in tokens of this checkpoint. The scheduler may lend the plan's cache rows; a forward should have
-    `max_batch_rows`, and never has more than the plan's where one trajectory alone needs them.
+    """Counts in tokens of this checkpoint. The scheduler may lend the plan's cache rows; a forward should have its
+    batch rows, and never has more than its forward rows where one trajectory alone needs them.
     """
 
     def __init__(
@@ -34,12 +34,11 @@ class RowCounter:
         description: Description,
         model: ModelConfig,
         plan: MemoryPlan,
-        max_batch_rows: int,
         strings: PromptStrings,
     ) -> None:
         self._tokenizer, self._description, self._model, self._strings = tokenizer, description, model, strings
         self.cache_rows, self._forward_rows = plan.kv_cache_rows, plan.forward_rows
-        self.max_batch_rows = max_batch_rows
+        self.max_batch_rows = plan.batch_rows
         self._generate_system = len(tokenizer.segment(strings.generate_system))
         self._reflect_system = len(tokenizer.segment(strings.reflect_system))
 
@@ -51,7 +50,8 @@ class RowCounter:
         self._check_scorers(request)
         for size in _sizes(trajectory):
             self._check_grids(request, size)
-        most = min(self._description.max_context_tokens, self.cache_rows)
+        planned = min(self.cache_rows, self._forward_rows)
+        most = min(self._description.max_context_tokens, planned)
         for what, rows in self._contexts(trajectory):
             if rows > most:
                 raise PromptTooLong(
@@ -60,10 +60,10 @@ class RowCounter:
         self._check_judging(trajectory)
         size = (request.width, request.height)
         edits = 2 * request.reflect.max_tokens + sum(self._refine_rows("", size))
-        if _edits(request) and edits > self.cache_rows:
+        if _edits(request) and edits > planned:
             raise OutOfCapacity(
-                f"refining a picture of {size[0]}x{size[1]} takes {edits} cache rows and {self.cache_rows} were "
-                "planned; ask for a smaller size, or give the worker a larger K/V cache"
+                f"refining a picture of {size[0]}x{size[1]} takes {edits} rows and {planned} were planned; ask for a "
+                "smaller size or fewer max_tokens of reflections, or give the worker more memory"
             )
 
     def need(self, step: Step, trajectory: Trajectory, *, keeps: bool) -> Need:

@@ -73,13 +73,12 @@ class ModelRunner:
         description: Description,
         attention: Attention,
         plan: MemoryPlan,
-        max_batch_rows: int,
         similarities: Sequence[Similarity] = (),
     ) -> None:
         self._bagel, self._vae, self._config = model.bagel, model.vae, model.config
         self._tokenizer, self._description, self._attention = tokenizer, description, attention
         self._plan = plan
-        self.max_batch_rows = max_batch_rows
+        self.max_batch_rows = plan.batch_rows
         self._states: dict[str, State] = {}
         self._device = device_of(model.bagel.device)
         self._isolation = Isolation(self._device.free_memory, self._device.answers)
@@ -89,7 +88,7 @@ class ModelRunner:
         # The two system prompts never change: their K/V stand in the cache's last rows for good.
         self._reserved = sum(len(ids) for ids in systems)
         self.cache_rows = plan.kv_cache_rows
-        self._counter = RowCounter(tokenizer, description, model.config, plan, max_batch_rows, strings)
+        self._counter = RowCounter(tokenizer, description, model.config, plan, strings)
         self._aside = Aside(_threads(model) if helps(model.bagel.device) else None)
         self._is_alone = False  # whether a single trajectory has a turn
         self._pictures = Pictures(model, self._device.stopwatch, self._aside)

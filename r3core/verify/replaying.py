@@ -41,7 +41,7 @@ AT_ONCE: Final = 8  # trajectories that share a batch
 class ReplayRunner(ModelRunner):
     """The runner that serves, on recorded noise; it writes down what it sees."""
 
-    def __init__(self, replay: Replay, plan: MemoryPlan, max_batch_rows: int) -> None:
+    def __init__(self, replay: Replay, plan: MemoryPlan) -> None:
         self.prompt_strings = replay.strings
         self.traces: dict[str, Trace] = {}
         self.system: list[Pass] = []  # the system prompts of drawing and of looking
@@ -52,9 +52,7 @@ class ReplayRunner(ModelRunner):
         bagel = replay.model.bagel
         bagel.register_forward_hook(self._saw_forward)
         bagel.vit_model.register_forward_hook(self._saw_picture)
-        super().__init__(
-            replay.model, replay.tokenizer, replay.description, replay.attention.attention, plan, max_batch_rows
-        )
+        super().__init__(replay.model, replay.tokenizer, replay.description, replay.attention.attention, plan)
 
     def _begin(self, begin: Begin) -> None:
         self._beginning = begin.key
@@ -175,7 +173,7 @@ class Replay:
         self.tokenizer = self.loaded.tokenizer
         self.attention = choose(device, dtype, config.attention, self.model.config.decoder.attended)
         plan = plan_memory(config, self.model.config, self.description, str(device), dtype, self.loaded.weights_bytes)
-        self.runner = ReplayRunner(self, plan, config.max_batch_rows)
+        self.runner = ReplayRunner(self, plan)
 
     @property
     def model(self) -> Model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -10,18 +11,23 @@ from typing import Any, Final
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import r3core.engine.runner
 import r3core.memory_plan
+import r3core.runtime
+from r3core.bench.random_weights import TRUE_SIZE
+from r3core.bench.random_weights import description as described
 from r3core.checkpoint import DEFAULT_TRANSFORMS, Description, Transform
 from r3core.config import EngineConfig
 from r3core.engine.batch import MemoryPlan, Picture
 from r3core.engine.drafting import MOST_ROWS
 from r3core.engine.sight import Sight
 from r3core.engine.state import State
-from r3core.errors import PromptTooLong
+from r3core.errors import DeviceError, OutOfCapacity, PromptTooLong
 from r3core.events import Event, Failed, Finished
 from r3core.judge import Counts
 from r3core.memory_plan import plan_memory
@@ -77,6 +83,44 @@ def test_the_plan_counts_the_logits_of_every_text_that_is_written(
 ) -> None:
     few, many = (planned(loaded, description, vocab=vocab, places=places).activation_bytes for vocab in (704, 804))
     assert many - few == texts * 100 * 8  # few texts have drafts, whose logits are as many as those of many texts
+
+
+def on_a_gpu(gigabytes: float, places: int, side: int = 1024, cache_bytes: int | None = None) -> MemoryPlan:
+    """The plan of BAGEL's true size for a device of which so much is left beside the weights."""
+    config = EngineConfig(Path("here"), max_trajectories=places, kv_cache_bytes=cache_bytes)
+    free = int(gigabytes * 10**9)
+    return plan_memory(config, TRUE_SIZE, described(TRUE_SIZE, side), "cuda", torch.bfloat16, 0, free, free)
+
+
+def test_where_memory_is_short_forwards_are_made_smaller_before_the_cache_is_cut() -> None:
+    plenty, less, little = (on_a_gpu(gigabytes, places=8) for gigabytes in (100, 16, 12.5))
+    assert (plenty.batch_rows, plenty.forward_rows, plenty.notes) == (32768, 32768, ())
+    assert (less.batch_rows, less.kv_cache_rows) == (16384, plenty.kv_cache_rows)
+    assert less.notes == ("forwards were cut from 32768 rows to 16384 for room, and no prompt may have more",)
+    three_branches = 3 * (64 * 64 + 2)
+    assert little.batch_rows == little.forward_rows == three_branches
+    assert little.kv_cache_rows < plenty.kv_cache_rows
+    assert "the cache was cut from" in little.notes[1]
+    for gigabytes, plan in ((100, plenty), (16, less), (12.5, little)):
+        assert plan.kv_cache_bytes + plan.activation_bytes + 2 * 2**30 <= gigabytes * 10**9
+
+
+def test_forwards_are_as_large_as_they_may_be_where_the_cache_is_small_by_request() -> None:
+    assert on_a_gpu(16, places=8, cache_bytes=10**9).forward_rows == 32768
+
+
+@given(st.floats(6, 30), st.integers(1, 16), st.sampled_from([512, 1024]))
+def test_a_plan_is_within_what_is_free(gigabytes: float, places: int, side: int) -> None:
+    with suppress(DeviceError):
+        plan = on_a_gpu(gigabytes, places, side)
+        assert plan.kv_cache_bytes + plan.activation_bytes + 2 * 2**30 <= gigabytes * 10**9
+        assert plan.batch_rows <= plan.forward_rows
+
+
+def test_where_not_even_the_smallest_forwards_leave_room_for_one_it_is_said_what_to_do() -> None:
+    with pytest.raises(DeviceError, match=r"needs 10024; free memory on it, .* lower R3_MAX_TRAJECTORIES, or raise"):
+        on_a_gpu(9, places=8)
+    assert on_a_gpu(9, places=1).kv_cache_rows >= 10024
 
 
 def test_the_small_checkpoints_plan_stays_small(loaded: Loaded, description: Description) -> None:
@@ -175,6 +219,25 @@ def test_what_would_not_fit_into_the_largest_forward_is_not_let_in(loaded: Loade
         PromptTooLong, match=r"judging a picture by gvu, vqa would take \d+ tokens at once and 1024 fit"
     ):
         runtime.engine.add("1", Trajectory(ask(LONG, scorers=("gvu", "vqa"))))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_is_let_in_fits_forwards_that_were_cut_for_room(
+    loaded: Loaded, description: Description, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a plan holds, too, and whatever would not fit is refused with what to do about it."""
+    free = 40_000_000 + 2 * 2**30
+    monkeypatch.setattr(r3core.runtime, "_memory", lambda _: (free, free))
+    runtime = runtime_of(loaded, description, 4 * CONTEXT, 4 * CONTEXT)
+    plan = runtime.runner.plan()
+    assert plan.forward_rows == 2 * CONTEXT
+    assert runtime.runner.max_batch_rows == plan.forward_rows
+    requests = [CHOSEN] * PLACES
+    assert plan.activation_bytes / 3 < most_taken(runtime, requests) <= plan.activation_bytes
+    with pytest.raises(PromptTooLong, match=f"and {plan.forward_rows} fit; shorten the prompt"):
+        runtime.engine.add("long", Trajectory(ask(" ".join([LONG] * 4))))
+    with pytest.raises(OutOfCapacity, match=f"{plan.forward_rows} were planned; ask for a smaller size or fewer"):
+        runtime.engine.add("wordy", Trajectory(ask(reflect=replace(TEXT, max_tokens=1000))))
 
 
 def test_pictures_are_looked_at_anew_where_more_are_held_than_was_planned(

@@ -165,7 +165,7 @@ def test_a_device_that_is_lost_hides_none_of_the_other_numbers() -> None:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     metrics = WorkerMetrics()
-    metrics.planned(MemoryPlan("cuda", 1, 2, 3, 4, 140 * 10**9, forward_rows=5, kept_rows=6), lost)
+    metrics.planned(MemoryPlan("cuda", 1, 2, 3, 4, 140 * 10**9, batch_rows=4, forward_rows=5, kept_rows=6), lost)
     text = metrics.exposition.text().decode()
     assert "r3_gpu_memory_used_bytes NaN" in text
     assert value(metrics.exposition, "r3_gpu_memory_bytes") == 140 * 10**9
