@@ -29,6 +29,7 @@ _TYPICAL_TEXT: Final = 1024  # tokens of prompt, question and system prompt that
 _LONGEST_TEXT: Final = 8192  # one trajectory alone may have this many
 _RESERVE: Final = 2 * 2**30  # device memory left to the CUDA context and to kernels' workspaces
 _BRANCHES: Final = 3  # of a guided step, at the most
+_FEW: Final = 4  # trajectories for which the cache should have room before forwards are as large as they may be
 _KEPT_PICTURES: Final = 2  # that each trajectory may look at again: its last, and the one before or the best
 _CANDIDATES: Final = 8  # drawings of a step, whose states are small
 
@@ -44,8 +45,8 @@ def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made 
     total_bytes: int | None = None,
 ) -> MemoryPlan:
     """The plan for a checkpoint of these sizes. `free_bytes` is what the device has left beside the weights, None where
-    it is not bounded. Where the cache finds no room, forwards are made smaller first: a picture of the largest size
-    fills a device by itself. Raises DeviceError where not even one trajectory finds room.
+    it is not bounded. Where that is not enough for the cache of a few trajectories forwards are made smaller, and else
+    the cache is. Raises DeviceError where not even one trajectory finds room.
     """
     width = torch.finfo(dtype).bits // 8
     decoder = model.decoder
@@ -60,19 +61,19 @@ def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made 
     drawn = _BRANCHES * (latents + MARKERS)
     again = laid_out_bytes(decoder, torch.device(device), dtype)
     notes = ["the decoder's weights are held once more, as oneDNN reads them"] if again else []
-    forward = max(config.max_batch_rows, description.max_context_tokens, drawn)
+    whole = forward = max(config.max_batch_rows, description.max_context_tokens, drawn)
     activations = others + _forward_bytes(config, model, forward, width)
     if free_bytes is not None:
-        whole, room, alone = forward, free_bytes - _RESERVE, max(drawn, least)
-        while forward > alone and room - activations < rows * row_bytes:
-            forward = max(forward // 2, alone)
+        room, few = free_bytes - _RESERVE, min(rows, least * min(_FEW, config.max_trajectories))
+        while forward > max(drawn, least) and room - activations < few * row_bytes:
+            forward = max(forward // 2, drawn, least)
             activations = others + _forward_bytes(config, model, forward, width)
         if forward < whole:
             notes.append(f"forwards were cut from {whole} rows to {forward} for room, and no prompt may have more")
-        room = (room - activations) // row_bytes
-    if free_bytes is not None and room < rows:
-        notes.append(f"the cache was cut from {rows} rows to what is free; fewer trajectories run at once")
-        rows = room
+        fitting = (room - activations) // row_bytes
+        if fitting < rows:
+            notes.append(f"the cache was cut from {rows} rows to what is free; fewer trajectories run at once")
+            rows = fitting
     if rows < least:
         raise DeviceError(
             f"{device} has room for {max(rows, 0)} K/V rows beside the weights, and one trajectory of this checkpoint "
@@ -98,9 +99,11 @@ def _forward_bytes(config: EngineConfig, model: ModelConfig, rows: int, width: i
     decoder = model.decoder
     writing = max(config.max_trajectories, MOST_ROWS)  # the next token of each, and those that are drafted
     logits = decoder.vocab * (width + 4)  # computed in the model's dtype, read in fp32
-    layer = (rows + writing) * (3 * decoder.intermediate + 8 * decoder.hidden) * width
-    # Ids are chosen where the layers had their activations.
-    return max(layer, choosing_bytes(decoder.vocab, writing)) + writing * logits
+    row = decoder.hidden * width
+    layer = (rows + writing) * (3 * decoder.intermediate * width + 8 * row)
+    # Ids are chosen where the layers had their activations, of which what went in and what came out is left.
+    choosing = (rows + writing) * 2 * row + choosing_bytes(decoder.vocab, writing)
+    return max(layer, choosing) + writing * logits
 
 
 def _token_bytes(model: ModelConfig, width: int) -> int:

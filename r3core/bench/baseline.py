@@ -28,7 +28,7 @@ from r3core.engine.batch import Picture
 from r3core.engine.packing import Cursor, Feed
 from r3core.loop import advance, next_step
 from r3core.model import flow, vae
-from r3core.model.sampling import Choice, choose, generator, noise
+from r3core.model.sampling import NOT_A_NUMBER, Choice, choose, generator, noise
 from r3core.model.tokenizer import TextStream
 from r3core.model.vit import grid_ids
 from r3core.prompts import PromptStrings
@@ -163,6 +163,7 @@ class Baseline:
             else:
                 uniform = float(draws.random()) if sampling.temperature else 0.0
                 id_ = choose(self._bagel.logits(hidden[-1:]), [Choice(sampling, uniform)])[0]
+                assert id_ != NOT_A_NUMBER, "the model gave no numbers to choose by"
             if id_ != self._tokenizer.im_end:
                 stream.push(id_)
 

@@ -50,24 +50,30 @@ class RowCounter:
         self._check_scorers(request)
         for size in _sizes(trajectory):
             self._check_grids(request, size)
-        planned = min(self.cache_rows, self._forward_rows)
-        most = min(self._description.max_context_tokens, planned)
-        for what, rows in self._contexts(trajectory):
+        most = min(self._description.max_context_tokens, self.cache_rows)
+        for what, rows, written in self._contexts(trajectory):
             if rows > most:
                 raise PromptTooLong(
                     f"{what} would take {rows} tokens and {most} fit; shorten the prompt or lower max_tokens"
                 )
+            if rows - written > self._forward_rows:
+                at_once, fit = rows - written, self._forward_rows
+                raise PromptTooLong(f"{what} would take {at_once} tokens at once and {fit} fit; shorten the prompt")
         self._check_judging(trajectory)
-        size = (request.width, request.height)
-        edits = 2 * request.reflect.max_tokens + sum(self._refine_rows("", size))
-        if _edits(request) and edits > planned:
-            raise OutOfCapacity(
-                f"refining a picture of {size[0]}x{size[1]} takes {edits} rows and {planned} were planned; ask for a "
-                "smaller size or fewer max_tokens of reflections, or give the worker more memory"
-            )
+        if _edits(request):
+            self._check_edits(request)
 
     def need(self, step: Step, trajectory: Trajectory, *, keeps: bool) -> Need:
-        """Cache rows, prefill rows and denoising rows of a step."""
+        """Cache rows, prefill rows and denoising rows of a step. Raises OutOfCapacity where no forward has room."""
+        need = self._need(step, trajectory, keeps=keeps)
+        if need.prefill_rows > self._forward_rows:
+            raise OutOfCapacity(
+                f"the next step takes {need.prefill_rows} rows at once and {self._forward_rows} were planned at start; "
+                "ask for shorter texts or a smaller size"
+            )
+        return need
+
+    def _need(self, step: Step, trajectory: Trajectory, *, keeps: bool) -> Need:
         request = trajectory.request
         size = (request.width, request.height)
         match step:
@@ -90,9 +96,7 @@ class RowCounter:
                 prompt = len(self._tokenizer.segment(trajectory.description or ""))
                 return Need((prompt,), prompt, self._draw_rows(size, request.generate, edit=False))
             case Refine(instruction=instruction, candidates=candidates):
-                rows_of = self._refine_rows(instruction, size)
-                wants_image = max(branches_per_step(request.refine, edit=True)) == 3
-                spans = rows_of if wants_image else rows_of[:1]
+                spans = self._refine_spans(request, instruction)
                 draws = len(candidates) * self._draw_rows(size, request.refine, edit=True)
                 return Need(spans, sum(spans), draws)
             case Compare():
@@ -106,25 +110,39 @@ class RowCounter:
         count = max(1, min(len(sizes), (self.max_batch_rows - once) // each, self.cache_rows // largest))
         return Need((largest,) * count, count * each + once)
 
-    def _contexts(self, trajectory: Trajectory) -> Iterator[tuple[str, int]]:
-        """The contexts that this trajectory is sure to need, and the most rows that each may take."""
+    def _contexts(self, trajectory: Trajectory) -> Iterator[tuple[str, int, int]]:
+        """The contexts that this trajectory is sure to need, the most rows that each may take, and how many of them are
+        written token by token.
+        """
         request, size = trajectory.request, _sizes(trajectory)[0]
         prompt = len(self._tokenizer.segment(request.prompt))
-        draws = request.kind in ("generate", "roundtrip") and not request.given_image
+        draws, tokens = request.kind in ("generate", "roundtrip") and not request.given_image, request.reason.max_tokens
         if request.think and draws:
-            yield "the prompt with its plan", self._generate_system + prompt + request.reason.max_tokens + 1
+            yield "the prompt with its plan", self._generate_system + prompt + tokens + 1, tokens
         elif draws:
-            yield "the prompt", prompt
+            yield "the prompt", prompt, 0
         for size in _sizes(trajectory):
             if _reflects(request):
-                yield "the reflection on a picture", self._reflect_rows(request.prompt, size, request.reflect)
+                rows = self._reflect_rows(request.prompt, size, request.reflect)
+                yield "the reflection on a picture", rows, request.reflect.max_tokens
             if scorers := _looking(request):
                 said = Prompt.of(request.prompt, self._tokenizer, self._strings)
-                yield "the judging of a picture", self._seen_rows(size) + max(said.texts(scorers))
+                yield "the judging of a picture", self._seen_rows(size) + max(said.texts(scorers)), 0
         if request.kind in ("describe", "roundtrip"):
-            yield "the description of a picture", self._describe_rows(request, size)
+            yield "the description of a picture", self._describe_rows(request, size), request.describe.max_tokens
         if request.instruction is not None:
-            yield "the instruction", sum(self._refine_rows(request.instruction, size))
+            yield "the instruction", sum(self._refine_rows(request.instruction, size)), 0
+
+    def _check_edits(self, request: Request) -> None:
+        """What is wrong with a picture may be said in as many tokens as a reflection has."""
+        spans = self._refine_spans(request, "")
+        rows = sum(spans) + len(spans) * request.reflect.max_tokens
+        for what, planned in (("cache rows", self.cache_rows), ("rows at once", self._forward_rows)):
+            if rows > planned:
+                raise OutOfCapacity(
+                    f"refining a picture of {request.width}x{request.height} takes {rows} {what} and {planned} were "
+                    "planned; ask for a smaller size or fewer max_tokens of reflections, or give the worker more memory"
+                )
 
     def _check_judging(self, trajectory: Trajectory) -> None:
         """All that is asked of a picture goes into one forward."""
@@ -193,6 +211,12 @@ class RowCounter:
         """Rows of the context with the picture, and of the one without."""
         text = len(self._tokenizer.segment(instruction))
         return self._grid_rows(size, "vae", self._model.latent_stride) + self._seen_rows(size) + text, text
+
+    def _refine_spans(self, request: Request, instruction: str) -> tuple[int, ...]:
+        """Rows of each context that the guidance of a refinement takes."""
+        rows_of = self._refine_rows(instruction, (request.width, request.height))
+        wants_image = max(branches_per_step(request.refine, edit=True)) == 3
+        return rows_of if wants_image else rows_of[:1]
 
     def _draw_rows(self, size: _Size, settings: ImageSampling, *, edit: bool) -> int:
         stride = self._model.latent_stride

@@ -229,13 +229,13 @@ class ModelRunner:
                 feeds += [Feed(view, self._feeder.markers, rows, stored=False) for view in drawing.views_now()]
             packed = pack(feeds) if forward.turns else self._layouts.pack(feeds)
             hidden = self._forward(packed)
-            if forward.turns:
-                places = places_of(forward.turns, packed.firsts)
-                found.chosen |= self._chosen(hidden, forward.turns, places)
-                found.likelihoods |= self._likelihoods(hidden, forward.turns, places)
             if drawings:
                 latents = sum(drawing.x.shape[0] * len(drawing.views_now()) for drawing in drawings)
                 found.add(forward.drawings, self._bagel.velocity(hidden[packed.rows.total - latents :]))
+            if forward.turns:  # last, for the host waits for what comes of it
+                places = places_of(forward.turns, packed.firsts)
+                found.chosen |= self._chosen(hidden, forward.turns, places)
+                found.likelihoods |= self._likelihoods(hidden, forward.turns, places)
 
     def _chosen(self, hidden: Tensor, turns: dict[str, Turn], places: dict[str, Places]) -> dict[str, list[int]]:
         """The ids after each row that writes; one copy of them to the host a turn, for the stop must be known."""

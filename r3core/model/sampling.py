@@ -9,7 +9,6 @@ Tokens are chosen where the logits are, for all rows of a forward at once: what 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from r3core.types import TextSampling
 _MAX_CANDIDATES: Final = 1000
 _FEW: Final = 32  # of them, which mostly hold all that top_p leaves
 _AT_ONCE: Final = 2**22  # logits that are weighed at once, each of which takes so many
-_BYTES: Final = 64
+_BYTES: Final = 96  # where all of them are sorted on a device
 NOT_A_NUMBER: Final = -1  # instead of an id, where the best of a row's logits is none that can be reckoned with
 
 
@@ -75,9 +74,11 @@ class Choice:
 
 def choose(logits: Tensor, choices: Sequence[Choice]) -> list[int]:
     """The id chosen by each row of float32 logits [n, V], or NOT_A_NUMBER; one copy to the host, which waits for it."""
+    assert len(choices) == logits.shape[0], f"{len(choices)} choices by {logits.shape[0]} rows"
     rows = _rows_at_once(logits.shape[-1])
     chosen = [_ids(part, choices[i * rows : (i + 1) * rows]) for i, part in enumerate(torch.split(logits, rows))]
-    return list(map(int, torch.cat(chosen).tolist()))
+    ids: list[int] = torch.cat(chosen).tolist()
+    return ids
 
 
 def choosing_bytes(vocabulary: int, rows: int) -> int:
@@ -126,11 +127,14 @@ def _open(logits: Tensor, choices: Sequence[Choice], best: Tensor) -> list[int]:
     id passes top_p by itself are not among them, and they are most.
     """
     rows = [row for row, choice in enumerate(choices) if choice.sampling.temperature]
-    if not rows or _waits(logits.device):
+    with_top_p = [row for row in rows if choices[row].sampling.top_p < 1]
+    if not with_top_p or _waits(logits.device):
         return rows
-    sampling = [choice.sampling for choice in choices]
-    passes = _most(logits, sampling, best[:, None]) < 1
-    return [row for row, is_sure in zip(rows, passes[rows, 0].tolist(), strict=True) if not is_sure]
+    if len(with_top_p) < len(choices):
+        logits, best = logits[with_top_p], best[with_top_p]
+    passes = _most(logits, [choices[row].sampling for row in with_top_p], best[:, None])[:, 0] < 1
+    sure = {row for row, is_sure in zip(with_top_p, passes.tolist(), strict=True) if is_sure}
+    return [row for row in rows if row not in sure]
 
 
 def _waits(device: torch.device) -> bool:
@@ -178,9 +182,9 @@ def _most(logits: Tensor, sampling: Sequence[TextSampling], best: Tensor) -> Ten
 
     In float64, so that the order of a sum, which the number of rows may change, decides nothing.
     """
-    temperatures = _column([own.temperature or 1 for own in sampling], logits.device)
+    temperatures = _column([own.temperature for own in sampling], logits.device)
     whole = logits.double().sub_(best).div_(temperatures).exp_().sum(-1, keepdim=True)
-    return whole.mul_(_column([own.top_p if own.top_p < 1 else math.inf for own in sampling], logits.device))
+    return whole.mul_(_column([own.top_p for own in sampling], logits.device))
 
 
 def _best(logits: Tensor, count: int) -> Tensor:

@@ -85,6 +85,10 @@ def test_the_plan_counts_the_logits_of_every_text_that_is_written(
     assert many - few == texts * 100 * 8  # few texts have drafts, whose logits are as many as those of many texts
 
 
+CUT: Final = "the cache was cut from 80192 rows to what is free; fewer trajectories run at once"
+NO_MORE: Final = "and no prompt may have more"
+
+
 def on_a_gpu(gigabytes: float, places: int, side: int = 1024, cache_bytes: int | None = None) -> MemoryPlan:
     """The plan of BAGEL's true size for a device of which so much is left beside the weights."""
     config = EngineConfig(Path("here"), max_trajectories=places, kv_cache_bytes=cache_bytes)
@@ -92,17 +96,26 @@ def on_a_gpu(gigabytes: float, places: int, side: int = 1024, cache_bytes: int |
     return plan_memory(config, TRUE_SIZE, described(TRUE_SIZE, side), "cuda", torch.bfloat16, 0, free, free)
 
 
-def test_where_memory_is_short_forwards_are_made_smaller_before_the_cache_is_cut() -> None:
-    plenty, less, little = (on_a_gpu(gigabytes, places=8) for gigabytes in (100, 16, 12.5))
-    assert (plenty.batch_rows, plenty.forward_rows, plenty.notes) == (32768, 32768, ())
-    assert (less.batch_rows, less.kv_cache_rows) == (16384, plenty.kv_cache_rows)
-    assert less.notes == ("forwards were cut from 32768 rows to 16384 for room, and no prompt may have more",)
-    three_branches = 3 * (64 * 64 + 2)
-    assert little.batch_rows == little.forward_rows == three_branches
-    assert little.kv_cache_rows < plenty.kv_cache_rows
-    assert "the cache was cut from" in little.notes[1]
-    for gigabytes, plan in ((100, plenty), (16, less), (12.5, little)):
-        assert plan.kv_cache_bytes + plan.activation_bytes + 2 * 2**30 <= gigabytes * 10**9
+def test_where_memory_is_short_the_cache_is_cut_and_before_it_holds_less_than_a_few_forwards_are() -> None:
+    plans = {left: on_a_gpu(left, places=8) for left in (100, 16, 12.5, 10.5)}
+    plenty, less, little, least = plans.values()
+    assert [plan.forward_rows for plan in plans.values()] == [32768, 32768, 16384, 3 * (64 * 64 + 2)]
+    assert plenty.notes == ()
+    assert plenty.kv_cache_rows > less.kv_cache_rows > little.kv_cache_rows > 4 * 10024 > least.kv_cache_rows > 10024
+    assert less.notes == (CUT,)
+    assert little.notes == (f"forwards were cut from 32768 rows to {little.forward_rows} for room, {NO_MORE}", CUT)
+    for left, plan in plans.items():
+        assert plan.batch_rows == plan.forward_rows
+        assert plan.kv_cache_bytes + plan.activation_bytes + 2 * 2**30 <= left * 10**9
+
+
+@pytest.mark.parametrize(("left", "places", "side", "cache"), [(50, 256, 512, None), (50, 8, 512, 45 * 10**9)])
+def test_a_cache_that_is_wished_larger_than_the_device_takes_nothing_from_forwards(
+    left: float, places: int, side: int, cache: int | None
+) -> None:
+    plan = on_a_gpu(left, places, side, cache)
+    assert plan.forward_rows == 32768
+    assert [note.partition(" from ")[0] for note in plan.notes] == ["the cache was cut"]
 
 
 def test_forwards_are_as_large_as_they_may_be_where_the_cache_is_small_by_request() -> None:
@@ -209,7 +222,7 @@ def test_choosing_tokens_takes_no_more_than_is_said(
     taken = most_bytes(lambda: sampled(logits, [Choice(sampling, 0.5)] * rows))
     most = choosing_bytes(vocabulary, rows)
     assert taken <= most
-    assert sampling != TEXT or taken > most / 2
+    assert sampling != TEXT or taken > most / 3
 
 
 def test_what_would_not_fit_into_the_largest_forward_is_not_let_in(loaded: Loaded, description: Description) -> None:
@@ -234,9 +247,11 @@ def test_what_is_let_in_fits_forwards_that_were_cut_for_room(
     assert runtime.runner.max_batch_rows == plan.forward_rows
     requests = [CHOSEN] * PLACES
     assert plan.activation_bytes / 3 < most_taken(runtime, requests) <= plan.activation_bytes
-    with pytest.raises(PromptTooLong, match=f"and {plan.forward_rows} fit; shorten the prompt"):
+    with pytest.raises(
+        PromptTooLong, match=rf"with its plan would take \d+ tokens at once and {plan.forward_rows} fit"
+    ):
         runtime.engine.add("long", Trajectory(ask(" ".join([LONG] * 4))))
-    with pytest.raises(OutOfCapacity, match=f"{plan.forward_rows} were planned; ask for a smaller size or fewer"):
+    with pytest.raises(OutOfCapacity, match=rf"\d+ rows at once and {plan.forward_rows} were planned; ask for"):
         runtime.engine.add("wordy", Trajectory(ask(reflect=replace(TEXT, max_tokens=1000))))
 
 
