@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import structlog
@@ -48,6 +49,7 @@ class EngineLoop:
         self._engine, self._inbox, self._intake = engine, inbox, intake
         self._publisher, self._leases, self._vitals = publisher, leases, vitals
         self._drain_s, self._metrics = drain_s, vitals.metrics
+        self._watched: Callable[[], AbstractContextManager[None]] = nullcontext
         self._telling, self._tally = Telling(self._put), Tally(vitals.metrics, vitals.traces)
         self._jobs: dict[str, HeldJob] = {}
         self._in_engine: dict[str, tuple[HeldJob, int]] = {}
@@ -55,12 +57,14 @@ class EngineLoop:
         self._is_leaving = False
         self._leave_by_s: float | None = None
 
-    def run(self, look: Callable[[], None]) -> None:
-        """Until asked to leave. `look` is called every turn, and raises where the worker cannot go on.
+    def run(self, look: Callable[[], None], turn: Callable[[], AbstractContextManager[None]]) -> None:
+        """Until asked to leave. `look` is called every turn, and raises where the worker cannot go on; the device is
+        asked for something within a `turn()`.
 
         Raises Unpublished where it was time to leave and the line of what is to be published was still full, and what
         the engine raises where the device is lost.
         """
+        self._watched = turn
         while not self._is_over():
             look()
             for said in self._inbox.read():
@@ -198,7 +202,8 @@ class EngineLoop:
     def _step(self) -> None:
         began_s = time.perf_counter()
         busy = [job for job, _ in self._in_engine.values()]
-        events = self._engine.step()
+        with self._watched():
+            events = self._engine.step()
         took_s = time.perf_counter() - began_s
         self._metrics.step_s.observe(took_s)
         for job in busy:
@@ -209,7 +214,9 @@ class EngineLoop:
 
     def _measure(self) -> None:
         """Count what was computed, and say what is under way: that now and then, and whenever the engine is done."""
-        self._metrics.took(self._engine.took())
+        with self._watched():
+            took = self._engine.took()
+        self._metrics.took(took)
         now_s = time.monotonic()
         if self._engine.has_work and now_s - self._gauged_at_s < GAUGED_EVERY_S:
             return

@@ -25,7 +25,7 @@ _OF_A_MODEL: Final = {
     "paused": ("r3_queue_paused", "Whether an operator paused it"),
 }
 _EVER: Final = {
-    "reclaimed": ("r3_queue_reclaimed", "Leases taken back from lost workers"),
+    "reclaimed": ("r3_queue_reclaimed", "Leases taken back from lost workers, or given back by broken ones"),
     "poisoned": ("r3_queue_poisoned", "Jobs given up as poison"),
 }
 

@@ -149,8 +149,8 @@ class Settings(BaseSettings):
     drain_s: Annotated[float, Field(ge=0)] = 90.0
     """How long a worker that was asked to end goes on with the rounds in hand."""
 
-    hung_after_s: Annotated[float, Field(gt=0)] | None = None
-    """How long a turn of the engine may take before its worker ends and others go on; unset: 60, on a CPU 900."""
+    hung_after_s: Annotated[float, Field(ge=1)] | None = None
+    """How long a turn of the engine may take before its worker ends and others go on; unset: 60, on a CPU 3600."""
 
     # streams
     heartbeat_s: Annotated[float, Field(gt=0)] = 10.0

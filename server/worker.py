@@ -111,8 +111,8 @@ class Worker:
             renew_s=settings.renew_s,
         )
         self._control = ControlFeed(work, inbox, model=description.name, look=self._intake.look)
-        self._loop = EngineLoop(engine, inbox, self._intake, self._publisher, self._leases, vitals, settings.drain_s)
         self._watchdog = Watchdog(vitals, self._give_up, EXIT_BROKEN)
+        self._loop = EngineLoop(engine, inbox, self._intake, self._publisher, self._leases, vitals, settings.drain_s)
         self._parts = (self._lifeline, self._control, self._publisher, self._intake)
 
     def run(self) -> int:
@@ -122,7 +122,7 @@ class Worker:
         code = 0
         try:
             with self._watchdog:
-                self._loop.run(self._look_at_threads)
+                self._loop.run(self._look_at_threads, self._watchdog.turn)
         except Unpublished:
             log.warning("leaving with results unpublished: Redis or the image store has been away too long")
         except Exception as error:  # the device is lost, or we have a fault: others must go on with the jobs
@@ -144,9 +144,10 @@ class Worker:
         log.info("worker ends", code=code)
 
     def _give_up(self) -> None:
-        """What is left to do where the engine's loop hangs, beside it."""
+        """What is left to do where the engine hangs, in a thread beside it."""
         self._give_back()
         self._end(EXIT_BROKEN)
+        self._vitals.traces.close()
 
     def _look_at_threads(self) -> None:
         """Raises RuntimeError where one has failed: the worker would wait for it for ever."""

@@ -18,7 +18,7 @@ from server.traces import OFF, Traces
 from server.worker_metrics import WorkerMetrics
 
 HUNG_AFTER_S: Final = 60.0  # a turn of the engine, which takes a few seconds at the most
-HUNG_AFTER_S_ON_A_CPU: Final = 900.0  # where one of a large model may take minutes
+HUNG_AFTER_S_ON_A_CPU: Final = 3600.0  # where one of a large model may take half an hour
 REDIS_KNOWN_FOR_S: Final = 10.0
 
 

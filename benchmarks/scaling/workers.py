@@ -9,6 +9,7 @@ work. SIGTERM ends it: what is in hand is given back.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -41,7 +42,7 @@ class Simulated:
     def __init__(self, settings: Settings, name: str, speedup: float) -> None:
         self.busy_s = 0.0
         self._pace = pace(speedup)
-        self._inbox, vitals = Inbox(), Vitals()
+        self._inbox, vitals = Inbox(), Vitals(hung_after_s=math.inf)
         engine = Engine(FakeRunner(pace=self._took), settings.max_trajectories)
         vitals.metrics.loaded(FAKE.name, FAKE.hash, __version__, 0.0)
         vitals.metrics.planned(engine.plan(), engine.memory_used_bytes)

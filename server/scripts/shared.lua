@@ -431,8 +431,9 @@ local function poison(id, job)
   fail(id, job, 'poison_job', message:format(job.strikes), kept)
 end
 
--- A job whose worker is gone: back to the queue, or given up.
+-- A job whose worker is gone, or cannot go on: back to the queue, or given up.
 local function reclaim(id, job)
+  call('HINCRBY', ROOT .. 'stats', 'reclaimed', 1)
   local ends = job.cancel or (job.stop and job.pictures > 0)
   if job.strikes >= POLICY.max_strikes and not ends then poison(id, job) else put_back(id, job) end
 end
@@ -460,7 +461,6 @@ local function reap(model)
     if not job then
       call('ZREM', ROOT .. 'lease:' .. model, id)
     else
-      call('HINCRBY', ROOT .. 'stats', 'reclaimed', 1)
       reclaim(id, job)
     end
   end

@@ -55,8 +55,8 @@ def start(valkey: EmbeddedServer, tmp_path: Path) -> Iterator[StartWorker]:
         yield begin
 
 
-def submitted(api: ApiProcess, timesteps: int = 5) -> str:
-    body = {"prompt": "a secret cat edits=1", "seed": 3, "generate": {"num_timesteps": timesteps}}
+def submitted(api: ApiProcess, timesteps: int = 5, prompt: str = "a secret cat edits=1") -> str:
+    body = {"prompt": prompt, "seed": 3, "generate": {"num_timesteps": timesteps}}
     headers = {"Prefer": "respond-async", "traceparent": CALLER, "Authorization": "Bearer hidden-key"}
     answer = api.client.post("/generate", json={**body, "refine": {"num_timesteps": 5}}, headers=headers)
     assert answer.status_code == 202, answer.text
@@ -112,6 +112,21 @@ def test_a_job_is_one_trace_across_the_processes_whichever_way_its_first_worker_
     assert b"secret" not in collector.raw
     assert b"hidden-key" not in collector.raw
     assert job_id.encode() in collector.raw
+
+
+def test_a_worker_that_hangs_sends_what_has_ended(
+    valkey: EmbeddedServer, tmp_path: Path, collector: Collector, start: StartWorker
+) -> None:
+    with api_process(valkey.url, tmp_path) as api:
+        worker = start(hung_after_s=1)
+        until(lambda: api.status("/readyz?workers=1") == 200, 60)
+        job_id = submitted(api, prompt="a tar pit edits=1 hang=refine")
+        assert worker.process.wait(30) == 1
+        assert api.client.post(f"/jobs/{job_id}/cancel").status_code == 202  # or it would hang others' workers
+        ends(api)
+    [attempt] = collector.named("attempt")
+    assert (attempt.about["r3.attempt"], attempt.about["r3.outcome"]) == (1, "given_back")
+    assert len(collector.named("generate")) == 1
 
 
 @pytest.mark.parametrize("how", ["hangs", "away"])

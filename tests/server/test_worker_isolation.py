@@ -78,6 +78,7 @@ async def test_a_lost_device_ends_the_worker_and_its_jobs_go_back_with_their_str
     queue: Queue, start: Start, db: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = start(step_s=0.005)
+    before = (await queue.depth())["reclaimed"]
     jobs = [new_job(replace(asked, generate=LONG)) for asked in GOOD]
     for new in jobs:
         await queue.submit(new)
@@ -93,6 +94,7 @@ async def test_a_lost_device_ends_the_worker_and_its_jobs_go_back_with_their_str
     for new in jobs:
         assert (await read(queue, new.id)).status == "queued"
         assert strikes(db, new.id) == 1
+    assert (await queue.depth())["reclaimed"] == before + 2
     start()
     for new in jobs:
         await whole(queue, await ended(queue, new.id), attempts=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
@@ -39,7 +40,8 @@ class RunningWorker:
 
     def __init__(self, settings: Settings, runner: FakeRunner, traces: Traces = OFF) -> None:
         assert settings.redis_url is not None
-        self.inbox, self.vitals, self.runner = Inbox(), Vitals(is_loaded=True, traces=traces), runner
+        self.vitals = Vitals(is_loaded=True, traces=traces, hung_after_s=math.inf)  # or it would end this process
+        self.inbox, self.runner = Inbox(), runner
         self.work = WorkerQueue(settings.redis_url, f"worker-{id(self)}", QueuePolicy.from_settings(settings))
         engine = Engine(runner, settings.max_trajectories)
         self.worker = Worker(settings, engine, FAKE, self.work, self.inbox, self.vitals)
