@@ -21,7 +21,9 @@ def test_the_full_size_harness_measures_everything_with_a_small_model(tmp_path: 
     done = full_size("--sizes", "trial", "--results", str(path))
     assert done.returncode == 0, done.stderr
     run = Results.read(path)
-    assert {line.part for line in run.lines} == {"ceiling", "pictures", "decode", "loops", "memory", "denoise"}
+    assert {line.part for line in run.lines} == {
+        *("ceiling", "pictures", "decode", "choosing", "loops", "memory", "denoise")
+    }
     assert {line.settings["side"] for line in run.of_part("pictures")} == {64, 128}
     assert not run.notes
     figures, _, targets = done.stdout.partition("targets")
@@ -38,7 +40,7 @@ def test_it_keeps_to_its_time_and_names_what_it_left_out(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     run = Results.read(path)
     assert {line.part for line in run.lines} == {"ceiling"}
-    assert len(run.notes) == 7
+    assert len(run.notes) == 8
     assert run.notes[0].startswith("left out: pictures of 5 timesteps, which would take ")
     assert run.notes[0] in done.stdout
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from r3core.bench.ceiling import measure_ceiling
+from r3core.bench.choosing import measure_choosing
 from r3core.bench.growth import measure_growth
 from r3core.bench.line import Line
 from r3core.bench.memory import measure_memory
@@ -31,6 +32,7 @@ __all__ = ["PARTS", "measure", "measure_ceiling"]
 _MEASURES: Final[Mapping[str, Callable[[Setting], Iterator[Line]]]] = {
     "phases": measure_phases,
     "decode": measure_decode,
+    "choosing": measure_choosing,
     "denoise": measure_denoise,
     "growth": measure_growth,
     "ways": measure_ways,

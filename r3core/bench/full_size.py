@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import torch
 
+from r3core.bench.choosing import measure_choosing
 from r3core.bench.counting import total
 from r3core.bench.device_waits import TIMESTEPS, idle_share, waits_a_step
 from r3core.bench.driving import drive, drop_all
@@ -134,6 +135,7 @@ class FullSize:
             yield Part("waits for the device", 3 * TIMESTEPS, 0, self._waits)
         yield self._pictures_of(shorter)
         yield self._decode(ends)
+        yield Part("choosing tokens", 0, 0, partial(measure_choosing, self._setting))
         yield Part("the whole loop", 3 * (drawn + 2 * edited), 3 * self._tokens, self._whole)
         loops = [self._at_once(*kind) for kind in ((longest, 2), (shorter, 2), (shorter, 1))]
         yield next((part for part in loops if budget.has(part.seconds(pace))), loops[-1])

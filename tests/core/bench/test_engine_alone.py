@@ -22,6 +22,7 @@ from r3core.types import ImageSampling
 NAMES = {
     "phases": {"reason", "generate", "reflect", "refine", "decode", "whole loop", "time to first image"},
     "decode": {"tokens decoded"},
+    "choosing": {"tokens, at once", "tokens, one after another"},
     "denoise": {"text-to-image steps", "edit steps"},
     "growth": {"whole loop by rounds", "whole loop by steps", "whole loop by side", "whole loop by batch"},
     "ways": {"one loop", "speed-up"},
@@ -30,7 +31,7 @@ NAMES = {
     "memory": {"taken over planned"},
     "scoring": {"the picture itself", "gvu", "lift", "vqa", "verdict", "the reflection alone"},
 }
-NOT_COUNTED = {"memory"}
+NOT_COUNTED = {"memory", "choosing"}
 
 
 @pytest.mark.parametrize("part", PARTS)
