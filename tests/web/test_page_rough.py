@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Route, expect
 
 from tests.server.test_serve import Served
+from tests.server.waiting import until
 from tests.web.conftest import PHONE, Open, ended, picture, run
 
 pytestmark = pytest.mark.timeout(900)
@@ -224,6 +226,46 @@ def test_a_server_that_has_gone_is_told_before_anything_is_asked(quick: Served, 
     expect(page.get_by_text("The server cannot be reached.")).to_be_visible()
     page.unroute("**/readyz")
     expect(page.get_by_text("The server cannot be reached.")).to_have_count(0)
+
+
+def test_a_stream_that_is_taken_and_not_answered_can_be_asked_for_anew(slow: Served, open_page: Open) -> None:
+    page = open_page(slow.url)
+    asked: list[Route] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route)
+        if len(asked) == 1:
+            route.abort()
+        elif len(asked) > 2:
+            route.continue_()  # the second hangs
+
+    page.route(re.compile(r"/jobs/job_\w+/events"), answer)
+    run(page, "a house", rounds=1)
+    expect(page.get_by_text("The connection is lost.")).to_be_visible()
+    page.wait_for_timeout(1500)
+    assert len(asked) == 2
+    page.get_by_role("button", name="Reconnect now").click()
+    ended(page)
+
+
+def test_a_stream_that_has_no_more_to_tell_ends_with_the_job_as_it_is(quick: Served, open_page: Open) -> None:
+    page = open_page(quick.url)
+    asked: list[Route] = []
+    page.route(re.compile(r"/jobs/job_\w+/events"), lambda route: asked.append(route))  # noqa: PLW0108 - playwright marks it
+    job_id = run(page, "a house", rounds=1)
+    until(lambda: httpx.get(f"{quick.url}/jobs/{job_id}", timeout=10).json()["status"] == "succeeded")
+    page.wait_for_timeout(500)  # what the page has asked for is heard of while one waits here
+    asked[0].fulfill(status=204)
+    ended(page)
+
+
+def test_what_is_being_typed_stays_while_the_page_asks_how_the_server_stands(quick: Served, open_page: Open) -> None:
+    page = open_page(quick.url)
+    page.get_by_text("More settings").click()
+    field = page.get_by_label("Ask until satisfied, times")
+    field.fill("")
+    page.wait_for_timeout(6000)  # it asks every five seconds
+    expect(field).to_have_value("")
 
 
 @pytest.mark.parametrize("prompt", ["a cat and " * 300, "a\n" * 60], ids=["long", "of many lines"])

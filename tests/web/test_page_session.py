@@ -11,7 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from server.keys import digest_of, id_of, new_secret
 from tests.server.test_serve import Served
@@ -138,3 +138,53 @@ def test_another_page_cannot_use_the_session(keyed: Served, secret: str, open_pa
             f"{keyed.url}/generate",
         )
     assert answer.value.status == 401
+
+
+def test_who_could_not_be_signed_out_is_told_and_still_in(keyed: Served, secret: str, open_page: Open) -> None:
+    page = open_page(keyed.url)
+    sign_in(page, secret)
+    page.wait_for_selector("#prompt")
+    busy = {"title": "Too many requests", "status": 429, "code": "rate_limited", "detail": "Wait."}
+
+    def refused(route: Route) -> None:
+        is_out = route.request.method == "DELETE"
+        route.fulfill(status=429, json=busy) if is_out else route.continue_()
+
+    page.route("**/session", refused)
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("alert")).to_contain_text("You are still signed in.")
+    shot(page, "sign-out-refused")
+    accessible(page)
+    page.unroute("**/session")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_a_browser_that_keeps_no_cookie_is_told_of(keyed: Served, secret: str, open_page: Open) -> None:
+    page = open_page(keyed.url)
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+    said = {"key": {"id": "a"}, "tenant": "alice"}
+    page.route("**/session", lambda r: r.fulfill(json=said) if r.request.method == "POST" else r.continue_())
+    sign_in(page, secret)
+    expect(page.get_by_role("alert")).to_contain_text("The browser has kept no cookie")
+
+
+def test_a_key_with_a_character_that_none_has_is_not_sent(keyed: Served, secret: str, open_page: Open) -> None:
+    page = open_page(keyed.url)
+    sign_in(page, f"{secret}…")
+    expect(page.get_by_role("alert")).to_contain_text("This is no key")
+
+
+def test_home_leads_on_from_a_link(keyed: Served, secret: str, open_page: Open) -> None:
+    page = open_page(keyed.url)
+    sign_in(page, secret)
+    run(page, "a dog", rounds=1)
+    ended(page)
+    page.get_by_role("button", name="Share").click()
+    page.get_by_role("button", name="Make a link").click()
+    link = page.get_by_label("The link, which is shown this once").input_value()
+    page.goto(link)
+    ended(page)
+    page.get_by_role("link", name="R3").click()
+    expect(page.locator("#prompt")).to_be_visible()
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()

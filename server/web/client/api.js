@@ -44,16 +44,23 @@ export function address(path) {
   return token && path.startsWith("/jobs/job_") ? `${path}?token=${encodeURIComponent(token)}` : path;
 }
 
+const READ_WITHIN_MS = 30_000; // who writes may have much to send
+
 /** The answer's JSON, null where it has none. Throws Problem. */
 export async function call(path, { method = "GET", body, headers = {}, signal } = {}) {
+  const attempt = new AbortController();
+  signal?.addEventListener("abort", () => attempt.abort(), { once: true });
+  const timer = method === "GET" ? setTimeout(() => attempt.abort(), READ_WITHIN_MS) : undefined;
   const sent = body === undefined ? {} : { "Content-Type": "application/json" };
-  const options = { method, signal, headers: { Accept: "application/json", ...sent, ...headers }, cache: "no-store" };
+  const options = { method, signal: attempt.signal, headers: { Accept: "application/json", ...sent, ...headers }, cache: "no-store" };
   let answer;
   try {
     answer = await fetch(method === "GET" ? address(path) : path, { ...options, body: body && JSON.stringify(body) });
   } catch (error) {
     if (signal?.aborted) throw error;
     throw unreachable();
+  } finally {
+    clearTimeout(timer);
   }
   if (!answer.ok) throw await problemOf(answer);
   return answer.status === 204 ? null : answer.json();

@@ -13,6 +13,7 @@ import { JobTools } from "./tools.js";
 import { Welcome } from "./welcome.js";
 
 const ASK_AGAIN_MS = 5000;
+const AWAY = new Set([0, 502, 504]); // no answer, or a proxy's that there is none
 
 /** What the address names as a job, whether there is one or not. */
 const jobInAddress = () => /^\/j\/([^/]+)\/?$/.exec(location.pathname)?.[1] ?? null;
@@ -75,11 +76,13 @@ function useServer() {
   const [server, setServer] = useState({ isAway: false, workers: null });
   useEffect(() => {
     let timer;
+    // The same object while nothing has changed, or the form would be drawn anew under who writes in it.
+    const keep = (next) => setServer((last) => (JSON.stringify(last) === JSON.stringify(next) ? last : next));
     const ask = async () => {
       try {
-        setServer({ isAway: false, ...(await call("/readyz")) });
+        keep({ isAway: false, ...(await call("/readyz")) });
       } catch (error) {
-        setServer({ isAway: error.code === "unreachable", workers: null });
+        keep({ isAway: AWAY.has(error.status), workers: null });
       }
       timer = setTimeout(ask, ASK_AGAIN_MS);
     };
@@ -95,12 +98,16 @@ function useSession() {
   useEffect(() => {
     const out = () => setState({ session: null, isOut: true });
     addEventListener("r3:signed-out", out);
-    if (!linkToken()) {
+    let timer;
+    const ask = () =>
       call("/session")
         .then((session) => setState({ session, isOut: false }))
-        .catch((error) => error.status === 401 && out());
-    }
-    return () => removeEventListener("r3:signed-out", out);
+        .catch((error) => (error.status === 401 ? out() : (timer = setTimeout(ask, ASK_AGAIN_MS))));
+    if (!linkToken()) ask();
+    return () => {
+      clearTimeout(timer);
+      removeEventListener("r3:signed-out", out);
+    };
   }, []);
   return [state, (session) => setState({ session, isOut: session === null })];
 }
@@ -110,16 +117,26 @@ function App() {
   const [{ session, isOut }, setSession] = useSession();
   // Kept here, so that a session that ends takes nothing with it that was being written.
   const [form, set] = useReducer((form, change) => ({ ...form, ...change }), BLANK);
+  const [stays, setStays] = useState(null); // why one is still signed in
   const leave = async () => {
-    await signOut().catch(() => {});
+    setStays(null);
+    try {
+      await signOut();
+    } catch (error) {
+      if (error.status !== 401) return setStays(asProblem(error));
+    }
+    document.title = "R3";
     set(BLANK);
-    setSession(null);
+    return setSession(null);
   };
   if (broken) return html`<main class="plain"><${ProblemNote} problem=${asProblem(broken)} /></main>`;
   if (isOut && !linkToken()) {
     return html`<${Head} /><main id="main"><${SignIn} onSession=${setSession} /></main>`;
   }
-  return html`<${Studio} session=${session} form=${form} set=${set} onLeave=${leave} />`;
+  return html`
+    ${stays && html`<div class="toast"><${ProblemNote} problem=${stays} onClose=${() => setStays(null)}
+      action=${html`<p>You are still signed in.</p>`} /></div>`}
+    <${Studio} session=${session} form=${form} set=${set} onLeave=${leave} />`;
 }
 
 function Studio({ session, form, set, onLeave }) {
@@ -180,7 +197,7 @@ const chosen = (info, name) =>
 
 function Head({ model, go, onHistory, onLeave }) {
   const home = (event) => {
-    if (!go || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (!go || linkToken() || event.ctrlKey || event.metaKey || event.shiftKey) return; // by a link one knows too little
     event.preventDefault();
     go(null);
   };

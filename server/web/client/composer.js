@@ -68,11 +68,18 @@ export function Composer({ form, set, model, info, onJob, isFolded, onFold }) {
   const [isOver, setOver] = useState(false);
   const prompt = useRef(null);
 
+  const taken = useRef(0);
   const take = async (file) => {
+    const own = ++taken.current;
     setProblem(null);
     onFold(false);
     try {
-      set({ image: await pictureOf(file, info.limits) });
+      const image = await pictureOf(file, info.limits);
+      if (own !== taken.current) { // another was given meanwhile
+        URL.revokeObjectURL(image.url);
+        return;
+      }
+      set({ image });
       requestAnimationFrame(() => document.querySelector("#instruction")?.scrollIntoView({ block: "nearest" }));
     } catch (error) {
       setProblem(asProblem(error));

@@ -6,6 +6,8 @@
 import { address, problemOf } from "./api.js";
 
 const SILENCE_MS = 35_000;
+const ANSWERED_MS = 20_000;
+const NOW = "now"; // why an attempt ends, where another is to begin at once
 const REST_MS = [500, 10_000];
 const TERMINAL = new Set(["job.succeeded", "job.failed", "job.cancelled"]);
 const FINAL_STATUSES = new Set([400, 401, 403, 404, 422]);
@@ -34,7 +36,8 @@ export function parser(onEvent) {
 
 /** Follow a job until its terminal event, the page leaves (`signal`), or the server says that there is no such job.
  *
- * `onEvent` is given each event; `onConnection` "live", or { retryMs } while it waits to connect again.
+ * `onEvent` is given each event; `onConnection` "live", or { retryMs } while it waits to connect again. True where the
+ * server has no more to tell than the job itself.
  */
 export async function follow(jobId, { onEvent, onConnection, signal }) {
   let last = 0;
@@ -50,27 +53,45 @@ export async function follow(jobId, { onEvent, onConnection, signal }) {
     };
     try {
       const answer = await connect(jobId, last, signal);
-      if (answer.status === 204) return;
+      if (answer.status === 204) {
+        onConnection("live");
+        return true;
+      }
       if (!answer.ok) throw await problemOf(answer.clone());
       failures = 0;
       onConnection("live");
       await readAll(answer, parser(heard), signal);
     } catch (error) {
-      if (signal.aborted) return;
+      if (signal.aborted) return false;
       if (FINAL_STATUSES.has(error.status)) throw error;
+      if (error === NOW) continue;
     }
-    if (isOver || signal.aborted) return;
+    if (isOver || signal.aborted) return false;
     const [least, most] = REST_MS;
     const retryMs = closing?.retry_ms ?? Math.min(most, least * 2 ** failures);
     failures += 1;
     onConnection({ retryMs });
     await rest(retryMs, signal);
   }
+  return false;
 }
 
-function connect(jobId, last, signal) {
+/** The answer's head; what never comes is not waited for, nor after somebody asked to connect now. */
+async function connect(jobId, last, signal) {
   const headers = { Accept: "text/event-stream", ...(last ? { "Last-Event-ID": String(last) } : {}) };
-  return fetch(address(`/jobs/${jobId}/events`), { headers, signal, cache: "no-store" });
+  const attempt = new AbortController();
+  const again = () => attempt.abort(NOW);
+  signal.addEventListener("abort", () => attempt.abort(), { once: true });
+  const timer = setTimeout(() => attempt.abort(), ANSWERED_MS);
+  addEventListener("r3:retry", again);
+  addEventListener("online", again);
+  try {
+    return await fetch(address(`/jobs/${jobId}/events`), { headers, signal: attempt.signal, cache: "no-store" });
+  } finally {
+    clearTimeout(timer);
+    removeEventListener("r3:retry", again);
+    removeEventListener("online", again);
+  }
 }
 
 async function readAll(answer, feed, signal) {
@@ -93,8 +114,8 @@ async function readAll(answer, feed, signal) {
   }
 }
 
-/** Wait, but no longer than until the network is back or the page is looked at again. */
-function rest(ms, signal) {
+/** Wait, but no longer than until the network is back or somebody asks to connect now. */
+export function rest(ms, signal) {
   return new Promise((resolve) => {
     const done = () => {
       clearTimeout(timer);

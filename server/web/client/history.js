@@ -46,7 +46,7 @@ export function History({ onClose, onDeleted }) {
       <div class="field"><label for="history-search">Search the prompts</label>
         <input id="history-search" type="search" value=${words} onInput=${(e) => setWords(e.target.value)} autocomplete="off" /></div>
       ${problem && html`<${ProblemNote} problem=${problem} onClose=${() => setProblem(null)} />`}
-      <p class="hint" role="status">${isLoading ? "Looking …" : count(found.length, words)}</p>
+      <p class="hint" role="status">${isLoading ? "Looking …" : problem && !found.length ? "" : count(found.length, words)}</p>
       <ul class="history">
         ${found.map((job) => html`<${Entry} key=${job.id} job=${job} onErase=${erase} />`)}
       </ul>

@@ -2,7 +2,7 @@
 
 import { asProblem, call, linkToken, Problem } from "./api.js";
 import { html, Icon, useEffect, useRef, useState } from "./dom.js";
-import { follow } from "./events.js";
+import { follow, rest } from "./events.js";
 import { after, hasEnded, phaseOf } from "./job.js";
 import { fromJson } from "./json.js";
 import { scorersOf } from "./judge.js";
@@ -47,11 +47,12 @@ async function load(id, { setJob, setConnection, signal }) {
   const isFollowed = !hasEnded(json);
   setJob(fromJson(json, isFollowed));
   if (!isFollowed) return;
-  await follow(id, {
+  const isOver = await follow(id, {
     signal,
     onConnection: setConnection,
     onEvent: (event) => setJob((job) => after(job, event)),
   });
+  if (isOver) setJob(fromJson(await patiently(() => call(`/jobs/${id}`, { signal }), setConnection, signal), false));
 }
 
 /** Ask again and again while no answer comes, or the server says that it cannot for now. */
@@ -65,7 +66,7 @@ async function patiently(ask, setConnection, signal) {
       if (signal.aborted || ![0, 502, 503, 504].includes(error.status)) throw error;
       const retryMs = Math.min(10_000, 500 * 2 ** failures);
       setConnection({ retryMs });
-      await new Promise((resolve) => setTimeout(resolve, retryMs));
+      await rest(retryMs, signal);
     }
   }
 }

@@ -1,8 +1,14 @@
 // Who is signed in. The key is sent once and not kept here: from then on a cookie speaks for it that no script can read.
 
-import { asProblem, call } from "./api.js";
+import { asProblem, call, Problem } from "./api.js";
 import { html, useEffect, useRef, useState } from "./dom.js";
 import { ProblemNote } from "./notes.js";
+
+const NO_KEY = { title: "This is no key", detail: "There is a character in it that no key has; copy it once more." };
+const NO_COOKIE = {
+  title: "The browser has kept no cookie",
+  detail: "Allow cookies for this page; where the operator named an https address, open the page by that one.",
+};
 
 /** Sign in; what GET /session says from then on. Throws Problem. */
 export const signIn = (key) => call("/session", { method: "POST", headers: { Authorization: `Bearer ${key}` } });
@@ -20,7 +26,12 @@ export function SignIn({ onSession }) {
     event.preventDefault();
     setProblem(null);
     try {
-      onSession(await signIn(key.trim()));
+      if (!/^[\x21-\x7e]+$/.test(key.trim())) throw new Problem(NO_KEY);
+      const session = await signIn(key.trim());
+      await call("/session").catch((error) => {
+        throw error.status === 401 ? new Problem(NO_COOKIE) : error;
+      });
+      onSession(session);
     } catch (error) {
       setProblem(asProblem(error));
       field.current.select();

@@ -1,6 +1,6 @@
 // What can be done with a whole job: compare, take it away, ask for it again, share it.
 
-import { asProblem, call, linkToken } from "./api.js";
+import { asProblem, call, linkToken, problemOf, unreachable } from "./api.js";
 import { Compare } from "./compare.js";
 import { CopyButton, Dialog, html, Icon, useState } from "./dom.js";
 import { picturesOf } from "./job.js";
@@ -63,8 +63,10 @@ function CopyAs({ job, model, isKeyed, onClose }) {
 async function archiveOf(job) {
   const json = await call(`/jobs/${job.id}`);
   const files = picturesOf(job).map(async ({ key, round }) => {
-    const answer = await fetch(round.image.url);
-    if (!answer.ok) throw new Error(`picture ${key} is gone`);
+    const answer = await fetch(round.image.url).catch(() => {
+      throw unreachable();
+    });
+    if (!answer.ok) throw await problemOf(answer);
     const [trajectory, index, candidate] = key.split("-");
     const which = candidate === undefined ? "" : `-candidate-${candidate}`;
     const name = `trajectory-${trajectory}-round-${index}${which}.${round.image.format}`;
