@@ -51,6 +51,8 @@ class Connection:
         return {
             "base_url": self.url,
             "headers": headers,
+            # Every job that is followed holds a connection, and there may be many.
+            "limits": httpx.Limits(max_connections=None, max_keepalive_connections=20),
             "timeout": httpx.Timeout(self.timeout_s, connect=min(_CONNECT_S, self.timeout_s)),
             "trust_env": httpx.URL(self.url).host not in _NEAR,  # no proxy stands between a machine and itself
         }

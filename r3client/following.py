@@ -60,6 +60,9 @@ class Following:
                 if not is_passing(answer):
                     raise refused
                 raise _Lost(str(refused), refused.retry_after_s, was_answered=True)
+            kind = answer.headers.get("content-type", "")
+            if not kind.startswith("text/event-stream"):
+                raise UnexpectedAnswer(f"what answers there sends {kind or 'nothing named'}, and no events of a job")
             return (yield from self._stream())
         except httpx.RequestError as error:
             raise _Lost(str(no_answer(error))) from error
@@ -105,4 +108,4 @@ def job_path(job_id: str, more: str = "") -> str:
 
 def part(text: str) -> str:
     """One part of a path, whatever it holds."""
-    return quote(text, safe="") or "-"
+    return quote(text, safe="") if text.strip(".") else "-"  # dots alone would lead elsewhere, and name nothing

@@ -27,7 +27,7 @@ from r3core.types import Image, Request
 from server.engines import Ready, make_engine
 from server.faults import ApiError, Fault
 from server.misconfigured import Misconfigured
-from server.out_folder import open_folder
+from server.out_folder import clear_folder, open_folder
 from server.pictures import start_picture
 from server.preflight import check_model
 from server.progress_bars import RunBars, console, loading_bar
@@ -121,6 +121,7 @@ def _run(job: Job, ready: Ready, folder: RunFolder, on: Console) -> int:
         run = Run(ready.engine, job.request, job.picture, job.body.deadline_s)
     except (InvalidRequest, OutOfCapacity) as error:
         raise Misconfigured(str(error)) from error
+    clear_folder(folder.path)
     began_s = time.monotonic()
     bars = RunBars(job.request, on)
     lost: R3Error | None = None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from r3client import Image, Job
 
 OURS: Final = re.compile(
-    r"t\d+_round\d+(_candidate\d+)?(_step\d+)?\.(png|webp|jpeg)|(trajectory|job)\.json|contact_sheet\.png"
+    r"t\d+_round\d+(_candidate\d+)?(_step\d+)?\.(png|webp|jpe?g)|(trajectory|job)\.json|contact_sheet\.png"
 )
 
 
@@ -34,26 +34,32 @@ def pictures_of(job: Job) -> Iterator[tuple[str, Image]]:
 
 
 def open_folder(path: Path, *, overwrite: bool) -> Path:
-    """Make the folder, or take one that holds no run yet. Raises Misconfigured.
-
-    Overwriting removes an earlier run's files first, lest its pictures stand among those of this one; nothing else in
-    the folder is touched.
-    """
+    """Make the folder, or take one that holds no run yet, or one that may be overwritten. Raises Misconfigured."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        earlier = sorted(p for p in path.iterdir() if OURS.fullmatch(p.name))
+        earlier = _earlier(path)
         if earlier and not overwrite:
             raise Misconfigured(
                 f"--out {path} holds an earlier run ({earlier[0].name}); name another folder, or say --overwrite"
             )
-        for file in earlier:
-            file.unlink()
         _probe(path)
     except OSError as error:
         raise Misconfigured(
             f"--out {path} cannot be written ({error.strerror}); name another folder, or mend its permissions"
         ) from error
     return path
+
+
+def clear_folder(path: Path) -> None:
+    """Remove an earlier run's files, lest its pictures stand among those of this one; nothing else is touched. Not
+    before this one has begun. Raises OSError.
+    """
+    for file in _earlier(path):
+        file.unlink()
+
+
+def _earlier(path: Path) -> list[Path]:
+    return sorted(file for file in path.iterdir() if OURS.fullmatch(file.name)) if path.exists() else []
 
 
 def check_here() -> None:

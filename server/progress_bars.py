@@ -24,6 +24,7 @@ from r3core.events import (
 from r3core.events import Progress as Denoised
 from r3core.loop import wanted
 from r3core.types import Request
+from server.tables import plain
 
 _WORDS_TOLD: Final = 3
 _WORD_OF = {Finished: "done", Failed: "failed", Cancelled: "cancelled"}
@@ -109,7 +110,7 @@ class RunBars:
         return stage if self._request.n == 1 else f"trajectory {index}, {stage}"
 
     def _say(self, index: int, line: str) -> None:
-        self._console.print(self._named(index, " ".join(line.split())), markup=False)
+        self._console.print(self._named(index, plain(" ".join(line.split()))), markup=False)
 
 
 def _told(event: Reflected | ImageReady | Scored | Chose) -> str:

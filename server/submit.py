@@ -24,7 +24,7 @@ from rich.console import Console
 from r3client import AsyncClient, Image, Job, NoAnswer, R3Error, Refused, UnexpectedAnswer, events
 from r3client.errors import AlreadyFinished
 from server.misconfigured import Misconfigured
-from server.out_folder import name_of, pictures_of
+from server.out_folder import clear_folder, name_of, pictures_of
 from server.submit_view import View
 from server.tables import plain
 from server.terminal_pictures import Way
@@ -69,6 +69,8 @@ class _Run:
         last: events.Event | None = None
         async with self.client.stream(self.asked.prompt, **self.asked.settings) as stream:
             async for event in stream:
+                if self.job_id is None and event.job_id is not None and self.asked.out is not None:
+                    clear_folder(self.asked.out)
                 self.job_id = self.job_id or event.job_id
                 if self.interrupts and self.cancelling is None:
                     self.cancel()

@@ -44,7 +44,7 @@ class Place:
     def http(self) -> httpx.AsyncClient:
         """A client of it, for as many streams as are wanted."""
         options = Connection.of(self.address, self.key, _TIMEOUT_S).options()
-        return httpx.AsyncClient(**options, limits=httpx.Limits(max_connections=None))
+        return httpx.AsyncClient(**options)
 
 
 @contextmanager

@@ -69,6 +69,10 @@ class Batch:
         try:
             key = self.folder.key(line)
             job = await self.client.generate(line.prompt, idempotency_key=key, **line.settings)
+            if without := [f"{t.index} ({t.stop_reason})" for t in job.trajectories if t.image is None]:
+                why = f"no picture came of trajectory {', '.join(without)}"
+                await self._note(line, why, job.id)
+                return why
             await asyncio.to_thread(self.folder.keep, line, job)
         except (GenerationFailed, GenerationCancelled) as error:
             await self._note(line, str(error), error.job_id)

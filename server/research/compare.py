@@ -45,7 +45,8 @@ def _truths(runs: tuple[Run, Run], given: Sequence[Path]) -> list[Truth]:
     if len(given) == 1 and runs[0].path.resolve().name == runs[1].path.resolve().name:
         raise Misconfigured(f"both runs are called {runs[0].path.resolve().name}; give --truth twice, a file for each")
     files = [given[0], given[-1]]
-    return [read_truth(file, run, is_shared=len(given) == 1) for file, run in zip(files, runs, strict=True)]
+    pairs = zip(files, runs, reversed(runs), strict=True)
+    return [read_truth(file, run, other, is_shared=len(given) == 1) for file, run, other in pairs]
 
 
 def _draw(comparison: Comparison, path: Path) -> Path | None:

@@ -14,6 +14,7 @@ Folders of prompts are renamed into their places when they are whole, so that wh
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -62,8 +63,11 @@ class BatchFolder:
         return True
 
     def key(self, line: Line) -> str:
-        """The idempotency key: the same until the prompt has failed, so that a job under way is found again."""
-        return f"r3-batch-{self.about['id']}-{line.name}-{self._tries(line)}"
+        """The idempotency key: the same until the prompt has failed or is another, so that a job under way is found
+        again.
+        """
+        asked = hashlib.sha256(json.dumps(line.asked(), sort_keys=True).encode()).hexdigest()[:12]
+        return f"r3-batch-{self.about['id']}-{line.name}-{self._tries(line)}-{asked}"
 
     def keep(self, line: Line, job: Job) -> None:
         """Write a finished job with its pictures, and lay out its rounds."""
@@ -73,6 +77,8 @@ class BatchFolder:
             _write_json(folder / "job.json", job.model_dump(mode="json", exclude_unset=True))
             _write_json(folder / "request.json", line.asked())
         shutil.rmtree(self._failed(line), ignore_errors=True)
+        for before in self.path.glob(f"round_*/{line.name}"):  # of pictures that were here before, and are not now
+            shutil.rmtree(before)
         self.lay_out(line, job, rounds_of(job))
 
     def keep_failure(self, line: Line, why: str, job: Job | None) -> None:

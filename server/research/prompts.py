@@ -49,10 +49,14 @@ class Line:
         return {"prompt": self.prompt, "settings": settings, "kept": dict(self.kept)}
 
 
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON's")
+
+
 def read_prompts(path: Path, common: Mapping[str, Any]) -> list[Line]:
     """The lines of a file, each with its own settings before those in `common`. Raises Misconfigured."""
     try:
-        rows = [row for row in path.read_text(encoding="utf-8").split("\n") if row.strip()]
+        rows = [row for row in path.read_text(encoding="utf-8-sig").split("\n") if row.strip()]
     except OSError as error:
         raise Misconfigured(
             f"{path} cannot be read ({error.strerror}); name a file with a JSON object a line"
@@ -66,7 +70,8 @@ def read_prompts(path: Path, common: Mapping[str, Any]) -> list[Line]:
 
 def _line(where: str, number: int, row: str, folder: Path, common: Mapping[str, Any]) -> Line:
     try:
-        value = json.loads(row)
+        value = json.loads(row, parse_constant=_no_number)
+        json.dumps(value, ensure_ascii=False).encode()  # half a character cannot be sent
     except ValueError as error:
         raise Misconfigured(f"{where} is not JSON ({error}); write one object a line") from error
     if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):

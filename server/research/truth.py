@@ -22,23 +22,40 @@ from server.research.runs import Entry, Run
 Json = dict[str, Any]
 Place = tuple[int, int, int]  # prompt, sample, round
 RESULTS: Final = "results.jsonl"
-_FILE: Final = re.compile(r"(?:round_(?P<round>\d+)/)?(?P<index>\d+)/samples/(?P<sample>\d+)\.\w+$")
+_FILE: Final = re.compile(r"(?:(?:(?P<run>[^/]+)/)?round_(?P<round>\d+)/)?(?P<index>\d+)/samples/(?P<sample>\d+)\.\w+$")
 
 
 class Truth:
     """Right or wrong, by prompt, sample and round."""
 
-    def __init__(self, said: Mapping[Place, bool]) -> None:
-        self._said = said
+    def __init__(self, said: Mapping[Place, bool], run: Run) -> None:
+        self._said, self._run = said, run
+        self._whole: dict[int, bool] = {}
 
     def __bool__(self) -> bool:
         return bool(self._said)
 
     def of(self, entry: Entry, sample: int, round_: int) -> bool | None:
-        """Whether the picture that a trajectory had come to is right; None where nobody has said."""
+        """Whether the picture that a trajectory had come to is right; None where nobody has said.
+
+        What an earlier round says of a picture counts only where something is said of all that the round shows: those
+        that stopped early are those that the model took for right.
+        """
         said = self._said.get((entry.number, sample, round_))
-        made = entry.made(sample, round_)
+        if said is None and self._is_whole(round_):
+            return self._told(entry, sample, round_)
+        return said
+
+    def _told(self, entry: Entry, sample: int, round_: int) -> bool | None:
+        said, made = self._said.get((entry.number, sample, round_)), entry.made(sample, round_)
         return said if said is not None or made is None else self._said.get((entry.number, sample, made.index))
+
+    def _is_whole(self, round_: int) -> bool:
+        if round_ not in self._whole:
+            shown = ((entry, sample) for entry in self._run.entries.values() for sample in entry.samples)
+            told = (self._told(*one, round_) for one in shown if one[0].made(one[1], round_) is not None)
+            self._whole[round_] = all(said is not None for said in told)
+        return self._whole[round_]
 
     def share(self, entry: Entry, round_: int) -> float | None:
         """How many of a prompt's pictures are right; None where it is not known of all of them."""
@@ -50,25 +67,33 @@ def found_truth(run: Run) -> Truth:
     """What GenEval's scorer has written into the run's rounds. Raises Misconfigured."""
     said: dict[Place, bool] = {}
     for path in sorted(run.path.glob(f"round_*/{RESULTS}")):
-        round_ = int(path.parent.name.removeprefix("round_"))
+        number = path.parent.name.removeprefix("round_")
+        if not number.isdecimal():  # a folder of somebody's own
+            continue
+        round_ = int(number)
         for where, row in _rows(path):
             _say(said, _place(row, run, where, round_), row, where)
-    return Truth(said)
+    return Truth(said, run)
 
 
-def read_truth(path: Path, run: Run, *, is_shared: bool) -> Truth:
-    """What a file says of a run; one for two runs names the run in each line. Raises Misconfigured."""
+def read_truth(path: Path, run: Run, other: Run, *, is_shared: bool) -> Truth:
+    """What a file says of a run; one for two runs names the run in each line. Raises Misconfigured, also where its
+    files are those of the `other` run.
+    """
     said: dict[Place, bool] = {}
     for where, row in _rows(path):
         if is_shared and "run" not in row:
             raise Misconfigured(
                 f'{where} has no "run"; name its folder there, or give --truth twice, a file for each run'
             )
+        named = _FILE.search(str(row.get("filename", "")).replace("\\", "/"))
+        if "run" not in row and named and named["run"] == other.path.resolve().name != run.path.resolve().name:
+            raise Misconfigured(f"{where} is of a picture of {other.path}, and {path} was given for {run.path}")
         if "run" not in row or _is_of(str(row["run"]), run):
             _say(said, _place(row, run, where, None), row, where)
     if not said:
         raise Misconfigured(f"{path} says nothing of {run.path}; its lines name other runs, or there are none")
-    return Truth(said)
+    return Truth(said, run)
 
 
 def _is_of(name: str, run: Run) -> bool:

@@ -73,3 +73,25 @@ def test_a_picture_is_sent_as_it_is_to_be_looked_at() -> None:
     for given, size in ((PIL.Image.open(stored), (100, 200)), (PIL.Image.new("CMYK", (30, 20)), (30, 20))):
         sent = body_of("a cat", {"image": given})["image"]
         assert PIL.Image.open(io.BytesIO(base64.b64decode(sent))).size == size
+
+
+def test_a_page_in_place_of_a_stream_is_told_and_not_followed() -> None:
+    transport, asked = answering(httpx.Response(200, headers={"Content-Type": "text/html"}, text="<p>sign in"))
+    with Client("http://127.0.0.1:1", transport=transport) as client:
+        with pytest.raises(errors.UnexpectedAnswer, match="sends text/html, and no events"):
+            list(client.follow("job_1"))
+    assert len(asked) == 1
+
+
+def test_an_id_of_dots_leads_nowhere_else() -> None:
+    transport, asked = answering(httpx.Response(404, json={"code": "job_not_found", "title": "t", "status": 404}))
+    with Client("http://127.0.0.1:1", transport=transport) as client:
+        for name in (".", "..", ""):
+            with pytest.raises(errors.R3Error):
+                client.job(name)
+    assert [request.url.path for request in asked] == ["/jobs/-"] * 3
+
+
+def test_there_are_as_many_connections_as_jobs_are_followed() -> None:
+    with Client("http://127.0.0.1:1") as client:
+        assert client._connection.options()["limits"].max_connections is None

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
-from r3client import Client, Job
+from r3client import AsyncClient, Client, Job
 from server.cli import app
 from server.embedded import EmbeddedServer
 from server.misconfigured import Misconfigured
@@ -333,3 +333,26 @@ def test_on_a_terminal_there_is_a_bar(service: Service, folder: Path) -> None:
     assert process.wait(30) == 0
     os.close(controller)
     assert b"2/2" in said
+
+
+def test_a_job_without_a_picture_for_every_trajectory_is_not_done(
+    batch: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose deadline came when the second had none yet."""
+    generate = AsyncClient.generate
+
+    async def cut(*given: Any, **named: Any) -> Job:
+        made = await generate(*given, **named)
+        first, second = made.trajectories
+        late = second.model_copy(update={"image": None, "stop_reason": "deadline"})
+        return made.model_copy(update={"trajectories": [first, late]})
+
+    monkeypatch.setattr(AsyncClient, "generate", cut)
+    prompts(folder, {"prompt": "a cat edits=0", "n": 2})
+    done = batch()
+    assert done.exit_code == 1, done.output
+    assert "no picture came of trajectory 1 (deadline)" in done.output
+    assert not (folder / "out" / "jobs" / "00000").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert (folder / "out" / "failed" / "00000" / "why.json").exists()

@@ -27,6 +27,7 @@ from server.misconfigured import Misconfigured
 from server.submit import Asked, run_submit
 from tests.client.service import Service
 from tests.client.test_terminal_pictures import picture
+from tests.server.processes import free_port
 from tests.server.waiting import until
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -54,7 +55,11 @@ def test_the_pictures_are_kept_and_the_final_ones_named(r3_submit: Run, tmp_path
     refused = r3_submit("a cat", "--out", "out")
     assert isinstance(refused.exception, Misconfigured)
     assert "--out out holds an earlier run (job.json)" in str(refused.exception)
-    (tmp_path / "out" / "t0_round5.png").touch()
+    unreachable = r3_submit("a cat", "--url", f"http://127.0.0.1:{free_port()}", "--out", "out", "--overwrite")
+    assert isinstance(unreachable.exception, Misconfigured)
+    assert r3_submit("a cat", "--seed", "-4", "--out", "out", "--overwrite").exit_code == 1
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == names  # no job was made
+    (tmp_path / "out" / "t0_round5.jpg").touch()
     (tmp_path / "out" / "mine.png").touch()
     assert r3_submit("a cat edits=1", "--rounds", "0", "--out", "out", "--overwrite").exit_code == 0
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["job.json", "mine.png", "t0_round0.png"]

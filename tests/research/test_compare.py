@@ -142,6 +142,35 @@ def test_a_file_of_ones_own_says_what_is_right(compare: Compare, tmp_path: Path)
     assert (value["rounds"][1]["accuracy"]["losses"], value["rounds"][1]["accuracy"]["of"]) == (3, 3)
 
 
+def test_loops_that_stopped_do_not_stand_for_those_that_nobody_has_judged(compare: Compare, tmp_path: Path) -> None:
+    lifts = [[[None]], [[None, None]]]
+    first, second = (
+        run(tmp_path / name, [job(f"prompt {n}", own, name=name, max_rounds=1) for n, own in enumerate(lifts)])
+        for name in "ab"
+    )
+    whole = [{"index": n, "round": r, "correct": True} for n, r in ((0, 0), (1, 0), (1, 1))]
+    files = rows(tmp_path / "part", whole[:2]), rows(tmp_path / "whole", whole)
+    value = json.loads(compare(first, second, "--truth", files[0], "--truth", files[1], "--json").stdout)
+    assert [(row["accuracy"] or {}).get("of", 0) for row in value["rounds"]] == [2, 0]
+    value = json.loads(compare(first, second, "--truth", files[1], "--truth", files[1], "--json").stdout)
+    assert [row["accuracy"]["of"] for row in value["rounds"]] == [2, 2]
+
+
+def test_results_of_the_other_run_are_refused(compare: Compare, tmp_path: Path) -> None:
+    first, second = plain_runs(tmp_path)
+    files = [
+        rows(
+            tmp_path / f"of {path.name}",
+            [{"filename": f"{path.name}/round_0/00000/samples/00000.png", "correct": True}],
+        )
+        for path in (first, second)
+    ]
+    assert compare(first, second, "--truth", files[0], "--truth", files[1]).exit_code == 0
+    done = compare(first, second, "--truth", files[1], "--truth", files[0])
+    assert isinstance(done.exception, Misconfigured)
+    assert f"is of a picture of {second}" in str(done.exception)
+
+
 def test_several_tries_are_one_prompt_and_their_mean(compare: Compare, tmp_path: Path) -> None:
     first = run(tmp_path / "a", [job("prompt 0", [[None], [None]], name="a", max_rounds=0)])
     second = run(tmp_path / "b", [job("prompt 0", [[None], [None]], name="b", max_rounds=0)])

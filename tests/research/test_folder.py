@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,15 @@ def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
     with opened(tmp_path / "a", {"settings": {}}) as folder:
         assert isinstance(folder, BatchFolder)
         refused(tmp_path / "a", "is being written by another r3 batch")
+
+
+def test_a_prompt_that_is_made_again_replaces_what_its_rounds_showed(tmp_path: Path) -> None:
+    path = run(tmp_path / "a", [job("cat", [[None]])])
+    before = (path / "round_0" / "00000" / "samples" / "00000.png").read_bytes()
+    shutil.rmtree(path / "jobs" / "00000")
+    with opened(path, {"settings": {}}) as folder:
+        assert folder.key(line(0, "dog")) != folder.key(line(0, "cat"))
+        folder.keep(line(0, "dog"), job("dog", [[None]]))
+        folder.fill([line(0, "dog")])
+    assert json.loads((path / "round_0" / "00000" / "metadata.jsonl").read_text())["prompt"] == "dog"
+    assert (path / "round_0" / "00000" / "samples" / "00000.png").read_bytes() != before

@@ -52,6 +52,8 @@ def test_a_picture_is_found_beside_the_prompts_and_an_id_is_one(tmp_path: Path) 
     ("row", "said"),
     [
         ("{", "prompt 0 is not JSON"),
+        ('{"prompt": "a", "deadline_s": NaN}', "prompt 0 is not JSON .NaN is no number"),
+        ('{"prompt": "a \\ud800"}', "prompt 0 is not JSON"),
         ('"a cat"', 'has no "prompt"'),
         ({"prompts": "a cat"}, 'has no "prompt"'),
         ({"prompt": 3}, 'has no "prompt"'),
