@@ -63,11 +63,11 @@ def test_nothing_moves_while_pictures_and_texts_come(
     assert page.evaluate("window.shifts") < 0.05
 
 
-def test_good_enough_ends_it_with_what_it_has(served: Served, open_page: Open) -> None:
-    page = open_page(served.url)
+def test_good_enough_ends_it_with_what_it_has(slow: Served, open_page: Open) -> None:
+    page = open_page(slow.url)
     before_the_first = ".endings button:first-child:disabled"
     watch(page, before_the_first)
-    run(page, PROMPT, rounds=8, early_stop=False, is_long=True)
+    run(page, "a house words=50 edits=9", rounds=8, early_stop=False, is_long=True)
     page.wait_for_selector(picture(page, 0))
     assert seen(page) == {before_the_first}
     page.get_by_role("button", name="Stop here").click()
