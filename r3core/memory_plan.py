@@ -62,15 +62,17 @@ def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made 
     again = laid_out_bytes(decoder, torch.device(device), dtype)
     notes = ["the decoder's weights are held once more, as oneDNN reads them"] if again else []
     whole = forward = max(config.max_batch_rows, description.max_context_tokens, drawn)
-    activations = others + _forward_bytes(config, model, forward, width)
+
+    def taken(at_once: int) -> int:
+        return others + _forward_bytes(config, model, at_once, width)
+
     if free_bytes is not None:
         room, few = free_bytes - _RESERVE, min(rows, least * min(_FEW, config.max_trajectories))
-        while forward > max(drawn, least) and room - activations < few * row_bytes:
+        while forward > max(drawn, least) and room - taken(forward) < few * row_bytes:
             forward = max(forward // 2, drawn, least)
-            activations = others + _forward_bytes(config, model, forward, width)
         if forward < whole:
             notes.append(f"forwards were cut from {whole} rows to {forward} for room, and no prompt may have more")
-        fitting = (room - activations) // row_bytes
+        fitting = (room - taken(forward)) // row_bytes
         if fitting < rows:
             notes.append(f"the cache was cut from {rows} rows to what is free; fewer trajectories run at once")
             rows = fitting
@@ -85,7 +87,7 @@ def plan_memory(  # noqa: PLR0913, PLR0917 - every number that the plan is made 
         weights_bytes + again,
         rows * row_bytes,
         rows,
-        activations,
+        taken(forward),
         total_bytes,
         tuple(notes),
         batch_rows=min(config.max_batch_rows, forward),

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+EXIT_BROKEN: Final = 1  # of a process that cannot go on
 EXIT_MISCONFIGURED: Final = 2
 # To the last @ of the word: a password that was not percent-encoded may hold every sign, and AWS's often hold a slash.
 _SECRET_PART: Final = re.compile(r"(:/{0,2})\S*@")

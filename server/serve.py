@@ -27,12 +27,11 @@ from r3core.malloc import preload
 from server import child
 from server.embedded import EmbeddedServer, locked
 from server.health import Startup, is_up, startup
-from server.misconfigured import EXIT_MISCONFIGURED
+from server.misconfigured import EXIT_BROKEN, EXIT_MISCONFIGURED
 from server.other_variables import local_url
 from server.preflight import check_data_dir, check_exposure, check_serve
 from server.settings import NONE, Settings
 
-EXIT_BROKEN: Final = 1
 POLL_S: Final = 0.1
 BACK_OFF_S: Final = (0.2, 30.0)
 GREW_UP_S: Final = 60.0

@@ -35,7 +35,7 @@ from server.inbox import Inbox, Order
 from server.intake import Intake
 from server.lifeline import ControlFeed, Lifeline
 from server.logs import configure_logging
-from server.misconfigured import Misconfigured
+from server.misconfigured import EXIT_BROKEN, Misconfigured
 from server.publisher import Publisher, Unpublished
 from server.queue_errors import QueueError, QueueUnavailable, ServerTooOld
 from server.queue_records import Json, QueuePolicy
@@ -47,7 +47,6 @@ from server.worker_health import HUNG_AFTER_S, HUNG_AFTER_S_ON_A_CPU, HealthPort
 
 log = structlog.get_logger("r3.worker")
 
-EXIT_BROKEN: Final = 1
 PUBLISHED_WITHIN_S: Final = 15.0
 ARRIVED_WITHIN_S: Final = 10.0  # what is leased already, with its pictures
 ASK_AGAIN_S: Final = 1.0

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from r3core.bench.line import Line
+from r3core.bench.random_weights import TRUE_SIZE
 from r3core.bench.setting import Setting
 from r3core.model.sampling import Choice, choose
 from r3core.types import TextSampling
 
 ROWS: Final = (1, 8, 32)
-R3S: Final = 152_064  # ids
 _TIMES: Final = 5  # in a run
 _SURE: Final = 60.0
 
@@ -26,7 +26,7 @@ _SURE: Final = 60.0
 def measure_choosing(setting: Setting) -> Iterator[Line]:
     """Milliseconds for so many rows with the default sampling, the ids on the host at the end."""
     bagel = setting.runtime.loaded.model.bagel
-    for vocabulary, rows in product(dict.fromkeys((bagel.config.decoder.vocab, R3S)), ROWS):
+    for vocabulary, rows in product(dict.fromkeys((bagel.config.decoder.vocab, TRUE_SIZE.decoder.vocab)), ROWS):
         logits = _logits(rows, vocabulary).to(bagel.device)
         choices = [Choice(TextSampling(), (row + 0.5) / rows) for row in range(rows)]
         ways: dict[str, Callable[[], object]] = {"at once": lambda: choose(logits, choices)}  # noqa: B023 - called here

@@ -86,7 +86,7 @@ def read_truth(path: Path, run: Run, other: Run, *, is_shared: bool) -> Truth:
             raise Misconfigured(
                 f'{where} has no "run"; name its folder there, or give --truth twice, a file for each run'
             )
-        named = _FILE.search(str(row.get("filename", "")).replace("\\", "/"))
+        named = _file_of(row)
         if "run" not in row and named and named["run"] == other.path.resolve().name != run.path.resolve().name:
             raise Misconfigured(f"{where} is of a picture of {other.path}, and {path} was given for {run.path}")
         if "run" not in row or _is_of(str(row["run"]), run):
@@ -94,6 +94,11 @@ def read_truth(path: Path, run: Run, other: Run, *, is_shared: bool) -> Truth:
     if not said:
         raise Misconfigured(f"{path} says nothing of {run.path}; its lines name other runs, or there are none")
     return Truth(said, run)
+
+
+def _file_of(row: Json) -> re.Match[str] | None:
+    """Run, round, prompt and sample of the picture that a line names, as far as its name has them."""
+    return _FILE.search(str(row.get("filename", "")).replace("\\", "/"))
 
 
 def _is_of(name: str, run: Run) -> bool:
@@ -130,7 +135,7 @@ def _place(row: Json, run: Run, where: str, round_: int | None) -> Place:
     """Which picture a line is of. Raises Misconfigured."""
     index, sample, told = row.get("index"), row.get("sample", 0), row.get("round", round_)
     if "filename" in row:
-        named = _FILE.search(str(row["filename"]).replace("\\", "/"))
+        named = _file_of(row)
         if named is None:
             raise Misconfigured(
                 f"{where}: {row['filename']!r} is no picture of a round; …/00003/samples/00000.png is one"

@@ -19,7 +19,19 @@ from server.queue import Queue, QueuePolicy
 from tests.recorded import Record
 from tests.server.processes import LEASE_S, StartWorker, WorkerProcess, worker_processes
 from tests.server.promises import promised
-from tests.server.working import ASKED, FOR_EVER, LONG, ended, new_job, read, until, until_event, whole
+from tests.server.working import (
+    ASKED,
+    FOR_EVER,
+    LONG,
+    between_two,
+    ended,
+    given_up,
+    new_job,
+    read,
+    until,
+    until_event,
+    whole,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sends signals that only Linux has")
 
@@ -151,19 +163,12 @@ async def said(worker: WorkerProcess, word: str) -> bool:
 async def test_a_job_that_kills_its_worker_is_given_up_and_those_beside_it_succeed(
     queue: Queue, start: StartWorker, record: Record
 ) -> None:
-    killer = new_job(replace(ASKED, prompt="a bomb kill=generate"))
-    beside = [new_job() for _ in range(2)]
-    for new in (beside[0], killer, beside[1]):
-        await queue.submit(new)
+    killer, beside = await between_two(queue, "a bomb kill=generate")
     for _ in range(3):
         worker = start(fake_step_s=0.005)
         assert await asyncio.to_thread(worker.process.wait, 20) == 137
     start(fake_step_s=0.005)
-    job = await ended(queue, killer.id)
-    assert job.error is not None
-    assert (job.status, job.error["code"], job.attempt) == ("failed", "poison_job", 3)
-    for new in beside:
-        await whole(queue, done := await ended(queue, new.id), attempts=done.attempt)
+    await given_up(queue, killer, beside)
     record("R6", "given up after 3 attempts as `poison_job`; the 2 jobs beside it succeeded")
 
 
@@ -171,10 +176,7 @@ async def test_a_job_that_its_device_does_not_come_back_from_is_given_up_and_tho
     queue: Queue, start: StartWorker
 ) -> None:
     """Leases are renewed all the while: without its watchdog a worker that hangs would keep its jobs for ever."""
-    hanging = new_job(replace(ASKED, prompt="a tar pit hang=generate"))
-    beside = [new_job() for _ in range(2)]
-    for new in (beside[0], hanging, beside[1]):
-        await queue.submit(new)
+    hanging, beside = await between_two(queue, "a tar pit hang=generate")
     for _ in range(3):
         worker = start(fake_step_s=0.005, hung_after_s=1, lease_s=60)
         assert await asyncio.to_thread(worker.process.wait, 20) == 1
@@ -182,11 +184,7 @@ async def test_a_job_that_its_device_does_not_come_back_from_is_given_up_and_tho
         assert [line["after_s"] for line in told] == [1]
         assert "time.sleep(_FOR_EVER_S)" in told[0]["where"]
     start(fake_step_s=0.005, lease_s=60)
-    job = await ended(queue, hanging.id)
-    assert job.error is not None
-    assert (job.status, job.error["code"], job.attempt) == ("failed", "poison_job", 3)
-    for new in beside:
-        await whole(queue, done := await ended(queue, new.id), attempts=done.attempt)
+    await given_up(queue, hanging, beside)
 
 
 async def test_a_worker_that_was_stopped_for_long_does_not_count_as_one_that_hangs(

@@ -21,7 +21,9 @@ from tests.server.working import (
     LONG,
     RunningWorker,
     Start,
+    between_two,
     ended,
+    given_up,
     new_job,
     read,
     run,
@@ -103,18 +105,11 @@ async def test_a_lost_device_ends_the_worker_and_its_jobs_go_back_with_their_str
 async def test_a_job_that_loses_the_device_each_time_is_given_up_and_those_beside_it_succeed(
     queue: Queue, start: Start
 ) -> None:
-    killer = new_job(replace(ASKED, prompt="a bomb lose=generate"))
-    beside = [new_job(asked) for asked in GOOD]
-    for new in (beside[0], killer, beside[1]):
-        await queue.submit(new)
+    killer, beside = await between_two(queue, "a bomb lose=generate", GOOD)
     for _ in range(3):
         assert await gone(start(step_s=0.002)) == 1
     start()
-    failed = await ended(queue, killer.id)
-    assert failed.error is not None
-    assert (failed.status, failed.error["code"], failed.attempt) == ("failed", "poison_job", 3)
-    for new in beside:
-        await whole(queue, done := await ended(queue, new.id), attempts=done.attempt)
+    await given_up(queue, killer, beside)
 
 
 async def test_what_arrives_while_the_worker_breaks_goes_back_without_a_strike(

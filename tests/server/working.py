@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import groupby
 from typing import Any
@@ -158,3 +158,22 @@ async def whole(queue: Queue, job: StoredJob, attempts: int) -> None:
     assert len(set(job.images)) == 3
     assert names.count("trajectory.done") == 1
     assert names[-1] == "job.succeeded"
+
+
+async def between_two(
+    queue: Queue, prompt: str, good: Sequence[Request] = (ASKED, ASKED)
+) -> tuple[NewJob, list[NewJob]]:
+    """A job with this prompt, submitted between two good ones, and those."""
+    bad, beside = new_job(replace(ASKED, prompt=prompt)), [new_job(asked) for asked in good]
+    for new in (beside[0], bad, beside[1]):
+        await queue.submit(new)
+    return bad, beside
+
+
+async def given_up(queue: Queue, poison: NewJob, beside: Sequence[NewJob]) -> None:
+    """The one ends as poison after three attempts, and those beside it succeed."""
+    job = await ended(queue, poison.id)
+    assert job.error is not None
+    assert (job.status, job.error["code"], job.attempt) == ("failed", "poison_job", 3)
+    for new in beside:
+        await whole(queue, done := await ended(queue, new.id), attempts=done.attempt)

@@ -60,6 +60,21 @@ def sign_in(page: Page, secret: str) -> None:
     page.get_by_role("button", name="Sign in").click()
 
 
+def sharing(page: Page, secret: str) -> Page:
+    """The same page, signed in, with a finished job and the dialog that shares it."""
+    sign_in(page, secret)
+    run(page, "a dog", rounds=1)
+    ended(page)
+    page.get_by_role("button", name="Share").click()
+    return page
+
+
+def link_made(page: Page) -> str:
+    """A link from that dialog."""
+    page.get_by_role("button", name="Make a link").click()
+    return page.get_by_label("The link, which is shown this once").input_value()
+
+
 def test_a_key_lets_in_and_a_cookie_keeps_one_in(keyed: Served, secret: str, open_page: Open) -> None:
     page = open_page(keyed.url)
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
@@ -101,14 +116,9 @@ def test_a_session_that_is_over_asks_for_the_key_again_and_keeps_what_was_writte
 
 
 def test_a_shared_link_needs_no_key_and_changes_nothing(keyed: Served, secret: str, open_page: Open) -> None:
-    page = open_page(keyed.url)
-    sign_in(page, secret)
-    run(page, "a dog", rounds=1)
-    ended(page)
-    page.get_by_role("button", name="Share").click()
+    page = sharing(open_page(keyed.url), secret)
     accessible(page)
-    page.get_by_role("button", name="Make a link").click()
-    link = page.get_by_label("The link, which is shown this once").input_value()
+    link = link_made(page)
     assert re.search(r"/j/job_[0-9a-f]{32}\?token=", link)
     reader = open_page(link)
     ended(reader)
@@ -176,14 +186,8 @@ def test_a_key_with_a_character_that_none_has_is_not_sent(keyed: Served, secret:
 
 
 def test_home_leads_on_from_a_link(keyed: Served, secret: str, open_page: Open) -> None:
-    page = open_page(keyed.url)
-    sign_in(page, secret)
-    run(page, "a dog", rounds=1)
-    ended(page)
-    page.get_by_role("button", name="Share").click()
-    page.get_by_role("button", name="Make a link").click()
-    link = page.get_by_label("The link, which is shown this once").input_value()
-    page.goto(link)
+    page = sharing(open_page(keyed.url), secret)
+    page.goto(link_made(page))
     ended(page)
     page.get_by_role("link", name="R3").click()
     expect(page.locator("#prompt")).to_be_visible()

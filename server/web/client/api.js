@@ -46,21 +46,29 @@ export function address(path) {
 
 const READ_WITHIN_MS = 30_000; // who writes may have much to send
 
+/** The answer whose head `ask(signal)` gives: what never comes is not waited for, nor after `signal` has aborted. */
+export async function answered(ask, withinMs, signal) {
+  const late = new AbortController();
+  const timer = setTimeout(() => late.abort(), withinMs);
+  try {
+    return await ask(AbortSignal.any([late.signal, ...(signal ? [signal] : [])]));
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /** The answer's JSON, null where it has none. Throws Problem. */
 export async function call(path, { method = "GET", body, headers = {}, signal } = {}) {
-  const attempt = new AbortController();
-  signal?.addEventListener("abort", () => attempt.abort(), { once: true });
-  const timer = method === "GET" ? setTimeout(() => attempt.abort(), READ_WITHIN_MS) : undefined;
   const sent = body === undefined ? {} : { "Content-Type": "application/json" };
-  const options = { method, signal: attempt.signal, headers: { Accept: "application/json", ...sent, ...headers }, cache: "no-store" };
+  const options = { method, headers: { Accept: "application/json", ...sent, ...headers }, cache: "no-store" };
   let answer;
   try {
-    answer = await fetch(method === "GET" ? address(path) : path, { ...options, body: body && JSON.stringify(body) });
+    const url = method === "GET" ? address(path) : path;
+    const ask = (signal) => fetch(url, { ...options, body: body && JSON.stringify(body), signal });
+    answer = await (method === "GET" ? answered(ask, READ_WITHIN_MS, signal) : ask(signal));
   } catch (error) {
     if (signal?.aborted) throw error;
     throw unreachable();
-  } finally {
-    clearTimeout(timer);
   }
   if (!answer.ok) throw await problemOf(answer);
   return answer.status === 204 ? null : answer.json();

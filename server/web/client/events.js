@@ -3,7 +3,7 @@
 // Numbered events carry an id, which a new request sends back as Last-Event-ID; so none is lost and none comes twice.
 // A heartbeat comes every 10 s: silence for longer means that the connection is dead, whatever the browser thinks.
 
-import { address, problemOf } from "./api.js";
+import { address, answered, problemOf } from "./api.js";
 
 const SILENCE_MS = 35_000;
 const ANSWERED_MS = 20_000;
@@ -76,19 +76,17 @@ export async function follow(jobId, { onEvent, onConnection, signal }) {
   return false;
 }
 
-/** The answer's head; what never comes is not waited for, nor after somebody asked to connect now. */
+/** The answer's head, not waited for after somebody asked to connect now. */
 async function connect(jobId, last, signal) {
   const headers = { Accept: "text/event-stream", ...(last ? { "Last-Event-ID": String(last) } : {}) };
   const attempt = new AbortController();
   const again = () => attempt.abort(NOW);
-  signal.addEventListener("abort", () => attempt.abort(), { once: true });
-  const timer = setTimeout(() => attempt.abort(), ANSWERED_MS);
+  const ask = (signal) => fetch(address(`/jobs/${jobId}/events`), { headers, signal, cache: "no-store" });
   addEventListener("r3:retry", again);
   addEventListener("online", again);
   try {
-    return await fetch(address(`/jobs/${jobId}/events`), { headers, signal: attempt.signal, cache: "no-store" });
+    return await answered(ask, ANSWERED_MS, AbortSignal.any([signal, attempt.signal]));
   } finally {
-    clearTimeout(timer);
     removeEventListener("r3:retry", again);
     removeEventListener("online", again);
   }
