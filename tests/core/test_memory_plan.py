@@ -255,6 +255,7 @@ def test_what_is_let_in_fits_forwards_that_were_cut_for_room(
         runtime.engine.add("wordy", Trajectory(ask(reflect=replace(TEXT, max_tokens=1000))))
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_pictures_are_looked_at_anew_where_more_are_held_than_was_planned(
     loaded: Loaded, description: Description, monkeypatch: pytest.MonkeyPatch
 ) -> None:
