@@ -12,7 +12,7 @@ flows.py following.py acts.py                      the rules, without I/O
 client.py aio.py                                   the I/O
 """
 
-from r3client import errors, events
+from r3client import errors, events, models, settings, task_settings
 from r3client.aio import AsyncClient, AsyncEventStream
 from r3client.client import Client, EventStream
 from r3client.errors import (
@@ -83,4 +83,7 @@ __all__ = [
     "UnexpectedAnswer",
     "errors",
     "events",
+    "models",
+    "settings",
+    "task_settings",
 ]

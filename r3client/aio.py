@@ -191,8 +191,8 @@ class AsyncClient:
         await self._result(flows.deleted(job_path(id_of(job), "share"), self._patience_s, is_repeatable=True))
 
     async def image(self, image: str | Image) -> bytes:
-        """A picture's bytes."""
-        return await self._result(flows.fetched(id_of(image), self._patience_s))
+        """A picture's bytes; given the picture itself, they are held against its sha256."""
+        return await self._result(flows.fetched(image, self._patience_s))
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -185,8 +185,8 @@ class Client:
         self._result(flows.deleted(job_path(id_of(job), "share"), self._patience_s, is_repeatable=True))
 
     def image(self, image: str | Image) -> bytes:
-        """A picture's bytes."""
-        return self._result(flows.fetched(id_of(image), self._patience_s))
+        """A picture's bytes; given the picture itself, they are held against its sha256."""
+        return self._result(flows.fetched(image, self._patience_s))
 
     def close(self) -> None:
         """Close the connections."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ class Connection:
     """A server's address, and how it is talked to."""
 
     url: str
-    api_key: str | None
+    api_key: str | None = field(repr=False)
     timeout_s: float
 
     @classmethod

@@ -135,7 +135,7 @@ class TrajectoryDone(_Event):
     """A trajectory is at its end."""
 
     name = "trajectory.done"
-    stop_reason: StopReason
+    stop_reason: StopReason | str
     image: Image | None
 
 

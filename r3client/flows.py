@@ -4,9 +4,11 @@ no second job.
 
 from __future__ import annotations
 
+import hashlib
+import re
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,6 +23,7 @@ from r3client.task_settings import Task
 M = TypeVar("M", bound=BaseModel)
 R = TypeVar("R", bound=Result)
 Download = Literal["all", "final", "none"]
+_KEY: Final = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
 
 
 def submitted(prompt: str, settings: Mapping[str, Any], key: str | None, patience_s: float) -> Flow[Job]:
@@ -29,8 +32,12 @@ def submitted(prompt: str, settings: Mapping[str, Any], key: str | None, patienc
 
 
 def posted(path: str, body: Mapping[str, Any], key: str | None, patience_s: float) -> Flow[Job]:
-    """The job of any kind that the path makes, once however often it had to be asked for."""
-    headers = {"Prefer": "respond-async", "Idempotency-Key": key or str(uuid.uuid4())}
+    """The job of any kind that the path makes, once however often it had to be asked for. Raises ValueError for a key
+    that no header can hold.
+    """
+    if key is not None and not _KEY.fullmatch(key):
+        raise ValueError(f"idempotency_key is {key!r}; it must be 1 to 255 ASCII characters, spaces only within")
+    headers = {"Prefer": "respond-async", "Idempotency-Key": str(uuid.uuid4()) if key is None else key}
     answer = yield from asked(Call("POST", path, body, headers=headers), patience_s)
     return _read(Job, answer)
 
@@ -84,7 +91,7 @@ def _contents(images: Iterable[Image], patience_s: float) -> Flow[dict[str, byte
     contents: dict[str, bytes] = {}
     for image in images:
         if image.content is None and image.id not in contents:
-            contents[image.id] = yield from fetched(image.id, patience_s)
+            contents[image.id] = yield from fetched(image, patience_s)
     return contents
 
 
@@ -113,9 +120,13 @@ def deleted(path: str, patience_s: float, *, is_repeatable: bool = False) -> Flo
     yield from asked(Call("DELETE", path, is_repeatable=is_repeatable), patience_s)
 
 
-def fetched(image_id: str, patience_s: float) -> Flow[bytes]:
-    """A picture's bytes."""
-    answer = yield from asked(Call("GET", f"/images/{part(image_id)}"), patience_s)
+def fetched(image: str | Image, patience_s: float) -> Flow[bytes]:
+    """A picture's bytes; of one that is known, those that its hash is of. Raises UnexpectedAnswer for others."""
+    id_ = image if isinstance(image, str) else image.id
+    answer = yield from asked(Call("GET", f"/images/{part(id_)}"), patience_s)
+    if isinstance(image, Image) and hashlib.sha256(answer.content).hexdigest() != image.sha256:
+        told = f"{id_} came as {len(answer.content):,} bytes that are not those of its sha256, {image.sha256}"
+        raise UnexpectedAnswer(f"{told}; ask for it again, and look at what stands between here and the server")
     return answer.content
 
 

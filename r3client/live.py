@@ -19,8 +19,6 @@ from r3client.models import (
     Round,
     RoundtripResult,
     Score,
-    Scorer,
-    StopReason,
     Trajectory,
 )
 
@@ -51,7 +49,7 @@ class LivePicture:
     """A picture of a round, and what has been said of it."""
 
     image: Image | None = None
-    scores: dict[Scorer, Score] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
     reflection: LiveText = field(default_factory=LiveText)
     reflected: Reflection | None = None
 
@@ -82,7 +80,7 @@ class LiveRound:
         return self._shown.image
 
     @property
-    def scores(self) -> dict[Scorer, Score]:
+    def scores(self) -> dict[str, Score]:
         """What the scorers say of it."""
         return self._shown.scores
 
@@ -105,7 +103,7 @@ class LiveTrajectory:
     reasoning: LiveText = field(default_factory=LiveText)
     description: LiveText = field(default_factory=LiveText)
     rounds: dict[int, LiveRound] = field(default_factory=dict)
-    stop_reason: StopReason | None = None
+    stop_reason: str | None = None
     image: Image | None = None
 
     def round(self, index: int) -> LiveRound:

@@ -21,6 +21,8 @@ Verdict = Literal["edit", "satisfied", "malformed"]
 StopReason = Literal["satisfied", "max_rounds", "malformed", "score", "budget", "deadline", "stopped", "done"]
 Scorer = Literal["gvu", "lift", "vqa", "verdict"]
 Kind = Literal["generate", "score", "reflect", "describe", "roundtrip"]
+# Answers may hold a newer server's words beside those: one job of a kind unknown here is no reason to read no page of
+# jobs. What a job stands at is another matter: whoever waits could not tell whether it has ended.
 
 
 class Shape(BaseModel):
@@ -30,13 +32,13 @@ class Shape(BaseModel):
 
 
 class Image(Shape):
-    """A picture; `content` is its bytes, where they were fetched or came with the answer."""
+    """A picture; `content` is its bytes, where they were fetched or came with the answer as base64."""
 
     id: str
     url: str
     width: int
     height: int
-    format: Literal["png", "webp", "jpeg"]
+    format: str = Field(description="png, webp or jpeg.")
     sha256: str
     content: bytes | None = Field(None, exclude=True, repr=False)
 
@@ -46,9 +48,10 @@ class Image(Shape):
         if not isinstance(value, dict) or "b64_json" not in value:
             return value
         try:
-            return {**value, "content": base64.b64decode(value["b64_json"], validate=True)}
+            content = base64.b64decode(value["b64_json"], validate=True)
         except (ValueError, TypeError) as error:
             raise ValueError("b64_json is no base64") from error
+        return {**{name: kept for name, kept in value.items() if name != "b64_json"}, "content": content}
 
     @property
     def suffix(self) -> str:
@@ -83,7 +86,7 @@ class Reflection(Shape):
 
     text: str
     thought: str
-    verdict: Verdict
+    verdict: Verdict | str
     instruction: str | None
 
 
@@ -97,7 +100,7 @@ class WordLift(Shape):
 class Score(Shape):
     """What a scorer says of a picture; None where it could not tell. `gvu` and `lift` say it of every word too."""
 
-    scorer: Scorer
+    scorer: Scorer | str
     value: float | None
     lift: float | None = None
     words: list[WordLift] = []
@@ -135,7 +138,7 @@ class Round(Shape):
         drawn = [candidate.image for candidate in self.candidates] or [self.image]
         return [image for image in drawn if image is not None]
 
-    def score(self, scorer: Scorer) -> float | None:
+    def score(self, scorer: Scorer | str) -> float | None:
         """What that scorer gave its picture; None where it gave nothing."""
         return next((score.value for score in self.scores if score.scorer == scorer), None)
 
@@ -147,7 +150,7 @@ class Trajectory(Shape):
     seed: int
     reasoning: str | None
     rounds: list[Round]
-    stop_reason: StopReason | None
+    stop_reason: StopReason | str | None
     image: Image | None
 
 
@@ -157,7 +160,7 @@ class ScoredImage(Shape):
     image: Image | None
     scores: list[Score]
 
-    def value(self, scorer: Scorer) -> float | None:
+    def value(self, scorer: Scorer | str) -> float | None:
         """What that scorer gave it; None where it could not tell, or was not asked."""
         return next((score.value for score in self.scores if score.scorer == scorer), None)
 
@@ -194,7 +197,11 @@ class RoundtripResult(Shape):
         return self.model_copy(update={name: _image_with(image, contents) for name, image in seen.items()})
 
 
-Result = ScoreResult | ReflectResult | DescribeResult | RoundtripResult
+class OtherResult(Shape):
+    """What came of a job of a kind that this client does not know; its fields are attributes."""
+
+
+Result = ScoreResult | ReflectResult | DescribeResult | RoundtripResult | OtherResult
 
 
 class JobError(Shape):
@@ -237,8 +244,8 @@ class Job(Shape):
     """A job as it stands; one that is no generation has a `kind` and a `result`, as far as it has come."""
 
     id: str
-    kind: Kind = "generate"
-    result: Result | None = None
+    kind: Kind | str = "generate"
+    result: Result | None = Field(None, union_mode="left_to_right")
     status: JobStatus
     created_at: datetime
     started_at: datetime | None

@@ -140,7 +140,7 @@ def run_submit(client: AsyncClient, asked: Asked, on: Console) -> int:
 
 
 async def _submit(client: AsyncClient, asked: Asked, on: Console) -> int:
-    run = _Run(client, asked, View(on, int(asked.settings.get("n", 1)), asked.way))
+    run = _Run(client, asked, View(on, asked.way, many=asked.settings.get("n", 1) != 1))
     task = asyncio.current_task()
     assert task is not None
     with suppress(NotImplementedError):  # Windows: Ctrl-C ends the command there

@@ -48,8 +48,8 @@ _ENDS: Final = {
 class View:
     """One job on a console; `way` is how pictures are drawn there, None for not at all."""
 
-    def __init__(self, on: Console, trajectories: int, way: Way | None) -> None:
-        self._console, self._many, self._way = on, trajectories > 1, way
+    def __init__(self, on: Console, way: Way | None, *, many: bool) -> None:
+        self._console, self._many, self._way = on, many, way
         self._moving = (
             Moving(console=on, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False)
             if on.is_terminal
@@ -129,7 +129,7 @@ class View:
         self._console.print(line, soft_wrap=self._moving is None)
 
     def _reflection(self, said: events.ReflectDone) -> None:
-        chip, colour = _CHIP_OF[said.verdict]
+        chip, colour = _CHIP_OF.get(said.verdict, (said.verdict, "cyan"))  # of a newer server
         thought = _tidied(said.thought)
         line = Text.assemble(self._whose(said.trajectory), (chip, f"bold {colour}"), "  ", thought)
         if said.verdict == "edit" and said.instruction:

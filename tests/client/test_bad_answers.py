@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 
 import httpx
 import PIL.Image
 import pytest
 
-from r3client import Client, NoAnswer, errors
+from r3client import Client, Image, NoAnswer, errors
 from r3client.settings import body_of
 from tests.server.processes import free_port
 
@@ -63,6 +64,41 @@ def test_a_broken_answer_is_an_error_of_ours() -> None:
     transport, _ = answering(broken)
     with Client("http://127.0.0.1:1", transport=transport, patience_s=0) as client, pytest.raises(NoAnswer):
         client.jobs()
+
+
+@pytest.mark.parametrize("key", ["", "two\nlines", "naïve", " before", "after ", "x" * 256])
+def test_a_key_that_no_header_holds_is_refused_at_once(key: str) -> None:
+    transport, asked = answering(httpx.Response(503, headers={"Retry-After": "1"}))
+    with Client("http://127.0.0.1:1", transport=transport) as client:
+        with pytest.raises(ValueError, match="1 to 255 ASCII characters, spaces only within"):
+            client.submit("a cat", idempotency_key=key)
+    assert asked == []
+
+
+def test_other_bytes_than_those_of_its_hash_are_no_picture() -> None:
+    transport, _ = answering(httpx.Response(200, content=b"half"), httpx.Response(200, content=b"the whole picture"))
+    picture = Image(
+        id="img_1",
+        url="/images/img_1",
+        width=1,
+        height=1,
+        format="png",
+        sha256=hashlib.sha256(b"the whole picture").hexdigest(),
+    )
+    with Client("http://127.0.0.1:1", transport=transport) as client:
+        with pytest.raises(errors.UnexpectedAnswer, match="img_1 came as 4 bytes that are not those of its sha256"):
+            client.image(picture)
+        assert client.image(picture) == b"the whole picture"
+
+
+def test_nothing_secret_and_no_picture_is_in_what_is_shown_of_a_value() -> None:
+    content = base64.b64encode(b"the whole picture").decode()
+    told = {"id": "a", "url": "/a", "width": 1, "height": 1, "format": "png", "sha256": "0", "b64_json": content}
+    picture = Image.model_validate(told)
+    assert picture.content == b"the whole picture"
+    assert content not in repr(picture)
+    with Client("http://127.0.0.1:1", "r3_secret") as client:
+        assert "r3_secret" not in repr(client._connection)
 
 
 def test_a_picture_is_sent_as_it_is_to_be_looked_at() -> None:

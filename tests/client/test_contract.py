@@ -14,6 +14,7 @@ from r3core.types import StopReason
 from server import schemas, task_schemas, views
 from server.errors import CODES
 from server.event_views import EVENTS
+from tests.client.test_parts import IMAGE, JOB
 
 SHAPES: list[tuple[type[BaseModel], type[BaseModel]]] = [
     (models.Image, views.ImageView),
@@ -120,3 +121,20 @@ def test_what_a_newer_server_adds_is_kept() -> None:
     assert (event.event, event.id, event.model_extra) == ("image.depth", 4, {"metres": 3})
     error = models.JobError.model_validate({"code": "a", "message": "b", "hint": "c"})
     assert error.model_extra == {"hint": "c"}
+
+
+def test_words_of_a_newer_server_make_no_page_of_jobs_unreadable() -> None:
+    """A kind, a result, a stop reason, a verdict, a scorer and a format that nobody here has heard of."""
+    image = {**IMAGE, "format": "avif"}
+    said = {"text": "a", "thought": "b", "verdict": "unsure", "instruction": None}
+    scores = [{"scorer": "taste", "value": 0.5}]
+    drawn = {"index": 0, "image": image, "instruction": None, "reflection": said, "reflections": [said]}
+    told = {"index": 0, "seed": 1, "reasoning": None, "rounds": [{**drawn, "scores": scores}], "image": image}
+    new = {**JOB, "kind": "animate", "result": {"frames": 3}, "trajectories": [{**told, "stop_reason": "bored"}]}
+    known = {**JOB, "kind": "describe", "result": {"text": "a cat"}, "trajectories": []}
+    page = models.JobPage.model_validate({"jobs": [new, known], "next_cursor": None})
+    first, second = page.jobs
+    assert isinstance(first.result, models.OtherResult)
+    assert (first.kind, first.result.model_extra) == ("animate", {"frames": 3})
+    assert (first.trajectories[0].stop_reason, first.trajectories[0].rounds[0].score("taste")) == ("bored", 0.5)
+    assert second.result == models.DescribeResult(text="a cat")

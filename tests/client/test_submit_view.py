@@ -37,7 +37,7 @@ TOLD: list[tuple[str, int | None, dict[str, Any]]] = [
 def shown(console: Console, trajectories: int = 1) -> Iterator[events.Event]:
     """Show what was told, event after event."""
     live = Live()
-    with View(console, trajectories, "blocks") as view:
+    with View(console, "blocks", many=trajectories > 1) as view:
         for name, trajectory, data in TOLD:
             common = {"job_id": "job_1", "trajectory": trajectory, "at": "2026-01-01T00:00:00.000Z"}
             event = read_event(name, {**common, **data}, None)
@@ -77,7 +77,7 @@ def test_scores_name_the_words_that_a_picture_fails_and_candidates_their_number(
         ("trajectory.done", {"stop_reason": "budget", "image": IMAGE}),
     ]
     console, live = Console(record=True, file=io.StringIO(), width=80), Live()
-    with View(console, 1, None) as view:
+    with View(console, None, many=False) as view:
         for name, data in told:
             event = read_event(
                 name, {"job_id": "job_1", "trajectory": 0, "at": "2026-01-01T00:00:00.000Z", **data}, None
