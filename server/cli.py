@@ -6,9 +6,11 @@ exit code 2; other faults of a command end with 1.
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -36,7 +38,9 @@ from server.cli_options import (
     WorkerPort,
 )
 from server.cli_submit import submit
-from server.misconfigured import EXIT_MISCONFIGURED, Misconfigured
+from server.misconfigured import EXIT_BROKEN, EXIT_MISCONFIGURED, Misconfigured
+
+UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
 
 app = typer.Typer(
     name="r3",
@@ -211,10 +215,34 @@ def main() -> None:
     """The console script."""
     collector.leave_out_at_end()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a full disk has words
     except (Misconfigured, CheckpointError, DeviceError, InvalidRequest) as error:
-        print(f"r3: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(EXIT_MISCONFIGURED)
+        _end_with(str(error))
+    except ImportError as error:
+        if "socksio" not in str(error):
+            raise
+        _end_with("ALL_PROXY names a SOCKS proxy, which needs socksio; pip install socksio, or unset ALL_PROXY")
+    except BrokenPipeError:
+        _forget_output()
+        sys.exit(EXIT_BROKEN)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        _forget_output()
+        _end_with(f"{error.filename or 'the output'} cannot be written ({error.strerror}); make room, or mend it")
+
+
+def _end_with(words: str) -> NoReturn:
+    print(f"r3: {' '.join(words.split())}", file=sys.stderr)
+    sys.exit(EXIT_MISCONFIGURED)
+
+
+def _forget_output() -> None:
+    """Have nothing written to standard output any more: Python would try once more as it ends, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

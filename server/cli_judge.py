@@ -7,10 +7,12 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from server.cli_settings import characters
 from server.cli_submit import server_of
 from server.misconfigured import Misconfigured
 
 _PATIENCE_S: Final = 60.0
+_LONG_PATIENCE_S: Final = 600.0  # for many pictures: a server that is restarted, others' jobs, a limit of requests
 _FIRST_PATIENCE_S: Final = 2.0  # a server that is not there keeps nobody waiting
 Url = Annotated[str | None, typer.Option(metavar="URL", help="The server [R3_URL; the one on this machine]")]
 Key = Annotated[str | None, typer.Option(metavar="KEY", help="Your key, where keys are asked for [R3_API_KEY; R3_KEY]")]
@@ -39,6 +41,7 @@ def score(
     """
     from server.picture_files import picture_files
 
+    characters("PROMPT", prompt)
     files = picture_files(pictures)
     address, shown_key = _reached(*server_of(url, key))
     from r3client import Client
@@ -80,6 +83,7 @@ def roundtrip(
     except ImportError as error:
         raise Misconfigured(f"{error.name} is not installed; pip install '.[client]' in the clone brings it") from error
     from r3client import AsyncClient
+    from server.asked_server import model_at
     from server.roundtrip import run_roundtrips
     from server.roundtrip_folder import RoundtripFolder
 
@@ -87,8 +91,8 @@ def roundtrip(
     describe = None if max_tokens is None else {"max_tokens": max_tokens}
     settings = _given({"generate": generate, "describe": describe, "seed": seed, "model": model})
     folder = RoundtripFolder(out or Path(f"r3-roundtrip-{pictures.resolve().name}"), settings)
-    folder.open(pictures)
-    client = AsyncClient(address, shown_key, patience_s=_PATIENCE_S)
+    folder.open(pictures, model_at(address, shown_key, model))
+    client = AsyncClient(address, shown_key, patience_s=_LONG_PATIENCE_S)
     raise typer.Exit(run_roundtrips(client, folder, files, settings, at_once, as_json=as_json))
 
 

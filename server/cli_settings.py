@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Final
@@ -31,7 +32,7 @@ def add_settings(given: Json, entries: Sequence[str], refused: Mapping[str, str]
     """Put each NAME=VALUE in its place beside what other options gave. Raises Misconfigured."""
     others = frozenset(given)
     for entry in entries:
-        name, mark, text = entry.partition("=")
+        name, mark, text = characters("--set", entry).partition("=")
         first, *_ = path = name.split(".")
         if not mark:
             raise Misconfigured(f"--set {entry} has no value; write it as NAME=VALUE")
@@ -71,6 +72,26 @@ def _read(name: str, text: str) -> Any:
     if name == "judge.scorers" and not text.startswith("["):
         return [part.strip() for part in text.split(",")]
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=finite, parse_float=finite)
     except ValueError:
         return text
+
+
+def finite(text: str) -> float:
+    """A number that JSON can hold. Raises ValueError."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no number of JSON's")
+    return number
+
+
+def characters(name: str, text: str) -> str:
+    """The text, if it can be sent: what a terminal gave that is not UTF-8 holds halves of characters. Raises
+    Misconfigured.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Misconfigured(
+            f"{name} holds a lone surrogate, which is no character ({error.reason} at {error.start}); write it as UTF-8"
+        ) from error
+    return text

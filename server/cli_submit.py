@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli_settings import CLIENTS_OWN, Set, add_settings
+from server.cli_settings import CLIENTS_OWN, Set, add_settings, characters
 from server.misconfigured import Misconfigured
 
 if TYPE_CHECKING:
@@ -54,14 +54,15 @@ def submit(
     Ctrl-C has the server cancel the job, a second one leaves at once. The final pictures' paths go to standard output,
     all else to standard error.
     """
+    characters("PROMPT", prompt)
     fields = {
         "image": None if image is None else _picture(image),
-        "instruction": instruction,
+        "instruction": None if instruction is None else characters("--instruction", instruction),
         "max_rounds": rounds,
         "seed": seed,
         "n": n,
         "size": size,
-        "model": model,
+        "model": None if model is None else characters("--model", model),
     }
     settings = {name: value for name, value in fields.items() if value is not None}
     add_settings(settings, more or [], CLIENTS_OWN)

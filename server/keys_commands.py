@@ -55,11 +55,19 @@ def new_key(
 
 
 def create(settings: Settings, key: Key, secret: str) -> int:
-    """Keep a key and print it."""
+    """Print a key and keep it: one that opens something and that nobody has seen could only be revoked."""
     _hear_audit()
-    outcome = asked_of_queue(settings, lambda queue: queue.keys.create(key))
+
+    async def act(queue: Queue) -> str:
+        await queue.keys.read()  # whether there is a queue at all
+        try:
+            print(secret, flush=True)
+        except OSError as error:
+            raise Misconfigured(f"the key cannot be printed ({error.strerror}), and was not made") from error
+        return await queue.keys.create(key)
+
+    outcome = asked_of_queue(settings, act)
     audit("key created", None, **_named(key), scopes=list(key.scopes))
-    print(secret, flush=True)
     _say(f"key {key.id} of tenant {key.tenant}, scope {', '.join(key.scopes)}; it is shown this once")
     if outcome == "first" and settings.auth_mode == "auto":
         _say("from now on requests without a key are refused")

@@ -1,6 +1,6 @@
 """The folder that `r3 roundtrip` writes into, so that it can be left and gone on with.
 
-    run.json                 the settings, which must be the same when it goes on
+    run.json                 settings and model, which must be the same when it goes on
     cat.png.json             what came of cat.png: its description and how alike the pictures are
     cat.png.roundtrip.png    the picture of that description
     cat.png.failed.json      why nothing did; gone when it does
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from r3client import RoundtripResult
+from server.asked_server import refuse_other_model
 from server.misconfigured import Misconfigured
 
 Json = dict[str, Any]
@@ -31,26 +32,32 @@ class RoundtripFolder:
         self.path, self._settings = path, dict(settings)
         self._id = ""
 
-    def open(self, pictures: Path) -> None:
-        """Make it, or go on with what is in it. Raises Misconfigured."""
+    def open(self, pictures: Path, model: Json | None) -> None:
+        """Make it, or go on with what is in it, made by the same model. Raises Misconfigured."""
         if self.path.exists() and self.path.samefile(pictures):
             raise Misconfigured(f"--out {self.path} is the folder of the pictures themselves; name another")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             run = self._read("run.json")
-            if run is None:
+            if run is None or (run.get("settings") != self._settings and self._is_bare()):
                 run = {"id": uuid.uuid4().hex, "settings": self._settings}
-                self._write("run.json", run)
+            if run.get("settings") != self._settings or not isinstance(run.get("id"), str):
+                raise Misconfigured(
+                    f"--out {self.path} holds a run of other settings, {json.dumps(run.get('settings'))}; "
+                    "give the same, or name another folder"
+                )
+            if model is not None:
+                refuse_other_model(run.setdefault("model", model), model, self.path)
+            self._write("run.json", run)
         except OSError as error:
             raise Misconfigured(
                 f"--out {self.path} cannot be written ({error.strerror}); name another folder, or mend its permissions"
             ) from error
-        if run.get("settings") != self._settings or not isinstance(run.get("id"), str):
-            raise Misconfigured(
-                f"--out {self.path} holds a run of other settings, {json.dumps(run.get('settings'))}; "
-                "give the same, or name another folder"
-            )
         self._id = run["id"]
+
+    def _is_bare(self) -> bool:
+        """Whether nothing has come of the run: settings that were refused bind nobody."""
+        return {file.name for file in self.path.iterdir()} <= {"run.json", "summary.json"}
 
     def done(self, picture: Path, content: bytes) -> Json | None:
         """What came of that picture in an earlier run, None where it is to be done."""

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from r3client import Job
+from server.asked_server import refuse_other_model
 from server.misconfigured import Misconfigured
 from server.out_folder import pictures_of
 from server.research.delivered import delivered, rounds_of
@@ -42,12 +43,7 @@ class BatchFolder:
 
     def same_model(self, model: Json) -> None:
         """Note the model that answers. Raises Misconfigured where another has answered before."""
-        before = self.about.setdefault("model", model)
-        if before != model:
-            raise Misconfigured(
-                f"{self.path} was made with {before['name']} ({before['hash']}), and {model['name']} ({model['hash']}) "
-                "answers now; name another --out, or the server of before"
-            )
+        refuse_other_model(self.about.setdefault("model", model), model, self.path)
         _write_json(self.path / "run.json", self.about)
 
     def has(self, line: Line) -> bool:
@@ -154,18 +150,17 @@ def _hold(lock: int, path: Path) -> None:
 
 
 def _about(path: Path, asked: Json) -> Json:
-    file = path / "run.json"
-    if not file.exists():
-        if others := sorted(p.name for p in path.iterdir() if not p.name.startswith(".")):
-            raise Misconfigured(f"--out {path} holds something else ({others[0]}); name another folder")
+    there = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+    if there and "run.json" not in there:
+        raise Misconfigured(f"--out {path} holds something else ({there[0]}); name another folder")
+    about = read_about(path) if there else None
+    other = None if about is None else next((name for name, value in asked.items() if about.get(name) != value), None)
+    if about is None or (other is not None and there == ["run.json"]):  # settings that were refused bind nobody
         about = {"format": FORMAT, "id": uuid.uuid4().hex, **asked}
-        _write_json(file, about)
-        return about
-    about = read_about(path)
-    for name, value in asked.items():
-        if about.get(name) != value:
-            told = f"--out {path} was made with {name} {_shown(about.get(name))}, and this is {_shown(value)}"
-            raise Misconfigured(f"{told}; give the same to go on, or name another folder")
+        _write_json(path / "run.json", about)
+    elif other is not None:
+        told = f"--out {path} was made with {other} {_shown(about.get(other))}, and this is {_shown(asked[other])}"
+        raise Misconfigured(f"{told}; give the same to go on, or name another folder")
     return about
 
 
@@ -206,6 +201,8 @@ def read_json(path: Path) -> Json:
 
 def _broken(path: Path, error: Exception) -> str:
     why = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
+    if path.name == "run.json":  # beside it lies all that was made
+        return f"{path} cannot be read ({why}); mend it, or name another --out"
     return f"{path} cannot be read ({why}); delete {path.parent} and run r3 batch again to have it made anew"
 
 

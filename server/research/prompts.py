@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from r3client.settings import Generation
-from server.cli_settings import CLIENTS_OWN, strange_names
+from server.cli_settings import CLIENTS_OWN, finite, strange_names
 from server.misconfigured import Misconfigured
 
 Json = dict[str, Any]
@@ -49,10 +49,6 @@ class Line:
         return {"prompt": self.prompt, "settings": settings, "kept": dict(self.kept)}
 
 
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON's")
-
-
 def read_prompts(path: Path, common: Mapping[str, Any]) -> list[Line]:
     """The lines of a file, each with its own settings before those in `common`. Raises Misconfigured."""
     try:
@@ -70,7 +66,7 @@ def read_prompts(path: Path, common: Mapping[str, Any]) -> list[Line]:
 
 def _line(where: str, number: int, row: str, folder: Path, common: Mapping[str, Any]) -> Line:
     try:
-        value = json.loads(row, parse_constant=_no_number)
+        value = json.loads(row, parse_constant=finite, parse_float=finite)
         json.dumps(value, ensure_ascii=False).encode()  # half a character cannot be sent
     except ValueError as error:
         raise Misconfigured(f"{where} is not JSON ({error}); write one object a line") from error

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
 from rich.console import Console
 
 from r3client import AsyncClient
-from r3client.connection import Connection as ClientConnection
+from server.asked_server import is_ours, model_at
 from server.misconfigured import Misconfigured
 from server.own_server import own_server
 from server.preflight import load_connection
@@ -22,9 +21,7 @@ from server.research.batch_view import BatchView
 from server.research.folder import BatchFolder, opened
 from server.research.prompts import Line, read_prompts
 
-Json = dict[str, Any]
 PATIENCE_S: Final = 600.0  # a server that is restarted, or busy with others' jobs
-_LOOK_S: Final = 5.0
 _OWN: Final = ".server"
 
 
@@ -74,7 +71,7 @@ def _run(
         on.print("every prompt is there already")
         return {}
     with _served(where, folder, on) as (address, key):
-        if (model := _model(_info(address, key), common)) is not None:
+        if (model := model_at(address, key, common.get("model"))) is not None:
             folder.same_model(model)
         client = AsyncClient(address, key, patience_s=PATIENCE_S)
         batch = Batch(client, folder, lines, common, concurrency, BatchView(on, len(lines), done))
@@ -92,48 +89,10 @@ def _served(where: Where, folder: BatchFolder, on: Console) -> Iterator[tuple[st
     if connection.url is not None and not where.options:
         yield connection.address, key
         return
-    if not where.options and _is_ours(connection.address, key):
+    if not where.options and is_ours(connection.address, key):
         on.print(f"asking the server at {connection.address}", markup=False)
         yield connection.address, key
         return
     on.print("starting a server for this run", markup=False)
     with own_server(folder.path / _OWN, where.options) as address:
         yield address, None
-
-
-def _is_ours(address: str, key: str | None) -> bool:
-    """Whether an R3 server answers there, one that wants another key among them."""
-    try:
-        answer = _get(address, key)
-        return "models" in answer.json() or "request_id" in answer.json()
-    except (httpx.HTTPError, ValueError, TypeError):
-        return False
-
-
-def _info(address: str, key: str | None) -> Json:
-    """What the server says of itself. Raises Misconfigured."""
-    try:
-        answer = _get(address, key)
-        value = answer.json()
-    except httpx.HTTPError as error:
-        told = f"no answer from {address} ({str(error) or type(error).__name__})"
-        raise Misconfigured(f"{told}; is the server running? name another with --url/R3_URL") from error
-    except ValueError:
-        value = None
-    if not isinstance(value, dict) or not ("models" in value or "request_id" in value):
-        raise Misconfigured(f"what answers at {address} is no R3 server; name it with --url/R3_URL")
-    if answer.status_code in (401, 403):
-        raise Misconfigured(f"{value.get('detail', 'a key is asked for')}; give a key with --key/R3_API_KEY")
-    return value
-
-
-def _get(address: str, key: str | None) -> httpx.Response:
-    with httpx.Client(**ClientConnection.of(address, key, _LOOK_S).options()) as http:
-        return http.get("/info")
-
-
-def _model(info: Json, common: Mapping[str, Any]) -> Json | None:
-    """Name and hash of the model that answers; None where the server does not know it yet."""
-    models = {model["name"]: model for model in info.get("models", ())}
-    name = common.get("model") or info.get("default_model") or (next(iter(models)) if len(models) == 1 else None)
-    return {"name": name, "hash": models[name]["hash"]} if name in models else None

@@ -195,6 +195,10 @@ def test_each_round_has_what_would_have_been_the_result(
         (["--set", "choose=best"], "the server refuses the settings of this run: /choose"),
         (["--set", "choose"], "--set choose has no value"),
         (["--set", "chose=best"], "chose is no setting; write choose"),
+        (
+            ["--set", "refine.cfg_text_scale=1e999"],
+            "the server refuses the settings of this run: /refine/cfg_text_scale",
+        ),
         (["--set", "tag=1"], "--set tag is no setting of POST /generate"),
         (["--set", "prompt=1"], "--set prompt is no setting of POST /generate"),
         (["--rounds", "1", "--set", "max_rounds=2"], "says what another option says already"),
@@ -219,6 +223,24 @@ def test_a_folder_that_cannot_be_written_ends_the_run_with_one_line(batch: Run, 
     (folder / "out" / "failed").unlink()
     assert batch().exit_code == 1
     assert sorted(path.name for path in (folder / "out" / "jobs").iterdir()) == ["00000", "00001"]
+
+
+def test_settings_that_were_refused_bind_nobody(batch: Run, folder: Path) -> None:
+    prompts(folder, "a cat edits=0")
+    assert "the server refuses the settings" in str(batch("--rounds", "9").exception)
+    assert batch("--rounds", "1").exit_code == 0
+    assert "was made with settings" in str(batch("--rounds", "2").exception)
+
+
+@pytest.mark.parametrize("content", ["{", '{"format": 1, "settings": {"seed": 0}}'])
+def test_a_broken_run_is_told_and_neither_overwritten_nor_to_be_deleted(batch: Run, folder: Path, content: str) -> None:
+    prompts(folder, "a cat edits=0")
+    assert batch().exit_code == 0
+    (folder / "out" / "run.json").write_text(content)
+    told = str(batch().exception)
+    assert ("mend it, or name another" in told) == (content == "{")
+    assert "delete" not in told
+    assert (folder / "out" / "run.json").read_text() == content
 
 
 def test_other_prompts_or_settings_do_not_mix_with_those_of_before(batch: Run, folder: Path) -> None:

@@ -228,16 +228,28 @@ def test_settings_that_the_server_refuses_end_the_run(r3: Run, tmp_path: Path) -
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert refused.stderr.count("/describe/max_tokens") == 1
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["run.json"]
+    assert r3(*ROUNDTRIP, "--out", "out").exit_code == 0, "settings that were refused bind nobody"
+
+
+def test_another_model_does_not_go_on_with_it(r3: Run, tmp_path: Path) -> None:
+    assert r3(*ROUNDTRIP).exit_code == 0
+    path = tmp_path / "r3-roundtrip-pictures" / "run.json"
+    run = json.loads(path.read_text())
+    assert run["model"]["name"] == "fake"
+    path.write_text(json.dumps({**run, "model": {**run["model"], "hash": "another"}}))
+    other = r3(*ROUNDTRIP)
+    assert isinstance(other.exception, Misconfigured)
+    assert "was made with fake (another), and fake (" in str(other.exception)
 
 
 def test_a_try_that_failed_is_followed_by_another_job(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     folder = RoundtripFolder(tmp_path / "out", {})
-    folder.open(tmp_path / "pictures")
+    folder.open(tmp_path / "pictures", None)
     file = tmp_path / "pictures" / "a.png"
     keys = [folder.key(file, b"1"), folder.key(file, b"2")]
     again = RoundtripFolder(tmp_path / "out", {})
-    again.open(tmp_path / "pictures")
+    again.open(tmp_path / "pictures", None)
     assert again.key(file, b"1") == keys[0]
     again.keep_failure(file, "the worker had no memory left")
     assert len({*keys, again.key(file, b"1")}) == 3

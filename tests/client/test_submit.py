@@ -111,6 +111,9 @@ def test_json_is_the_job_and_nothing_else(r3_submit: Run, service: Service, tmp_
         (["a cat raise=refine"], "Failed  refine failed because the prompt asked for it (step_failed)"),
         (["a cat", "--rounds", "9"], "r3: /max_rounds"),
         (["a cat", "--model", "another"], "r3: "),
+        (["a cat", "--set", "n=abc"], "r3: /n"),
+        (["a cat", "--set", "seed=NaN"], "r3: /seed"),
+        (["a cat", "--set", "generate.cfg_text_scale=1e999"], "r3: /generate/cfg_text_scale"),
     ],
 )
 def test_what_the_server_refuses_or_fails_ends_with_1(r3_submit: Run, arguments: list[str], said: str) -> None:
@@ -129,6 +132,8 @@ def test_what_the_server_refuses_or_fails_ends_with_1(r3_submit: Run, arguments:
         (["a cat", "--images", "ascii"], "--images=ascii is refused"),
         (["a cat", "--url", "http://127.0.0.1:9"], "name the server with --url/R3_URL"),
         (["a cat", "--key", "two words"], "--key=*** is refused"),
+        (["a \udcff cat"], "PROMPT holds a lone surrogate"),
+        (["a cat", "--set", "model=\udcff"], "--set holds a lone surrogate"),
     ],
 )
 def test_a_mistake_of_the_callers_is_one_line(r3_submit: Run, arguments: list[str], said: str) -> None:

@@ -92,6 +92,33 @@ def test_the_version_is_the_installed_one(environment: Environment) -> None:
     assert r3("--version", environment=environment).stdout.startswith("r3 0.")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here, which is a full disk")
+@pytest.mark.parametrize("command", [("--help",), ("keys", "hash", "a"), ("doctor",)])
+def test_an_output_that_cannot_be_written_is_one_line(command: tuple[str, ...], environment: Environment) -> None:
+    with Path("/dev/full").open("w") as full:
+        line = [sys.executable, "-P", "-m", "server.cli", *command]
+        done = subprocess.run(line, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "r3: the output cannot be written (No space left on device); make room, or mend it\n"
+
+
+def test_a_reader_that_has_gone_is_no_fault(environment: Environment) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-P", "-m", "server.cli", "keys", "hash", "a"]
+    done = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_proxy_that_needs_another_package_is_one_line(environment: Environment) -> None:
+    line = refusal(
+        *("submit", "a cat", "--url", "http://r3.invalid"),
+        environment={**environment, "ALL_PROXY": "socks5://a.invalid"},
+    )
+    assert "pip install socksio, or unset ALL_PROXY" in line
+
+
 def test_a_bad_option_is_named_with_its_value(environment: Environment) -> None:
     assert "--port=eighty is refused" in refusal("serve", "--port", "eighty", environment=environment)
 

@@ -44,6 +44,17 @@ def audit_lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, str]]:
     return found
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here, which is a full disk")
+def test_a_key_that_nobody_could_read_is_not_made(environment: Environment) -> None:
+    command = [sys.executable, "-P", "-m", "server.cli", "keys", "create", "alice"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "r3: the key cannot be printed (No space left on device), and was not made\n"
+    assert len(keys("list", environment=environment).stdout.splitlines()) == 1
+    assert "from now on" in keys("create", "alice", environment=environment).stderr
+
+
 @pytest.mark.row("L2")
 def test_keys_are_made_listed_limited_and_revoked_without_a_running_server(environment: Environment) -> None:
     made = keys("create", "alice", "--scope", "read", "--scope", "admin", environment=environment)
