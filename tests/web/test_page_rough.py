@@ -314,3 +314,104 @@ def test_how_several_trajectories_stand_is_told_in_a_short_line(quick: Served, o
         }"""
     )
     assert told == ["All 2 drawing", "2 drawing, 1 looking"]
+
+
+def test_a_browser_without_a_network_still_has_the_server_on_this_machine(quick: Served, open_page: Open) -> None:
+    page = open_page(quick.url)
+    page.wait_for_selector("#prompt")
+    page.evaluate("""() => {
+        Object.defineProperty(navigator, "onLine", { get: () => false });
+        dispatchEvent(new Event("offline"));
+    }""")
+    page.wait_for_timeout(500)
+    expect(page.get_by_text("You are offline.")).to_have_count(0)
+    run(page, "a house", rounds=0)
+    ended(page)
+    page.route("**/readyz", lambda route: route.abort())
+    page.evaluate("dispatchEvent(new Event('offline'))")
+    expect(page.get_by_text("You are offline.")).to_be_visible()
+
+
+def test_what_is_no_number_is_told_and_shown(quick: Served, open_page: Open) -> None:
+    page = open_page(quick.url)
+    before = jobs_of(quick)
+    page.locator("#prompt").fill("a cat")
+    page.get_by_text("More settings").click()
+    field = page.get_by_label("Temperature, reasoning")
+    field.press_sequentially("1e")
+    page.get_by_text("More settings").click()
+    page.get_by_role("button", name="Run").click()
+    expect(page.get_by_role("alert")).to_contain_text("Look at “Temperature, reasoning”")
+    expect(field).to_be_focused()
+    assert is_seen(field)
+    assert jobs_of(quick) == before
+
+
+def test_a_double_click_on_what_makes_a_job_makes_one(quick: Served, open_page: Open, finished: str) -> None:
+    page = open_page(finished)
+    ended(page)
+    before = jobs_of(quick)
+    page.get_by_role("button", name="One more round").last.dblclick(delay=80)
+    page.wait_for_url(re.compile(rf"^(?!{re.escape(finished)})"))
+    ended(page)
+    page.set_input_files("#start-file", {"name": "a.png", "mimeType": "image/png", "buffer": png(96, 96)})
+    page.locator(".look").dblclick(delay=80)
+    expect(page.get_by_role("heading", name="Round trip")).to_be_visible()
+    ended(page)
+    assert jobs_of(quick) == before + 2
+
+
+def test_a_text_that_is_selected_to_beyond_the_dialog_does_not_close_it(open_page: Open, finished: str) -> None:
+    page = open_page(finished)
+    page.get_by_role("button", name="Copy as code").click()
+    box = page.get_by_role("dialog").locator("pre").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 20, box["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(5, box["y"] + 10, steps=5)
+    page.mouse.up()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.mouse.click(5, box["y"] + 10)
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_a_start_picture_that_is_taken_back_is_kept_no_longer(quick: Served, open_page: Open) -> None:
+    page = open_page(quick.url)
+    page.wait_for_selector("#prompt")
+    page.evaluate("""() => {
+        window.revoked = [];
+        const revoke = URL.revokeObjectURL;
+        URL.revokeObjectURL = (url) => { revoked.push(url); revoke.call(URL, url); };
+    }""")
+    shown = page.get_by_alt_text("The picture to start from")
+    urls: list[str | None] = []
+    for _ in range(2):
+        page.evaluate(PASTE, ["body", False])
+        expect(shown).to_have_count(1)
+        page.wait_for_function("(seen) => !seen.includes(document.querySelector('.start img').src)", arg=urls)
+        urls.append(shown.get_attribute("src"))
+    assert page.evaluate("revoked") == urls[:1]
+    page.get_by_role("button", name="Do not start from this picture").click()
+    expect(shown).to_have_count(0)
+    page.wait_for_function("revoked.length === 2")
+    assert page.evaluate("revoked") == urls
+
+
+def test_a_history_too_long_to_be_searched_through_says_how_far_it_was(quick: Served, open_page: Open) -> None:
+    page = open_page(quick.url)
+    job = httpx.get(f"{quick.url}/jobs?limit=1").json()["jobs"][0]
+    pages: list[Route] = []
+
+    def answer(route: Route) -> None:
+        jobs = [{**job, "id": f"job_{len(pages)}_{number}"} for number in range(50)]
+        pages.append(route)
+        route.fulfill(json={"jobs": jobs, "next_cursor": "more"})
+
+    page.route(re.compile(r"/jobs\?limit=50"), answer)
+    page.get_by_role("button", name="History").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("Search the prompts").fill("no such words")
+    expect(dialog.get_by_text("No job among the newest 1,000 has these words in its prompt.")).to_be_visible(
+        timeout=60_000
+    )
+    assert len(pages) == 20

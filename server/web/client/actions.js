@@ -1,7 +1,7 @@
 // What can be done with one finished picture: go on from it in several ways, start anew from it, keep it.
 
 import { asProblem } from "./api.js";
-import { submit, tripOf } from "./composer.js";
+import { isFirst, submit, tripOf } from "./composer.js";
 import { html, Icon, useState } from "./dom.js";
 import { ProblemNote } from "./notes.js";
 import { repeatOf } from "./settings.js";
@@ -39,7 +39,7 @@ export function Actions({ job, model, round, isOpen, onJob, onStart }) {
   const isWhole = job.kind === "generate";
   const rounds = Math.max(1, job.params.max_rounds);
   const buttons = html`
-    <div class="buttons actions">
+    <div class="buttons actions" onClickCapture=${(event) => isFirst(event) || event.stopPropagation()}>
       ${isWhole && html`
       <button type="button" onClick=${() => send({ seed, min_rounds: 1, max_rounds: 1 })}><${Icon} name="again" /> One more round</button>
       <button type="button" onClick=${() => send({ seed: newSeed(), max_rounds: rounds })}><${Icon} name="branch" /> Branch, new seed</button>

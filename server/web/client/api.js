@@ -44,6 +44,7 @@ export function address(path) {
   return token && path.startsWith("/jobs/job_") ? `${path}?token=${encodeURIComponent(token)}` : path;
 }
 
+const HERE = /^(localhost|127(\.\d+){3}|\[::1\])$/;
 const READ_WITHIN_MS = 30_000; // who writes may have much to send
 
 /** The answer whose head `ask(signal)` gives: what never comes is not waited for, nor after `signal` has aborted. */
@@ -83,9 +84,9 @@ export async function problemOf(answer) {
   return new Problem({ ...told, status: answer.status, title, retryAfterS });
 }
 
-/** What went wrong where no answer came. */
+/** What went wrong where no answer came. A server on this machine needs no network. */
 export function unreachable() {
-  return navigator.onLine
+  return navigator.onLine || HERE.test(location.hostname)
     ? new Problem({ code: "unreachable", title: "The server cannot be reached" })
     : new Problem({ code: "offline", title: "You are offline" });
 }

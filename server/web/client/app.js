@@ -76,18 +76,33 @@ function useServer() {
   const [server, setServer] = useState({ isAway: false, workers: null });
   useEffect(() => {
     let timer;
+    let asked = 0;
     // The same object while nothing has changed, or the form would be drawn anew under who writes in it.
     const keep = (next) => setServer((last) => (JSON.stringify(last) === JSON.stringify(next) ? last : next));
     const ask = async () => {
+      const own = (asked += 1);
+      let next;
       try {
-        keep({ isAway: false, ...(await call("/readyz")) });
+        next = { isAway: false, ...(await call("/readyz")) };
       } catch (error) {
-        keep({ isAway: AWAY.has(error.status), workers: null });
+        next = { isAway: AWAY.has(error.status), workers: null };
       }
+      if (own !== asked) return; // asked again meanwhile
+      keep(next);
       timer = setTimeout(ask, ASK_AGAIN_MS);
     };
+    const askNow = () => {
+      clearTimeout(timer);
+      ask();
+    };
     ask();
-    return () => clearTimeout(timer);
+    addEventListener("online", askNow);
+    addEventListener("offline", askNow);
+    return () => {
+      clearTimeout(timer);
+      removeEventListener("online", askNow);
+      removeEventListener("offline", askNow);
+    };
   }, []);
   return server;
 }
@@ -144,7 +159,7 @@ function Studio({ session, form, set, onLeave }) {
   const isReader = linkToken() !== null;
   const { info, problem } = useInfo(isReader);
   const server = useServer();
-  const isOnline = useOnline();
+  const isOnline = useOnline() || !server.isAway; // a server on this machine needs no network
   const [isUnfolded, setUnfolded] = useState(false);
   const [isHistoryOpen, setHistoryOpen] = useState(false);
   const open = useCallback((to) => {

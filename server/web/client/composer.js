@@ -24,6 +24,9 @@ export async function submit(body, path = "/generate") {
   }
 }
 
+/** Whether a click is no second one of a double click, which asks for one job. */
+export const isFirst = (event) => event.detail < 2;
+
 /** The body of POST /roundtrip: what the model sees in a picture, and what it draws of that. */
 export const tripOf = (image, model) => ({ image, model, previews: PREVIEWS });
 
@@ -67,6 +70,7 @@ export function Composer({ form, set, model, info, onJob, isFolded, onFold }) {
   const [isSending, setSending] = useState(false);
   const [isOver, setOver] = useState(false);
   const prompt = useRef(null);
+  const element = useRef(null);
 
   const taken = useRef(0);
   const take = async (file) => {
@@ -99,20 +103,32 @@ export function Composer({ form, set, model, info, onJob, isFolded, onFold }) {
   };
   const run = async (event) => {
     event?.preventDefault();
+    const unread = [...element.current.elements].find((field) => field.validity?.badInput);
+    if (unread) {
+      const told = { title: "There is something that is no number", detail: `Look at “${unread.labels[0].textContent}”.` };
+      setProblem(new Problem(told));
+      if (unread.closest("details")) unread.closest("details").open = true;
+      return unread.focus();
+    }
     if (form.prompt.trim()) return send(requestOf(form, model, info));
     setProblem(new Problem({ title: "There is no prompt yet", detail: "Write what the picture should show." }));
     return prompt.current.focus();
   };
   const look = () => send(tripOf(form.image.id ?? form.image.dataUrl, model.name), "/roundtrip");
   const runByKeys = (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat && run(event);
-  const onceOnly = (event) => event.detail > 1 && event.preventDefault(); // a double click asks for one job
+  const { url: shown } = form.image ?? {};
+  const shownLast = useRef(shown);
+  useEffect(() => {
+    if (shown !== shownLast.current && shownLast.current?.startsWith("blob:")) URL.revokeObjectURL(shownLast.current);
+    shownLast.current = shown;
+  }, [shown]);
   const choose = (text) => {
     set({ prompt: text });
     prompt.current.focus();
   };
 
   return html`
-    <form class="composer ${isFolded ? "is-folded" : ""} ${isOver ? "is-over" : ""}" onSubmit=${run} onKeyDown=${runByKeys}
+    <form ref=${element} class="composer ${isFolded ? "is-folded" : ""} ${isOver ? "is-over" : ""}" onSubmit=${run} onKeyDown=${runByKeys}
       aria-label="New picture" noValidate>
       <button type="button" class="unfold" aria-expanded=${!isFolded} onClick=${() => onFold(!isFolded)}>
         <${Icon} name="plus" /> New picture
@@ -129,7 +145,7 @@ export function Composer({ form, set, model, info, onJob, isFolded, onFold }) {
         <${Others} others=${form.others} set=${set} />
         <div class="go">
           ${problem && html`<${ProblemNote} problem=${problem} onClose=${() => setProblem(null)} />`}
-          <button type="submit" class="primary" aria-disabled=${isSending} onClick=${onceOnly}>
+          <button type="submit" class="primary" aria-disabled=${isSending} onClick=${(e) => isFirst(e) || e.preventDefault()}>
             <${Icon} name="play" /> ${isSending ? "Sending" : "Run"}
           </button>
           <p class="hint" id="prompt-hint">or <kbd>Ctrl</kbd>/<kbd>⌘</kbd> <kbd>Enter</kbd></p>
@@ -172,7 +188,7 @@ function Start({ form, set, onFile, onLook }) {
         <textarea id="instruction" rows="2" value=${form.instruction} placeholder="Left empty, the model decides"
           onInput=${(e) => set({ instruction: e.target.value })}></textarea>
       </div>
-      <button type="button" class="look" onClick=${onLook}><${Icon} name="eye" /> What does it see?</button>
+      <button type="button" class="look" onClick=${(e) => isFirst(e) && onLook()}><${Icon} name="eye" /> What does it see?</button>
       <button type="button" class="quiet square" aria-label="Do not start from this picture"
         onClick=${() => set({ image: null, instruction: "" })}><${Icon} name="close" /></button>
     </div>`;

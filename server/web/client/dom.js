@@ -73,6 +73,7 @@ export function useOnline() {
 /** A dialog that is open for as long as it is there: Escape, its cross and a click beside it call `onClose`. */
 export function Dialog({ title, name = "", onClose, children }) {
   const ref = useRef(null);
+  const pressed = useRef(null); // a text that is selected from inside to beside it ends in a click, too
   useEffect(() => {
     const dialog = ref.current;
     const before = document.activeElement;
@@ -85,7 +86,8 @@ export function Dialog({ title, name = "", onClose, children }) {
   return html`
     <dialog class="dialog ${name}" ref=${ref} aria-labelledby="dialog-title"
       onCancel=${(event) => { event.preventDefault(); onClose(); }}
-      onClick=${(event) => event.target === ref.current && onClose()}>
+      onPointerDown=${(event) => { pressed.current = event.target; }}
+      onClick=${(event) => event.target === ref.current && pressed.current === ref.current && onClose()}>
       <div class="dialog-body">
         <div class="dialog-head">
           <h2 id="dialog-title">${title}</h2>

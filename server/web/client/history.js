@@ -46,7 +46,7 @@ export function History({ onClose, onDeleted }) {
       <div class="field"><label for="history-search">Search the prompts</label>
         <input id="history-search" type="search" value=${words} onInput=${(e) => setWords(e.target.value)} autocomplete="off" /></div>
       ${problem && html`<${ProblemNote} problem=${problem} onClose=${() => setProblem(null)} />`}
-      <p class="hint" role="status">${isLoading ? "Looking …" : problem && !found.length ? "" : count(found.length, words)}</p>
+      <p class="hint" role="status">${isLoading ? "Looking …" : problem && !found.length ? "" : count(found.length, words, cursor && jobs.length)}</p>
       <ul class="history">
         ${found.map((job) => html`<${Entry} key=${job.id} job=${job} onErase=${erase} />`)}
       </ul>
@@ -77,9 +77,12 @@ function matches(job, words) {
   return words.toLowerCase().split(/\s+/).every((word) => text.includes(word));
 }
 
-function count(number, words) {
-  if (number === 0) return words.trim() ? "No job has these words in its prompt." : "There are no jobs yet.";
-  return `${number} ${number === 1 ? "job" : "jobs"}`;
+/** `searched`: how many there are so far, where there are more. */
+function count(number, words, searched) {
+  const isSearch = words.trim() !== "";
+  const among = isSearch && searched ? ` among the newest ${searched.toLocaleString()}` : "";
+  if (number === 0) return isSearch ? `No job${among} has these words in its prompt.` : "There are no jobs yet.";
+  return `${number} ${number === 1 ? "job" : "jobs"}${among}`;
 }
 
 function ago(at) {

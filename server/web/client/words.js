@@ -73,6 +73,7 @@ function together(job) {
 }
 
 function queued({ position, etaS }) {
+  if (position === null || position === undefined) return "Waiting";
   const place = position > 1 ? `Number ${position} in the queue` : "Next in the queue";
   return etaS === null || etaS === undefined ? place : `${place}, starts in about ${duration(etaS)}`;
 }
