@@ -3,6 +3,7 @@
 R3Error
 ├── NoAnswer                    nothing answered for as long as the client was to try
 ├── UnexpectedAnswer            what answers there is no R3 server
+├── ImageDamaged                a picture's bytes are not those of its sha256
 ├── PillowMissing               a PIL image was asked for, and Pillow is not installed
 ├── GenerationCancelled         the job that was waited for was cancelled
 ├── GenerationFailed            the job that was waited for failed; `code` says why
@@ -55,6 +56,14 @@ class NoAnswer(R3Error):
 
 class UnexpectedAnswer(R3Error):
     """What answers is no R3 server, or not one of a version that this client knows."""
+
+
+class ImageDamaged(R3Error):
+    """The bytes that came are not those of the picture's sha256, twice; at the server it may be whole."""
+
+    def __init__(self, message: str, image_id: str, job_id: str | None = None) -> None:
+        super().__init__(message if job_id is None else f"{message}; its job is {job_id}")
+        self.message, self.image_id, self.job_id = message, image_id, job_id
 
 
 class PillowMissing(R3Error, ImportError):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from r3client import events as ev
 from r3client.acts import Answer, Call, Flow, asked
-from r3client.errors import GenerationCancelled, UnexpectedAnswer, failure
+from r3client.errors import GenerationCancelled, ImageDamaged, UnexpectedAnswer, failure
 from r3client.following import Following, job_path, part
 from r3client.models import Image, Job, JobPage, Result, RoundtripResult, Share
 from r3client.settings import body_of
@@ -55,7 +55,10 @@ def generated(
     submission = yield from submitted(prompt, settings, key, patience_s)
     job = yield from _finished(submission, patience_s)
     wanted: Iterable[Image] = {"all": list(job.every_image()), "final": job.images, "none": []}[download]
-    return job.with_contents((yield from _contents(wanted, patience_s)))
+    try:
+        return job.with_contents((yield from _contents(wanted, patience_s)))
+    except ImageDamaged as error:
+        raise ImageDamaged(error.message, error.image_id, job.id) from error
 
 
 def task(kind: Task, body: Mapping[str, Any], key: str | None, expected: type[R], patience_s: float) -> Flow[R]:
@@ -121,13 +124,20 @@ def deleted(path: str, patience_s: float, *, is_repeatable: bool = False) -> Flo
 
 
 def fetched(image: str | Image, patience_s: float) -> Flow[bytes]:
-    """A picture's bytes; of one that is known, those that its hash is of. Raises UnexpectedAnswer for others."""
-    id_ = image if isinstance(image, str) else image.id
-    answer = yield from asked(Call("GET", f"/images/{part(id_)}"), patience_s)
-    if isinstance(image, Image) and hashlib.sha256(answer.content).hexdigest() != image.sha256:
-        told = f"{id_} came as {len(answer.content):,} bytes that are not those of its sha256, {image.sha256}"
-        raise UnexpectedAnswer(f"{told}; ask for it again, and look at what stands between here and the server")
-    return answer.content
+    """A picture's bytes; of one that is known, those that its hash is of. Raises ImageDamaged for others."""
+    call = Call("GET", f"/images/{part(image if isinstance(image, str) else image.id)}")
+    answer = yield from asked(call, patience_s)
+    if isinstance(image, str) or _is_whole(image, answer.content):
+        return answer.content
+    answer = yield from asked(call, patience_s)
+    if _is_whole(image, answer.content):
+        return answer.content
+    told = f"{image.id} came twice as other bytes than those of its sha256 ({len(answer.content):,} of them)"
+    raise ImageDamaged(f"{told}; look at what stands between here and the server", image.id)
+
+
+def _is_whole(image: Image, content: bytes) -> bool:
+    return hashlib.sha256(content).hexdigest() == image.sha256
 
 
 def shared(job_id: str, expires_s: float, base_url: str, patience_s: float) -> Flow[Share]:

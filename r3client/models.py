@@ -7,9 +7,9 @@ import io
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from r3client.errors import PillowMissing, R3Error
 
@@ -38,7 +38,7 @@ class Image(Shape):
     url: str
     width: int
     height: int
-    format: str = Field(description="png, webp or jpeg.")
+    format: str = Field(pattern="^[a-z0-9]{1,16}$", description="png, webp or jpeg.")
     sha256: str
     content: bytes | None = Field(None, exclude=True, repr=False)
 
@@ -202,6 +202,12 @@ class OtherResult(Shape):
 
 
 Result = ScoreResult | ReflectResult | DescribeResult | RoundtripResult | OtherResult
+_RESULT_OF: Final[dict[str, type[Result]]] = {
+    "score": ScoreResult,
+    "reflect": ReflectResult,
+    "describe": DescribeResult,
+    "roundtrip": RoundtripResult,
+}
 
 
 class JobError(Shape):
@@ -245,7 +251,7 @@ class Job(Shape):
 
     id: str
     kind: Kind | str = "generate"
-    result: Result | None = Field(None, union_mode="left_to_right")
+    result: Result | None = None
     status: JobStatus
     created_at: datetime
     started_at: datetime | None
@@ -262,6 +268,14 @@ class Job(Shape):
     metadata: dict[str, str]
     parent: Parent | None = None
     links: Links
+
+    @field_validator("result", mode="before")
+    @classmethod
+    def _of_its_kind(cls, value: Any, job: ValidationInfo) -> Any:
+        """By the kind, for what two kinds hold may look alike."""
+        if value is None or isinstance(value, Shape):
+            return value
+        return _RESULT_OF.get(job.data.get("kind", ""), OtherResult).model_validate(value)
 
     @property
     def is_finished(self) -> bool:

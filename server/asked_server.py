@@ -53,8 +53,9 @@ def _info(address: str, key: str | None) -> Json:
         value = None
     if not isinstance(value, dict) or not ("models" in value or "request_id" in value):
         raise Misconfigured(f"what answers at {address} is no R3 server; name it with --url/R3_URL")
-    if answer.status_code in (401, 403):
-        raise Misconfigured(f"{value.get('detail', 'a key is asked for')}; give a key with --key/R3_API_KEY")
+    if not answer.is_success:
+        remedy = "give a key with --key/R3_API_KEY" if answer.status_code in (401, 403) else "try again in a while"
+        raise Misconfigured(f"{value.get('detail') or f'{address} answered {answer.status_code}'}; {remedy}")
     return value
 
 

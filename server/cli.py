@@ -40,7 +40,8 @@ from server.cli_options import (
 from server.cli_submit import submit
 from server.misconfigured import EXIT_BROKEN, EXIT_MISCONFIGURED, Misconfigured
 
-UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE})
+SERVING: Final = frozenset({"serve", "api", "worker"})  # whose faults are of more than their output
 
 app = typer.Typer(
     name="r3",
@@ -215,24 +216,24 @@ def main() -> None:
     """The console script."""
     collector.leave_out_at_end()
     try:
-        try:
-            app()
-        finally:
-            sys.stdout.flush()  # here, where a full disk has words
+        app()
+    except SystemExit as end:
+        if not end.code and (fault := _unwritten()) is not None:
+            _end_unwritten(fault)
+        raise
     except (Misconfigured, CheckpointError, DeviceError, InvalidRequest) as error:
         _end_with(str(error))
     except ImportError as error:
         if "socksio" not in str(error):
             raise
-        _end_with("ALL_PROXY names a SOCKS proxy, which needs socksio; pip install socksio, or unset ALL_PROXY")
-    except BrokenPipeError:
-        _forget_output()
-        sys.exit(EXIT_BROKEN)
+        told = "a proxy in the environment (ALL_PROXY, HTTPS_PROXY or HTTP_PROXY) is a SOCKS proxy, which needs socksio"
+        _end_with(f"{told}; pip install socksio, or unset it")
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        # Where Python does not buffer, nothing is left to be tried again; a file's fault names the file.
+        is_of_output = error.errno in FULL and error.filename is None and not SERVING & {*sys.argv[1:2]}
+        if not is_of_output:
             raise
-        _forget_output()
-        _end_with(f"{error.filename or 'the output'} cannot be written ({error.strerror}); make room, or mend it")
+        _end_unwritten(error)
 
 
 def _end_with(words: str) -> NoReturn:
@@ -240,9 +241,22 @@ def _end_with(words: str) -> NoReturn:
     sys.exit(EXIT_MISCONFIGURED)
 
 
-def _forget_output() -> None:
-    """Have nothing written to standard output any more: Python would try once more as it ends, and complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _unwritten() -> OSError | None:
+    """Why standard output does not take what was printed, None where it does, or there is none."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        return error
+    return None
+
+
+def _end_unwritten(fault: OSError) -> NoReturn:
+    """End where nothing can be printed: without a word where the reader has gone, as other programs do."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more as it ends
+    if isinstance(fault, BrokenPipeError):
+        sys.exit(EXIT_BROKEN)
+    _end_with(f"the output cannot be written ({fault.strerror}); make room, or mend it")
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

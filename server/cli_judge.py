@@ -42,6 +42,8 @@ def score(
     from server.picture_files import picture_files
 
     characters("PROMPT", prompt)
+    characters("--scorers", scorers)
+    characters("--model", model or "")
     files = picture_files(pictures)
     address, shown_key = _reached(*server_of(url, key))
     from r3client import Client
@@ -76,6 +78,7 @@ def roundtrip(
     """
     from server.picture_files import in_folder
 
+    characters("--model", model or "")
     files = in_folder(pictures)
     address, shown_key = _reached(*server_of(url, key))
     try:
@@ -84,16 +87,21 @@ def roundtrip(
         raise Misconfigured(f"{error.name} is not installed; pip install '.[client]' in the clone brings it") from error
     from r3client import AsyncClient
     from server.asked_server import model_at
+    from server.folder_lock import held
     from server.roundtrip import run_roundtrips
     from server.roundtrip_folder import RoundtripFolder
 
     generate = None if steps is None else {"num_timesteps": steps}
     describe = None if max_tokens is None else {"max_tokens": max_tokens}
     settings = _given({"generate": generate, "describe": describe, "seed": seed, "model": model})
-    folder = RoundtripFolder(out or Path(f"r3-roundtrip-{pictures.resolve().name}"), settings)
-    folder.open(pictures, model_at(address, shown_key, model))
-    client = AsyncClient(address, shown_key, patience_s=_LONG_PATIENCE_S)
-    raise typer.Exit(run_roundtrips(client, folder, files, settings, at_once, as_json=as_json))
+    place = out or Path(f"r3-roundtrip-{pictures.resolve().name}")
+    if place.exists() and place.samefile(pictures):
+        raise Misconfigured(f"--out {place} is the folder of the pictures themselves; name another")
+    with held(place, "r3 roundtrip"):
+        folder = RoundtripFolder(place, settings)
+        folder.open(model_at(address, shown_key, model))
+        client = AsyncClient(address, shown_key, patience_s=_LONG_PATIENCE_S)
+        raise typer.Exit(run_roundtrips(client, folder, files, settings, at_once, as_json=as_json))
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from server.keys_file import KeysFile, entry, read_keys_file
 from server.logs import configure_logging
 from server.misconfigured import Misconfigured
 from server.preflight import check_keys_file
-from server.queue import Queue
+from server.queue import Queue, QueueError
 from server.queue_at_hand import asked_of_queue
 from server.queue_records import rfc3339
 from server.settings import Settings
@@ -58,13 +58,20 @@ def create(settings: Settings, key: Key, secret: str) -> int:
     """Print a key and keep it: one that opens something and that nobody has seen could only be revoked."""
     _hear_audit()
 
+    if sys.stdout is None:
+        raise Misconfigured("the key cannot be printed (standard output is closed), and was not made")
+
     async def act(queue: Queue) -> str:
         await queue.keys.read()  # whether there is a queue at all
         try:
             print(secret, flush=True)
         except OSError as error:
             raise Misconfigured(f"the key cannot be printed ({error.strerror}), and was not made") from error
-        return await queue.keys.create(key)
+        try:
+            return await queue.keys.create(key)
+        except QueueError:
+            _say("the key that was printed opens nothing")
+            raise
 
     outcome = asked_of_queue(settings, act)
     audit("key created", None, **_named(key), scopes=list(key.scopes))

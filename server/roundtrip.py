@@ -17,7 +17,15 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from r3client import AsyncClient, GenerationCancelled, GenerationFailed, NoAnswer, Refused, UnexpectedAnswer
+from r3client import (
+    AsyncClient,
+    GenerationCancelled,
+    GenerationFailed,
+    ImageDamaged,
+    NoAnswer,
+    Refused,
+    UnexpectedAnswer,
+)
 from server.misconfigured import Misconfigured
 from server.roundtrip_folder import Json, RoundtripFolder
 from server.similarity_table import shown, summary
@@ -73,6 +81,8 @@ class Roundtrips:
         key = self.folder.key(file, content)
         try:
             result = await self.client.roundtrip(content, idempotency_key=key, **self.settings)
+        except ImageDamaged as error:
+            raise _Nothing(str(error)) from error
         except (GenerationFailed, GenerationCancelled) as error:
             await asyncio.to_thread(self.folder.keep_failure, file, str(error))
             raise _Nothing(str(error)) from error

@@ -20,6 +20,7 @@ from typing import Any
 
 from r3client import RoundtripResult
 from server.asked_server import refuse_other_model
+from server.folder_lock import made_in
 from server.misconfigured import Misconfigured
 
 Json = dict[str, Any]
@@ -32,15 +33,13 @@ class RoundtripFolder:
         self.path, self._settings = path, dict(settings)
         self._id = ""
 
-    def open(self, pictures: Path, model: Json | None) -> None:
-        """Make it, or go on with what is in it, made by the same model. Raises Misconfigured."""
-        if self.path.exists() and self.path.samefile(pictures):
-            raise Misconfigured(f"--out {self.path} is the folder of the pictures themselves; name another")
+    def open(self, model: Json | None) -> None:
+        """Begin a run, or go on with the one that is in it, by the same model. Raises Misconfigured."""
+        asked = {"settings": self._settings, **({} if model is None else {"model": model})}
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             run = self._read("run.json")
-            if run is None or (run.get("settings") != self._settings and self._is_bare()):
-                run = {"id": uuid.uuid4().hex, "settings": self._settings}
+            if run is None or (not _says(run, asked) and self._is_bare()):
+                run = {"id": uuid.uuid4().hex, **asked}
             if run.get("settings") != self._settings or not isinstance(run.get("id"), str):
                 raise Misconfigured(
                     f"--out {self.path} holds a run of other settings, {json.dumps(run.get('settings'))}; "
@@ -57,7 +56,7 @@ class RoundtripFolder:
 
     def _is_bare(self) -> bool:
         """Whether nothing has come of the run: settings that were refused bind nobody."""
-        return {file.name for file in self.path.iterdir()} <= {"run.json", "summary.json"}
+        return set(made_in(self.path)) <= {"run.json", "summary.json"}
 
     def done(self, picture: Path, content: bytes) -> Json | None:
         """What came of that picture in an earlier run, None where it is to be done."""
@@ -113,6 +112,10 @@ class RoundtripFolder:
         part = self.path / f"{name}.part"
         part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
         part.replace(self.path / name)
+
+
+def _says(run: Json, asked: Json) -> bool:
+    return all(run.get(name, value) == value for name, value in asked.items())
 
 
 def _digest(content: bytes) -> str:

@@ -21,7 +21,7 @@ from typing import Any, Final
 import typer
 from rich.console import Console
 
-from r3client import AsyncClient, Image, Job, NoAnswer, R3Error, Refused, UnexpectedAnswer, events
+from r3client import AsyncClient, Image, ImageDamaged, Job, NoAnswer, R3Error, Refused, UnexpectedAnswer, events
 from r3client.errors import AlreadyFinished
 from server.misconfigured import Misconfigured
 from server.out_folder import clear_folder, name_of, pictures_of
@@ -161,6 +161,8 @@ async def _submit(client: AsyncClient, asked: Asked, on: Console) -> int:
             raise Misconfigured(f"{error}; {remedy}") from error
         except UnexpectedAnswer as error:
             raise Misconfigured(f"{error}; name the server with --url/R3_URL") from error
+        except ImageDamaged as error:
+            raise Misconfigured(f"{error}; what {run.job_id} made is at {client.url}/jobs/{run.job_id}") from error
         except Refused as error:
             _complain(error)
             return EXIT_FAILED

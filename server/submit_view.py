@@ -129,7 +129,7 @@ class View:
         self._console.print(line, soft_wrap=self._moving is None)
 
     def _reflection(self, said: events.ReflectDone) -> None:
-        chip, colour = _CHIP_OF.get(said.verdict, (said.verdict, "cyan"))  # of a newer server
+        chip, colour = _CHIP_OF.get(said.verdict, (plain(said.verdict), "cyan"))  # of a newer server
         thought = _tidied(said.thought)
         line = Text.assemble(self._whose(said.trajectory), (chip, f"bold {colour}"), "  ", thought)
         if said.verdict == "edit" and said.instruction:
@@ -197,7 +197,7 @@ def _scored(said: events.Scored) -> str:
     value = "unknown" if said.value is None else f"{said.value:.3f}"
     missed = [word.text for word in sorted(said.words, key=lambda word: word.lift)[:_MISSED] if word.lift < 0]
     of = "" if said.candidate == 0 else f"candidate {said.candidate}: "
-    return f"{of}{said.scorer} {value}" + (f", least of all: {', '.join(map(plain, missed))}" if missed else "")
+    return f"{of}{plain(said.scorer)} {value}" + (f", least of all: {', '.join(map(plain, missed))}" if missed else "")
 
 
 def _tidied(text: str) -> str:

@@ -13,10 +13,8 @@ Folders of prompts are renamed into their places when they are whole, so that wh
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +24,7 @@ from typing import Any, Final
 
 from r3client import Job
 from server.asked_server import refuse_other_model
+from server.folder_lock import held, made_in
 from server.misconfigured import Misconfigured
 from server.out_folder import pictures_of
 from server.research.delivered import delivered, rounds_of
@@ -43,6 +42,8 @@ class BatchFolder:
 
     def same_model(self, model: Json) -> None:
         """Note the model that answers. Raises Misconfigured where another has answered before."""
+        if made_in(self.path) == ["run.json"]:  # of which nothing has come
+            self.about["model"] = model
         refuse_other_model(self.about.setdefault("model", model), model, self.path)
         _write_json(self.path / "run.json", self.about)
 
@@ -128,29 +129,12 @@ def opened(path: Path, asked: Mapping[str, Any]) -> Iterator[BatchFolder]:
 
     `asked` is what has to be the same for all of a run.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise Misconfigured(f"--out {path} cannot be written ({error.strerror}); name another folder") from error
-    try:
-        _hold(lock, path)
+    with held(path, "r3 batch"):
         yield BatchFolder(path, _about(path, _as_read(asked)))
-    finally:
-        os.close(lock)  # which lets go of it
-
-
-def _hold(lock: int, path: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise Misconfigured(f"--out {path} is being written by another r3 batch; wait, or name another") from error
-    except OSError:
-        pass  # a disk that knows no locks
 
 
 def _about(path: Path, asked: Json) -> Json:
-    there = sorted(p.name for p in path.iterdir() if not p.name.startswith("."))
+    there = made_in(path)
     if there and "run.json" not in there:
         raise Misconfigured(f"--out {path} holds something else ({there[0]}); name another folder")
     about = read_about(path) if there else None

@@ -132,8 +132,10 @@ def test_words_of_a_newer_server_make_no_page_of_jobs_unreadable() -> None:
     told = {"index": 0, "seed": 1, "reasoning": None, "rounds": [{**drawn, "scores": scores}], "image": image}
     new = {**JOB, "kind": "animate", "result": {"frames": 3}, "trajectories": [{**told, "stop_reason": "bored"}]}
     known = {**JOB, "kind": "describe", "result": {"text": "a cat"}, "trajectories": []}
-    page = models.JobPage.model_validate({"jobs": [new, known], "next_cursor": None})
-    first, second = page.jobs
+    alike = {**known, "kind": "narrate"}
+    page = models.JobPage.model_validate({"jobs": [new, known, alike], "next_cursor": None})
+    first, second, third = page.jobs
+    assert isinstance(third.result, models.OtherResult)
     assert isinstance(first.result, models.OtherResult)
     assert (first.kind, first.result.model_extra) == ("animate", {"frames": 3})
     assert (first.trajectories[0].stop_reason, first.trajectories[0].rounds[0].score("taste")) == ("bored", 0.5)

@@ -23,6 +23,7 @@ from r3client import AsyncClient, Client, DescribeResult, RoundtripResult, Score
 from r3client.errors import failure
 from server.cli import app
 from server.embedded import EmbeddedServer
+from server.folder_lock import held, made_in
 from server.misconfigured import Misconfigured
 from server.roundtrip_folder import RoundtripFolder
 from server.similarity_table import shown, summary
@@ -167,7 +168,7 @@ def test_every_picture_comes_round_and_is_kept(r3: Run, tmp_path: Path) -> None:
     done = r3(*ROUNDTRIP)
     assert done.exit_code == 0, done.output
     out = tmp_path / "r3-roundtrip-pictures"
-    kept = {file.name for file in out.iterdir()}
+    kept = set(made_in(out))
     names = ("a.PNG", "b.png", "c.webp")
     assert kept == {
         "run.json",
@@ -227,8 +228,25 @@ def test_settings_that_the_server_refuses_end_the_run(r3: Run, tmp_path: Path) -
     refused = r3(*ROUNDTRIP, "--out", "out", "--max-tokens", "4000")
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert refused.stderr.count("/describe/max_tokens") == 1
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["run.json"]
+    assert made_in(tmp_path / "out") == ["run.json"]
     assert r3(*ROUNDTRIP, "--out", "out").exit_code == 0, "settings that were refused bind nobody"
+
+
+def test_a_folder_is_written_by_one_run_at_a_time(r3: Run, tmp_path: Path) -> None:
+    with held(tmp_path / "out", "r3 roundtrip"):
+        second = r3(*ROUNDTRIP, "--out", "out")
+    assert isinstance(second.exception, Misconfigured)
+    assert "is being written by another r3 roundtrip" in str(second.exception)
+
+
+def test_a_model_of_which_nothing_came_binds_nobody(tmp_path: Path) -> None:
+    models = [{"name": name, "hash": "0"} for name in "ab"]
+    for model in models:
+        RoundtripFolder(tmp_path, {}).open(model)
+    (tmp_path / "a.png.failed.json").touch()
+    RoundtripFolder(tmp_path, {}).open(None)
+    with pytest.raises(Misconfigured, match=r"was made with b \(0\), and a \(0\) answers now"):
+        RoundtripFolder(tmp_path, {}).open(models[0])
 
 
 def test_another_model_does_not_go_on_with_it(r3: Run, tmp_path: Path) -> None:
@@ -243,13 +261,13 @@ def test_another_model_does_not_go_on_with_it(r3: Run, tmp_path: Path) -> None:
 
 
 def test_a_try_that_failed_is_followed_by_another_job(tmp_path: Path) -> None:
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "out").mkdir()
     folder = RoundtripFolder(tmp_path / "out", {})
-    folder.open(tmp_path / "pictures", None)
+    folder.open(None)
     file = tmp_path / "pictures" / "a.png"
     keys = [folder.key(file, b"1"), folder.key(file, b"2")]
     again = RoundtripFolder(tmp_path / "out", {})
-    again.open(tmp_path / "pictures", None)
+    again.open(None)
     assert again.key(file, b"1") == keys[0]
     again.keep_failure(file, "the worker had no memory left")
     assert len({*keys, again.key(file, b"1")}) == 3

@@ -332,6 +332,7 @@ def test_what_is_cancelled_is_not_begun(make_runtime: MakeRuntime, monkeypatch: 
     while not engine._runner._aside.busy:
         engine.step()
     assert began.wait(60)
+    assert len(engine._runner._aside._begun) == 3
     for key in "abc":
         engine.abort(key)
     drive(engine)

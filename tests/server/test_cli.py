@@ -105,10 +105,25 @@ def test_an_output_that_cannot_be_written_is_one_line(command: tuple[str, ...], 
 def test_a_reader_that_has_gone_is_no_fault(environment: Environment) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-P", "-m", "server.cli", "keys", "hash", "a"]
+    command = [sys.executable, "-P", "-m", "server.cli", "keys", "list"]
     done = subprocess.run(command, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("command", [("--version",), ("keys", "hash", "a"), ("keys", "list")])
+def test_without_any_output_a_command_ends_as_ever(command: tuple[str, ...], environment: Environment) -> None:
+    line = f"{sys.executable} -P -m server.cli {' '.join(command)} >&-"
+    done = subprocess.run(["sh", "-c", line], env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_fails_beside_the_output_is_told_as_it_is(environment: Environment, tmp_path: Path) -> None:
+    script = "import errno, server.cli as c; c.app = lambda: (_ for _ in ()).throw(OSError(errno.EIO, 'a disk', 'b'))"
+    line = [sys.executable, "-c", f"{script}; c.main()"]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "OSError: [Errno 5] a disk: 'b'" in done.stderr
 
 
 def test_a_proxy_that_needs_another_package_is_one_line(environment: Environment) -> None:
@@ -116,7 +131,7 @@ def test_a_proxy_that_needs_another_package_is_one_line(environment: Environment
         *("submit", "a cat", "--url", "http://r3.invalid"),
         environment={**environment, "ALL_PROXY": "socks5://a.invalid"},
     )
-    assert "pip install socksio, or unset ALL_PROXY" in line
+    assert "pip install socksio, or unset it" in line
 
 
 def test_a_bad_option_is_named_with_its_value(environment: Environment) -> None:

@@ -51,6 +51,10 @@ def test_a_key_that_nobody_could_read_is_not_made(environment: Environment) -> N
         done = subprocess.run(command, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "r3: the key cannot be printed (No space left on device), and was not made\n"
+    closed = subprocess.run(
+        ["sh", "-c", f"{' '.join(command)} >&-"], env=environment, stderr=subprocess.PIPE, check=False
+    )
+    assert (closed.returncode, b"standard output is closed" in closed.stderr) == (2, True)
     assert len(keys("list", environment=environment).stdout.splitlines()) == 1
     assert "from now on" in keys("create", "alice", environment=environment).stderr
 

@@ -103,7 +103,7 @@ export function Composer({ form, set, model, info, onJob, isFolded, onFold }) {
   };
   const run = async (event) => {
     event?.preventDefault();
-    const unread = [...element.current.elements].find((field) => field.validity?.badInput);
+    const unread = [...element.current.elements].find((field) => !field.disabled && field.validity?.badInput);
     if (unread) {
       const told = { title: "There is something that is no number", detail: `Look at “${unread.labels[0].textContent}”.` };
       setProblem(new Problem(told));
