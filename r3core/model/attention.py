@@ -43,35 +43,101 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class Group:
-    """Pieces that have one kind of mask, causal or full, as variable-length kernels want them.
-
-    `index` holds their rows in sequence order; piece i of them has rows query_starts[i] to query_starts[i + 1] of that,
-    and sees keys key_starts[i] to key_starts[i + 1] of all that they see. The starts are int32, [pieces + 1].
+    """Pieces that have one kind of mask, causal or full, as variable-length kernels want them, of a forward of `total`
+    rows. Every layer sees the same group, so what follows from it is computed once and kept here.
     """
 
     causal: bool
     pieces: tuple[tuple[int, PieceRows], ...]  # (first row in sequence order, piece)
-    index: Tensor
-    query_starts: Tensor
-    key_starts: Tensor
+    total: int
+    device: torch.device
 
-    @property
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether it holds every row of the forward, and so in sequence order."""
+        return sum(self.queries) == self.total
+
+    @cached_property
+    def index(self) -> Tensor:
+        """Their rows in sequence order, end to end."""
+        rows = [np.arange(first, first + piece.rows) for first, piece in self.pieces]
+        return to_device(np.concatenate(rows), self.device)
+
+    @cached_property
     def queries(self) -> list[int]:
         """How many rows each piece has."""
         return [piece.rows for _, piece in self.pieces]
 
-    @property
+    @cached_property
     def keys(self) -> list[int]:
         """How many keys each piece sees."""
         return [piece.past + piece.rows for _, piece in self.pieces]
+
+    @cached_property
+    def most(self) -> tuple[int, int]:
+        """Of one piece, the most rows and the most keys."""
+        return max(self.queries), max(self.keys)
+
+    @cached_property
+    def query_starts(self) -> Tensor:
+        """Piece i has rows query_starts[i] to query_starts[i + 1] of all of them: int32, [pieces + 1]."""
+        return self._starts(self.queries)
+
+    @cached_property
+    def key_starts(self) -> Tensor:
+        """And sees keys key_starts[i] to key_starts[i + 1] of all that they see."""
+        return self._starts(self.keys)
+
+    def _starts(self, lengths: list[int]) -> Tensor:
+        return to_device(np.cumsum([0, *lengths], dtype=np.int32), self.device)
+
+    def seen(self, k: Tensor, v: Tensor, cache: LayerCache) -> tuple[Tensor, Tensor]:
+        """All that they see, end to end: [keys, K, D] twice. `k` and `v` are the forward's in sequence order. As many
+        operations for many pieces as for two: there are as many pieces as texts are written, in each layer of each
+        token.
+        """
+        if len(self.pieces) == 1:
+            [(first, piece)] = self.pieces
+            own = slice(first, first + piece.rows)
+            return keys_and_values(piece, (k[own], v[own]), cache)
+        kept, order = self._sources
+        return self._gathered(k, cache.keys, kept, order), self._gathered(v, cache.values, kept, order)
 
     @cached_property
     def bias(self) -> Any:
         """The same in xformers' words."""
         from xformers.ops import fmha
 
-        bias = fmha.attn_bias.BlockDiagonalMask.from_seqlens(self.queries, self.keys, device=self.index.device)
+        bias = fmha.attn_bias.BlockDiagonalMask.from_seqlens(self.queries, self.keys, device=self.device)
         return bias.make_causal_from_bottomright() if self.causal else bias
+
+    @staticmethod
+    def _gathered(own: Tensor, cached: Tensor, kept: Tensor | None, order: Tensor | None) -> Tensor:
+        if kept is not None:
+            past = cached.index_select(0, kept)
+            if order is None:
+                return past
+            own = torch.cat((past, own))
+        assert order is not None
+        return own.index_select(0, order)
+
+    @cached_property
+    def _sources(self) -> tuple[Tensor | None, Tensor | None]:
+        """The cache's rows that are seen (None: none are), and of those with the forward's own behind them the ones
+        that the pieces see (None: it is the former, as they are).
+        """
+        kept = [np.arange(p.start, p.start + p.past + p.rows * p.stored) for _, p in self.pieces]
+        ends = np.cumsum([0, *map(len, kept)])
+        order = [
+            rows
+            for (first, piece), start, end in zip(self.pieces, ends[:-1], ends[1:], strict=True)
+            for rows in (np.arange(start, end), ends[-1] + np.arange(first, first + piece.rows * (not piece.stored)))
+        ]
+        is_kept = all(piece.stored for _, piece in self.pieces)
+        return (
+            to_device(np.concatenate(kept), self.device) if ends[-1] else None,
+            None if is_kept else to_device(np.concatenate(order), self.device),
+        )
 
 
 @dataclass(frozen=True)
@@ -113,14 +179,8 @@ class Packing:
         kinds: dict[bool, list[tuple[int, PieceRows]]] = {False: [], True: []}
         for first, piece in self._by_first:
             kinds[piece.causal and piece.rows > 1].append((first, piece))
-        return tuple(_group(causal, pieces, self.device) for causal, pieces in kinds.items() if pieces)
-
-
-def _group(causal: bool, pieces: list[tuple[int, PieceRows]], device: torch.device) -> Group:
-    index = np.concatenate([np.arange(first, first + piece.rows) for first, piece in pieces])
-    queries = np.cumsum([0, *(piece.rows for _, piece in pieces)], dtype=np.int32)
-    keys = np.cumsum([0, *(piece.past + piece.rows for _, piece in pieces)], dtype=np.int32)
-    return Group(causal, tuple(pieces), *(to_device(numbers, device) for numbers in (index, queries, keys)))
+        total = sum(piece.rows for piece in self.pieces)
+        return tuple(Group(causal, tuple(own), total, self.device) for causal, own in kinds.items() if own)
 
 
 class Attention(Protocol):
@@ -207,13 +267,17 @@ class _VariableLength:
         """One layer's attention over a packed forward."""
         store(k, v, cache, packing)
         if packing.order is not None:
-            q, k, v = q[packing.order], k[packing.order], v[packing.order]
-        out = torch.empty_like(q)
+            q, k, v = (x.index_select(0, packing.order) for x in (q, k, v))
+        out = None
         for group in packing.groups:
-            seen = [keys_and_values(p, (k[f : f + p.rows], v[f : f + p.rows]), cache) for f, p in group.pieces]
-            keys, values = torch.cat([s[0] for s in seen]), torch.cat([s[1] for s in seen])
-            out[group.index] = self._attend(q[group.index], keys, values, group)
-        return out if packing.back is None else out[packing.back]
+            seen = group.seen(k, v, cache)
+            if group.is_whole:
+                out = self._attend(q, *seen, group)
+                break
+            out = torch.empty_like(q) if out is None else out
+            out.index_copy_(0, group.index, self._attend(q.index_select(0, group.index), *seen, group))
+        assert out is not None
+        return out if packing.back is None else out.index_select(0, packing.back)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
         raise NotImplementedError
@@ -234,8 +298,7 @@ class VarlenAttention(_VariableLength):
             v,
             group.query_starts,
             group.key_starts,
-            max(group.queries),
-            max(group.keys),
+            *group.most,
             window_size=(-1, 0) if group.causal else (-1, -1),
             **shared,
         )
@@ -298,8 +361,16 @@ def choose(
     return Choice(SdpaAttention(), "; ".join(notes))
 
 
+# The stored pieces first. A text and a picture; and two texts that write a token each, for kernels have code of its own
+# for single rows.
+_PROBED: Final = (
+    (PieceRows(0, 3, 4, causal=True, stored=True), PieceRows(7, 2, 5, causal=False, stored=False)),
+    (PieceRows(0, 5, 1, causal=True, stored=True), PieceRows(8, 3, 1, causal=True, stored=True)),
+)
+
+
 def _probe(candidate: Attention, device: torch.device, dtype: torch.dtype, heads: tuple[int, int, int]) -> str | None:
-    """None where a small mixed call agrees with `sdpa`, else what went wrong in a few words."""
+    """None where small calls agree with `sdpa`, else what went wrong in a few words."""
     if device.type != "cuda":
         return f"needs CUDA, this is {device.type}"
     if dtype not in (torch.bfloat16, torch.float16):
@@ -307,16 +378,21 @@ def _probe(candidate: Attention, device: torch.device, dtype: torch.dtype, heads
     torch_state = torch.random.get_rng_state()
     torch.manual_seed(0)
     query, shared, size = heads
-    shapes = [(9, query, size), *[(9, shared, size)] * 2, *[(16, shared, size)] * 2]
-    q, k, v, ck, cv = (torch.randn(shape, dtype=dtype).to(device) for shape in shapes)
+    rows = torch.randn((9, query + 2 * shared, size), dtype=dtype).to(device)
+    q, k, v = rows.split_with_sizes((query, shared, shared), 1)  # views with gaps, as the model's are
+    ck, cv = (torch.randn((16, shared, size), dtype=dtype).to(device) for _ in range(2))
     torch.random.set_rng_state(torch_state)
-    pieces = (PieceRows(0, 3, 4, causal=True, stored=True), PieceRows(7, 2, 5, causal=False, stored=False))
-    to = torch.arange(3, 7, device=device)
-    packing = Packing(pieces, None, torch.arange(4, device=device), to, device)
+    error = 0.0
     try:
-        got = candidate(q, k, v, LayerCache(ck.clone(), cv.clone()), packing)
-        expected = SdpaAttention()(q, k, v, LayerCache(ck.clone(), cv.clone()), packing)
-        error = float((got - expected).abs().max())
+        for pieces in _PROBED:
+            own = slice(0, sum(piece.rows for piece in pieces))
+            to = [np.arange(p.start + p.past, p.start + p.past + p.rows) for p in pieces if p.stored]
+            stored = np.concatenate(to)
+            packing = Packing(pieces, None, torch.arange(len(stored), device=device), to_device(stored, device), device)
+            asked = q[own], k[own], v[own]
+            got = candidate(*asked, LayerCache(ck.clone(), cv.clone()), packing)
+            expected = SdpaAttention()(*asked, LayerCache(ck.clone(), cv.clone()), packing)
+            error = max(error, float((got - expected).abs().max()))
     except (ImportError, RuntimeError, NotImplementedError, AssertionError, TypeError, ValueError) as fault:
         return f"{type(fault).__name__}: {str(fault).splitlines()[0][:120] if str(fault) else 'no message'}"
     return None if error < 0.05 else f"its probe differs from sdpa by {error:.3g}"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from r3core.model.attention import Attention, LayerCache, Packing
-from r3core.model.layers import Decoder, DecoderConfig, Expert, Fused, Rows, fuse, rope_table, run_layer
+from r3core.model.layers import Decoder, DecoderConfig, Expert, Fused, Rope, Rows, fuse, rope_table, run_layer
 from r3core.model.product import MOST_BYTES, why_not
 from r3core.model.vae import VAE, VAEConfig
 from r3core.model.vit import Connector, ViT, ViTConfig, sincos_table
@@ -183,7 +183,7 @@ class Bagel(nn.Module):
     ) -> Tensor:
         """All layers over a packed forward: rows [N, H] at rope positions [N] -> [N, H], before the final norm."""
         assert self._turns is not None, "call fuse() before the first forward"
-        rope = self._turns[0][positions], self._turns[1][positions]
+        rope = Rope.of(rows, self._turns[0][positions], self._turns[1][positions])
         for experts, layer_cache in zip(self._served, cache, strict=True):
             hidden = run_layer(experts, hidden, rows, rope, attend, layer_cache, packing)
         return hidden

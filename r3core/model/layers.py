@@ -157,6 +157,24 @@ class Expert:
 
 
 @dataclass(frozen=True)
+class Rope:
+    """cos and sin [n, 1, D] of a forward's rows, as `rotated` takes them; the same for every layer. `lifted` are those
+    of the rows of a drawing pass in float32, None where none is lifted; `plain` those of all others.
+    """
+
+    plain: tuple[Tensor, Tensor]
+    lifted: tuple[Tensor, Tensor] | None
+
+    @classmethod
+    def of(cls, rows: Rows, cos: Tensor, sin: Tensor) -> Rope:
+        """Of those of all rows [N, 1, D], in the model's dtype."""
+        if cos.dtype == torch.float32 or rows.lifted == rows.total:
+            return cls((cos, sin), None)
+        (cos, high_cos), (sin, high_sin) = (x.tensor_split([rows.lifted]) for x in (cos, sin))
+        return cls((cos, sin), (high_cos.float(), high_sin.float()))
+
+
+@dataclass(frozen=True)
 class Fused:
     """The same weights as serving reads them. `qk_norm` holds a row for each head, those of q before those of k."""
 
@@ -266,15 +284,12 @@ def run_layer(
     experts: tuple[Fused, Fused],
     hidden: Tensor,
     rows: Rows,
-    rope: tuple[Tensor, Tensor],
+    rope: Rope,
     attend: Attention,
     cache: LayerCache,
     packing: Packing,
 ) -> Tensor:
-    """One layer over a packed forward: hidden [N, H] -> [N, H]; K and V of stored pieces go into `cache`.
-
-    `rope` is that of the rows, as `rotated` takes it.
-    """
+    """One layer over a packed forward: hidden [N, H] -> [N, H]; K and V of stored pieces go into `cache`."""
     und, gen = experts
     kv_heads, head_dim = cache.keys.shape[1:]
     qkv = _by_expert(rows, und.norm(hidden), und.qkv, gen.qkv).view(rows.total, -1, head_dim)
@@ -319,18 +334,18 @@ def rotated(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
     return x * cos + turned * sin  # rounded after each product, as the reference's is
 
 
-def _norm_and_rotate(rows: Rows, x: Tensor, und: Fused, gen: Fused, rope: tuple[Tensor, Tensor]) -> Tensor:
+def _norm_and_rotate(rows: Rows, x: Tensor, und: Fused, gen: Fused, rope: Rope) -> Tensor:
     """Per-head norm and rope of q and k together. Where x is bf16, rows of a drawing pass are lifted to float32 for
     both, then cast back.
     """
-    if x.dtype == torch.float32 or rows.lifted == rows.total:
-        return rotated(_weighed(rows, und.head_norm(x), und, gen), rope)
-    plain = rotated(und.head_norm(x[: rows.lifted]) * und.qk_norm, (rope[0][: rows.lifted], rope[1][: rows.lifted]))
+    if rope.lifted is None:
+        return rotated(_weighed(rows, und.head_norm(x), und, gen), rope.plain)
     high = Rows(0, rows.und - rows.lifted, rows.total - rows.lifted)
-    lifted = und.head_norm(x[rows.lifted :].float())
-    lifted = _by_expert(high, lifted, und.qk_norm.mul, gen.qk_norm.mul)
-    turned = rotated(lifted, (rope[0][rows.lifted :].float(), rope[1][rows.lifted :].float()))
-    return torch.cat((plain, turned.to(x.dtype)))
+    lifted = _weighed(high, und.head_norm(x[rows.lifted :].float()), und, gen)
+    turned = rotated(lifted, rope.lifted).to(x.dtype)
+    if rows.lifted == 0:
+        return turned
+    return torch.cat((rotated(und.head_norm(x[: rows.lifted]).mul_(und.qk_norm), rope.plain), turned))
 
 
 def _weighed(rows: Rows, x: Tensor, und: Fused, gen: Fused) -> Tensor:

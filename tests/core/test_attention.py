@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from r3core.errors import DeviceError
 from r3core.model.attention import (
@@ -134,6 +135,36 @@ def test_what_every_layer_needs_is_counted_once_a_forward() -> None:
     assert (full.query_starts.tolist(), full.key_starts.tolist()) == ([0, 2, 3], [0, 2, 8])
     assert (causal.causal, causal.index.tolist(), causal.key_starts.tolist()) == (True, [0, 1, 2], [0, 7])
     assert {starts.dtype for starts in (full.query_starts, causal.key_starts)} == {torch.int32}
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["texts", "pictures"])
+def test_a_layer_does_as_much_for_many_pieces_as_for_two(stored: bool) -> None:
+    """There are as many as texts are written; in each of 28 layers the host would ask for four tensors of each."""
+
+    class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += 1
+            return func(*args, **(kwargs or {}))
+
+    class Nothing(_VariableLength):
+        name: AttentionName = "varlen"
+
+        def _attend(self, q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
+            return q
+
+    counts = []
+    for number in (2, 16):
+        pieces = tuple(PieceRows(ROOM * i, 5, 1, causal=True, stored=stored) for i in range(number))
+        q, (k, v) = torch.randn(number, 4, HEAD), torch.randn(2, number, 2, HEAD)
+        cache = LayerCache(torch.zeros(ROOM * number, 2, HEAD), torch.zeros(ROOM * number, 2, HEAD))
+        packing = Packing(pieces, None, None, torch.arange(5, ROOM * number, ROOM) if stored else None)
+        Nothing()(q, k, v, cache, packing)  # what is kept for every layer
+        with Counted() as counted:  # type: ignore[no-untyped-call]
+            Nothing()(q, k, v, cache, packing)
+        counts.append(counted.count)
+    assert counts[0] == counts[1] <= 6
 
 
 def test_what_is_not_stored_leaves_no_trace() -> None:
