@@ -47,6 +47,8 @@ def main() -> int:
     budget = full_size.Budget(asked.budget, began_s)
     path = _path(asked, device)
     command = "python benchmarks/full_size.py" + ("" if is_true else f" --sizes {asked.sizes}")
+    if path is not None:
+        Results.of(runtime, command, ceiling, lines, []).write(path)
     for line in full_size.FullSize(runtime, sizes, ceiling, _say).measure(budget):
         lines.append(line)
         if path is not None:  # after every line: a run that is ended leaves what it had

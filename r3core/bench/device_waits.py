@@ -9,7 +9,7 @@ from typing import Final
 import torch
 
 from r3core.engine.engine import Engine
-from r3core.events import Progress
+from r3core.events import Event, Failed, Progress
 from r3core.types import Trajectory
 
 _STEPS: Final = 5
@@ -26,7 +26,7 @@ def waits_a_step(engine: Engine, asked: Trajectory) -> float:
         torch.cuda.set_sync_debug_mode("warn")
         try:
             for _ in range(_STEPS):
-                engine.step()
+                _turn(engine)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     _to_the_end(engine)
@@ -42,7 +42,7 @@ def idle_share(engine: Engine, asked: Trajectory) -> float | None:
     _to_the_second_step(engine, asked)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
         for _ in range(_STEPS):
-            engine.step()
+            _turn(engine)
         torch.cuda.synchronize()
     _to_the_end(engine)
     events = seen.events() or []
@@ -64,9 +64,18 @@ def _to_the_second_step(engine: Engine, asked: Trajectory) -> None:
     engine.add("0", asked)
     steps = 0
     while steps < 2:
-        steps += sum(isinstance(event, Progress) for _, event in engine.step())
+        steps += sum(isinstance(event, Progress) for event in _turn(engine))
 
 
 def _to_the_end(engine: Engine) -> None:
     while engine.has_work:
-        engine.step()
+        _turn(engine)
+
+
+def _turn(engine: Engine) -> list[Event]:
+    """What a turn told. Raises what a picture failed of: whoever waits for its steps would wait for ever."""
+    events = [event for _, event in engine.step()]
+    for event in events:
+        if isinstance(event, Failed):
+            raise event.error
+    return events

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -106,7 +107,11 @@ class FullSize:
 
     def measure(self, budget: Budget) -> Iterator[Line]:
         """The lines of every part that there is time for."""
-        pace = self._pace()
+        try:
+            pace = self._pace()
+        except Exception as error:  # noqa: BLE001 - the first picture that is ever drawn there
+            self._failed("the first loop, without which nothing else is tried", error, budget)
+            return
         self._say(f"a branch takes {1000 * pace.forward_s:.2f} ms, a token {1000 * pace.token_s:.2f} ms")
         for part in self._parts(budget, pace):
             if budget.allows(part.name, part.seconds(pace)):
@@ -119,8 +124,12 @@ class FullSize:
         try:
             yield from part.lines()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is named with the results
-            budget.left_out.append(f"failed: {part.name}: {type(error).__name__}: {error}")
+            self._failed(part.name, error, budget)
             drop_all(self.runtime.engine)
+
+    def _failed(self, name: str, error: Exception, budget: Budget) -> None:
+        budget.left_out.append(f"failed: {name}: {type(error).__name__}: {error}")
+        self._say("".join(traceback.format_exception(error)))  # there may be no second run
 
     def _parts(self, budget: Budget, pace: Pace) -> Iterator[Part]:
         sizes, times = self._sizes, self._sizes.runs + 1

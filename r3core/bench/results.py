@@ -111,10 +111,17 @@ def machine(device: torch.device) -> dict[str, str | int]:
 
 def versions() -> dict[str, str]:
     """Of Python, of what computes, and of CUDA where torch was built with it."""
-    found = {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+    found = {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}}
     if torch.version.cuda is not None:
         found["cuda"] = torch.version.cuda
     return found
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:  # brought along without what pip knows it by
+        return "unknown"
 
 
 def commit() -> str:

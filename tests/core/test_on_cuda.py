@@ -26,10 +26,13 @@ from r3core.bench.setting import Setting
 from r3core.config import EngineConfig
 from r3core.engine.batch import Picture
 from r3core.engine.devices import device_of
-from r3core.errors import DeviceError
+from r3core.errors import DeviceError, StepFailed
 from r3core.events import Event, ImageReady, Reasoned, Reflected, TextDelta
+from r3core.model.attention import choose
+from r3core.model.bagel import Bagel
 from r3core.runtime import Runtime, load_engine
 from r3core.types import Trajectory
+from tests.core import pretended_cuda as pretended_module
 from tests.core.pretended_cuda import CUDA, PretendedCuda, pretended_cuda
 
 TEXTS = (TextDelta, Reasoned, Reflected)
@@ -88,6 +91,22 @@ def test_attention_over_packed_lengths_sees_what_torchs_own_does(checkpoint: Pat
     ]
     for these, those in zip(*(driven.seen for driven in drawn), strict=True):
         assert apart(these.pictures, those.pictures) < 16  # rounded otherwise, to eight bits and more than once
+
+
+def test_a_kernel_that_is_wrong_for_single_rows_is_not_chosen(
+    cuda: PretendedCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every token that is written alone is one, and kernels have code of its own for them."""
+    flash = pretended_module._flash
+
+    def wrong(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
+        out, normalizers, state = flash(*given)
+        return (out * 2 if given[5] == 1 else out), normalizers, state
+
+    assert choose(CUDA, torch.bfloat16, "varlen").reason == "varlen passed its probe"
+    monkeypatch.setattr(pretended_module, "_flash", wrong)
+    with pytest.raises(DeviceError, match="its probe differs from sdpa"):
+        choose(CUDA, torch.bfloat16, "varlen")
 
 
 def test_the_host_waits_for_nothing_but_what_it_must_know(checkpoint: Path, cuda: PretendedCuda) -> None:
@@ -159,6 +178,42 @@ def test_the_bench_counts_the_waits_in_the_middle_of_a_picture(checkpoint: Path,
 
     runtime.engine.step = and_read  # type: ignore[method-assign]
     assert waits_a_step(runtime.engine, asked) == 1
+
+
+def test_a_picture_that_fails_is_waited_for_by_nobody(
+    checkpoint: Path, cuda: PretendedCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = random_runtime(random_weights(SMALL, checkpoint, CUDA, torch.float32), 64, 1)
+    velocity, left = Bagel.velocity, Counter[str]()
+
+    def fails_at_last(self: Bagel, hidden: Tensor) -> Tensor:
+        left["calls"] -= 1
+        if left["calls"] < 0:
+            raise RuntimeError("no kernel image")
+        return velocity(self, hidden)
+
+    monkeypatch.setattr(Bagel, "velocity", fails_at_last)
+    for measured, calls in ((waits_a_step, 0), (idle_share, 0), (waits_a_step, 4), (waits_a_step, 8)):
+        left["calls"] = calls
+        with pytest.raises(StepFailed, match="no kernel image"):
+            measured(runtime.engine, drawing(setting(runtime), TIMESTEPS))
+        assert not runtime.engine.has_work
+
+
+def test_the_harness_says_where_a_part_failed(
+    checkpoint: Path, cuda: PretendedCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails_here(self: Bagel, hidden: Tensor) -> Tensor:
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(Bagel, "velocity", fails_here)
+    runtime = random_runtime(random_weights(SMALL, checkpoint, CUDA, torch.bfloat16), 64, 1)
+    budget, said = full_size.Budget(3600, time.perf_counter()), list[str]()
+    assert list(full_size.FullSize(runtime, full_size.TRIAL, Ceiling(100, 10), said.append).measure(budget)) == []
+    assert budget.left_out == [
+        "failed: the first loop, without which nothing else is tried: StepFailed: RuntimeError: no kernel image"
+    ]
+    assert "in fails_here" in said[-1]
 
 
 @pytest.mark.slow
