@@ -293,7 +293,7 @@ class _Opened:
 class _Generator(torch.Generator):
     """Random numbers of the host, whichever device is named."""
 
-    def __new__(cls, device: object) -> Self:  # noqa: ARG004 - named by who wants them on a device
+    def __new__(cls, device: object = None) -> Self:  # noqa: ARG004 - named by who wants them on a device
         return super().__new__(cls, "cpu")  # type: ignore[call-arg]
 
 

@@ -216,7 +216,6 @@ def test_the_harness_says_where_a_part_failed(
     assert "in fails_here" in said[-1]
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_harness_for_a_gpu_finds_its_way(checkpoint: Path, cuda: PretendedCuda) -> None:
     """All its parts, for the first minutes on a GPU are dear."""
@@ -225,7 +224,7 @@ def test_the_harness_for_a_gpu_finds_its_way(checkpoint: Path, cuda: PretendedCu
     budget = full_size.Budget(3600, time.perf_counter())
     lines = list(full_size.FullSize(runtime, sizes, Ceiling(100, 10), print).measure(budget))
     assert budget.left_out == []
-    assert {line.part for line in lines} == {"pictures", "device", "decode", "loops", "memory", "denoise"}
+    assert {line.part for line in lines} == {"pictures", "device", "decode", "choosing", "loops", "memory", "denoise"}
     assert [line.values for line in lines if line.part == "device"] == [(0,)]
 
 
