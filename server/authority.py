@@ -24,7 +24,7 @@ from server.keys import KeysUnreadable, Scope, key_shown
 from server.links import Linked
 from server.queue_errors import RateLimited
 from server.rate_limits import REQUESTS, Limit
-from server.sessions import session_shown
+from server.sessions import sessions_shown
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Authority:
     """Says who asks, as keys and links stand at that moment. `connect` it before it is asked."""
 
     def __init__(self, settings: Settings) -> None:
-        self._per_min = settings.requests_per_min
+        self._per_min, self._public_url = settings.requests_per_min, settings.public_url
         self._ring = KeyRing(settings)
         self._queue: Queue | None = None
 
@@ -69,9 +69,9 @@ class Authority:
             linked = await self._linked(ring, tokens[0]) if len(tokens) == 1 else None
             if linked is not None:
                 return Caller(linked.tenant, None, _READ, Link(linked.job, tokens[0]))
-            if not _has_key(scope):
+            if not self._has_key(scope):
                 return Caller("", None, _READ, Link("", ""))  # nobody's, so that it sees nothing
-        return _by_key(scope, ring) if ring.is_on else LOCAL
+        return self._by_key(scope, ring) if ring.is_on else LOCAL
 
     async def count(self, caller: Caller) -> Limit | None:
         """Count a request of this caller's, and say how they stand; None where it is not limited.
@@ -116,6 +116,24 @@ class Authority:
         key = ring.keys.get(caller.key) if caller.key is not None else None
         return (None, None) if key is None else (f"key:{key.id}", key.requests_per_min or self._per_min)
 
+    def _by_key(self, scope: AsgiScope, ring: Ring) -> Caller:
+        given = Headers(scope=scope).getlist("authorization")
+        if not given and (sessions := sessions_shown(scope, self._public_url)):
+            return _by_session(sessions, ring)
+        if len(given) != 1:
+            many = "an Authorization header is there more than once; send one"
+            raise refused(many if given else "no key is there; send it as Authorization: Bearer <key>")
+        bearer = _BEARER.fullmatch(given[0])
+        if bearer is None:
+            raise refused("Authorization must be Bearer and the key")
+        key = key_shown(bearer[1], ring.keys)
+        if key is None:
+            raise refused("this key is not known, or was revoked; use another", error="invalid_token")
+        return Caller(key.tenant, key.id, frozenset(key.scopes))
+
+    def _has_key(self, scope: AsgiScope) -> bool:
+        return "authorization" in Headers(scope=scope) or bool(sessions_shown(scope, self._public_url))
+
     async def _is_good(self, ring: Ring, caller: Caller) -> bool:
         if caller.link is not None:
             return await self._linked(ring, caller.link.token) is not None
@@ -133,24 +151,8 @@ class Authority:
         return None if found is None else Linked(*found)
 
 
-def _by_key(scope: AsgiScope, ring: Ring) -> Caller:
-    given = Headers(scope=scope).getlist("authorization")
-    if not given and (session := session_shown(scope)) is not None:
-        return _by_session(session, ring)
-    if len(given) != 1:
-        many = "an Authorization header is there more than once; send one"
-        raise refused(many if given else "no key is there; send it as Authorization: Bearer <key>")
-    bearer = _BEARER.fullmatch(given[0])
-    if bearer is None:
-        raise refused("Authorization must be Bearer and the key")
-    key = key_shown(bearer[1], ring.keys)
-    if key is None:
-        raise refused("this key is not known, or was revoked; use another", error="invalid_token")
-    return Caller(key.tenant, key.id, frozenset(key.scopes))
-
-
-def _by_session(session: str, ring: Ring) -> Caller:
-    key = None if ring.sessions is None else ring.sessions.read(session, ring.keys, time.time())
+def _by_session(sessions: list[str], ring: Ring) -> Caller:
+    key = None if ring.sessions is None else ring.sessions.read_any(sessions, ring.keys, time.time())
     if key is None:
         raise refused("the session is over; sign in again", error="invalid_token")
     return Caller(key.tenant, key.id, frozenset(key.scopes))
@@ -164,7 +166,3 @@ def refused(detail: str, error: str = "") -> ApiError:
 
 def _tokens_of(scope: AsgiScope) -> list[str]:
     return QueryParams(scope["query_string"]).getlist("token")
-
-
-def _has_key(scope: AsgiScope) -> bool:
-    return "authorization" in Headers(scope=scope) or session_shown(scope) is not None

@@ -78,7 +78,9 @@ def install(app: FastAPI) -> None:
 
 def openapi_yaml(app: FastAPI) -> str:
     """The contract as YAML: the same for the same source, whatever the machine."""
-    text: str = yaml.safe_dump(app.openapi(), sort_keys=False, allow_unicode=True, width=120)
+    text: str | None = getattr(app.state, "openapi_yaml", None)
+    if text is None:  # anybody may ask for it, and it takes as long as a hundred other answers
+        text = app.state.openapi_yaml = yaml.safe_dump(app.openapi(), sort_keys=False, allow_unicode=True, width=120)
     return text
 
 

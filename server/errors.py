@@ -167,7 +167,9 @@ def queue_error(error: QueueError) -> ApiError:
     if isinstance(error, QueueUnavailable):
         # What was asked may have been done all the same, where only the answer was lost.
         again = f"try again in {_whole(error.retry_after_s)} s, and submit with an Idempotency-Key to make no job twice"
-        detail = f"{error}; nothing that was accepted is lost: {again}"
+        detail = f"{error.public}; nothing that was accepted is lost: {again}"
+        if error.reason:
+            log.info("queue unavailable", reason=error.reason)
         return ApiError("queue_unavailable", detail, headers={"Retry-After": _whole(error.retry_after_s)})
     if isinstance(error, QueueFull):
         return ApiError(

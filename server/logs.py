@@ -1,7 +1,8 @@
 """Logs: one JSON line an event on standard output (or coloured text for people), ours and those of the libraries alike.
 
 No line holds a prompt, a query string, a key or a token: whoever logs passes ids and numbers, never texts of people.
-What looks like a key or a token all the same, in a path or in an exception's text, is struck out at the last moment.
+What looks like a key or a token all the same, in a path or in an exception's text, is struck out at the last moment. A
+terminal is given no order that somebody has put into a path.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Final, Literal, TextIO
 import structlog
 
 from server.audit import AUDIT
+from server.tables import plain
 
 _KEY: Final = re.compile(r"(r3_[0-9a-f]{16})_[A-Za-z0-9_-]+")
 _TOKEN: Final = re.compile(r"(token=)[^&\s\"']+")
@@ -43,7 +45,8 @@ def configure_logging(level: str, log_format: Literal["json", "console"], to: Te
         if log_format == "json"
         else structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     )
-    last: list[Any] = [structlog.processors.format_exc_info, struck, renderer]  # tracebacks are struck out of, too
+    for_people = [] if log_format == "json" else [escaped]  # JSON escapes by itself
+    last: list[Any] = [structlog.processors.format_exc_info, struck, *for_people, renderer]  # tracebacks are in it, too
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(allow=())],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
@@ -59,6 +62,14 @@ def configure_logging(level: str, log_format: Literal["json", "console"], to: Te
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = name != "uvicorn.access"  # ours (observe.py) leaves the query string out
+
+
+def escaped(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The line with escapes in place of what a terminal would act on; tracebacks keep their lines."""
+    for name, value in line.items():
+        if isinstance(value, str):
+            line[name] = "\n".join(map(plain, value.split("\n"))) if name == "exception" else plain(value)
+    return line
 
 
 def struck(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

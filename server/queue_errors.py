@@ -25,12 +25,13 @@ class QueueError(Exception):
 class QueueUnavailable(QueueError):
     """Redis did not answer, or refused to write; nothing is known to be lost, and what was asked may have been done.
 
-    `retry_after_s` in seconds.
+    `retry_after_s` in seconds. `reason` is Redis's or the network's own word, which may name hosts: for logs and the
+    operator's terminal. `public` is without it, for whoever asks from elsewhere.
     """
 
-    def __init__(self, message: str, retry_after_s: float = 2.0) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
+    def __init__(self, message: str, retry_after_s: float = 2.0, reason: str = "") -> None:
+        super().__init__(f"{message}: {reason}" if reason else message)
+        self.public, self.retry_after_s, self.reason = message, retry_after_s, reason
 
 
 class QueueFull(QueueError):

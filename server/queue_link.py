@@ -80,7 +80,7 @@ class Link:
             raise QueueUnavailable(f"more was asked of the queue than it answers in {TURN_WITHIN_S:g} s") from None
         try:
             if self._away is not None and self._away[0] > came_at:
-                raise QueueUnavailable(str(self._away[1]))
+                raise _once_more(self._away[1])
             answer = await self._asked(ask)
         finally:
             self._places.release()
@@ -106,11 +106,15 @@ class Link:
                     await self.redis.connection_pool.disconnect(inuse_connections=False)
                 if not isinstance(said, QueueUnavailable) or monotonic() + delay >= until:
                     is_silent = isinstance(error, OSError | RedisConnectionError | RedisTimeoutError)
-                    if is_silent and self._answered_at < began:
-                        self._away = (monotonic(), QueueUnavailable(str(said)))
+                    if is_silent and isinstance(said, QueueUnavailable) and self._answered_at < began:
+                        self._away = (monotonic(), _once_more(said))
                     raise said from error
             await asyncio.sleep(delay)
         raise AssertionError("unreachable")
+
+
+def _once_more(said: QueueUnavailable) -> QueueUnavailable:
+    return QueueUnavailable(said.public, said.retry_after_s, said.reason)
 
 
 def _cancellations() -> int:

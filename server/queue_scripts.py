@@ -66,9 +66,9 @@ def translated(error: Exception) -> QueueError | None:
     if isinstance(error, TIMEOUTS):
         return QueueUnavailable("Redis did not answer in time: it is overloaded, hangs, or is away")
     if isinstance(error, TRANSIENT):
-        return QueueUnavailable(f"Redis is not reachable: {str(error) or type(error).__name__}")
+        return QueueUnavailable("Redis is not reachable", reason=str(error) or type(error).__name__)
     if isinstance(error, ResponseError) and str(error).startswith(TRANSIENT_CODES):
-        return QueueUnavailable(f"Redis cannot take this now: {error}")
+        return QueueUnavailable("Redis cannot take this now", reason=str(error))
     if isinstance(error, ResponseError) and "OUT_OF_ORDER" in str(error):
         return OutOfOrder(str(error))
     return None

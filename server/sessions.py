@@ -8,13 +8,16 @@ another key takes the place of the same id. The key itself never lies in the bro
 A browser sends the cookie by itself, whatever page has it call us. So it counts only where the browser says that the
 call comes from a page of this very origin (Sec-Fetch-Site), or, where it says nothing of that, if Origin is our own
 address; a safe call may come without either, and may be typed into the address bar.
+
+Another name of the same site, or another port of the same host, can plant a cookie of our name. So by https it has a
+prefix that only we can set, and where there are several the one counts that is good.
 """
 
 from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -24,8 +27,9 @@ from starlette.types import Scope
 from server.keys import Key
 from server.links import signature
 
-COOKIE: Final = "r3_session"
+_COOKIE: Final = "r3_session"
 SESSION_S: Final = 7 * 24 * 3600
+_MOST: Final = 8  # values that are looked at: whoever can plant one may plant many
 _FORM: Final = re.compile(r"((r3_[0-9a-f]{16})\.([0-9]{1,12}))\.([A-Za-z0-9_-]{43})")
 _PURPOSE: Final = b"r3 session 1\n"  # the secret signs nothing else that could be taken for one
 _SAFE: Final = frozenset({"GET", "HEAD"})
@@ -51,20 +55,30 @@ class Sessions:
         is_ours = hmac.compare_digest(self._signature(form[1], key), form[4])
         return key if is_ours and now_s < int(form[3]) else None
 
+    def read_any(self, values: Iterable[str], keys: Mapping[str, Key], now_s: float) -> Key | None:
+        """The key that these speak for; None where they speak for none, or for several."""
+        found = {key.id: key for value in values if (key := self.read(value, keys, now_s)) is not None}
+        return next(iter(found.values())) if len(found) == 1 else None
+
     def _signature(self, content: str, key: Key) -> str:
         return signature(self._secret, _PURPOSE, f"{content} {key.sha256}")
 
 
-def session_shown(scope: Scope) -> str | None:
-    """The session's cookie, None where there is none, or where it was sent on behalf of a page that is not ours."""
-    headers = Headers(scope=scope)
+def cookie_name(scope: Scope, public_url: str | None) -> str:
+    """What the cookie is called: browsers take `__Host-` from the host itself alone, by https, for all its paths."""
+    return f"__Host-{_COOKIE}" if is_secure(scope, public_url) else _COOKIE
+
+
+def sessions_shown(scope: Scope, public_url: str | None) -> list[str]:
+    """What the session's cookies hold; nothing where they were sent on behalf of a page that is not ours."""
+    headers, wanted = Headers(scope=scope), cookie_name(scope, public_url)
     values = [
         value.strip()
         for line in headers.getlist("cookie")
         for name, _, value in (part.partition("=") for part in line.split(";"))
-        if name.strip() == COOKIE
+        if name.strip() == wanted
     ]
-    return values[0] if len(values) == 1 and _is_from_our_page(scope["method"], headers) else None
+    return values[:_MOST] if _is_from_our_page(scope["method"], headers) else []
 
 
 def is_secure(scope: Scope, public_url: str | None) -> bool:

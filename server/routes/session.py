@@ -14,7 +14,7 @@ from server.callers import Caller, Reader
 from server.errors import json_response
 from server.routes import allow_head
 from server.service import Parts
-from server.sessions import COOKIE, SESSION_S, is_secure
+from server.sessions import SESSION_S, cookie_name, is_secure
 from server.views import SessionView
 
 router = APIRouter(prefix="/session", tags=["service"])
@@ -67,5 +67,5 @@ def _shown(caller: Caller) -> dict[str, Any]:
 
 
 def _set(response: Response, request: Request, public_url: str | None, value: str, age_s: int) -> None:
-    secure = is_secure(request.scope, public_url)
-    response.set_cookie(COOKIE, value, max_age=age_s, path="/", secure=secure, httponly=True, samesite="strict")
+    name, secure = cookie_name(request.scope, public_url), is_secure(request.scope, public_url)
+    response.set_cookie(name, value, max_age=age_s, path="/", secure=secure, httponly=True, samesite="strict")

@@ -262,6 +262,27 @@ def test_keys_and_tokens_are_struck_out_of_every_log_line() -> None:
     assert line == {"path": f"/jobs/{key.id}_***", "exception": "GET /images/x?token=***&a=1 failed", "n": 1}
 
 
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_path_gives_the_terminal_no_orders(log_format: Literal["json", "console"]) -> None:
+    program = f"""
+import sys, structlog
+from server.logs import configure_logging
+configure_logging("info", {log_format!r}, sys.stdout)
+bad = "/\\x1b]0;pwn\\x07\\x9b31m\\u202e"
+structlog.get_logger("r3.api").info("request " + bad, path=bad)
+try:
+    raise RuntimeError(bad)
+except RuntimeError:
+    structlog.get_logger("r3.api").exception("unforeseen error")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    told = done.stdout.replace("\x1b[0m", "").replace("\x1b[1m", "")
+    told = re.sub(r"\x1b\[[0-9;]*m", "", told)  # the renderer's own colours
+    assert not [c for c in told if not c.isprintable() and c != "\n"]
+    assert ("\\x1b]0;pwn" in told) == (log_format == "console")
+    assert "Traceback" in told
+
+
 @pytest.mark.row("L1")
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_they_are_struck_out_of_tracebacks_too(log_format: Literal["json", "console"]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from server.keys import Key, digest_of, id_of, new_secret
-from server.sessions import SESSION_S, Sessions, session_shown
+from server.sessions import SESSION_S, Sessions, sessions_shown
 
 SECRET = "a secret of thirty-two characters"
 NOW = 1_800_000_000.0
@@ -83,9 +83,20 @@ def test_a_cookie_counts_only_in_calls_of_our_own_page(
 ) -> None:
     given = [("host", "r3.example"), ("cookie", "theme=dark; r3_session=abc"), *headers]
     scope = {"type": "http", "method": method, "headers": [(n.encode(), v.encode()) for n, v in given]}
-    assert session_shown(scope) == ("abc" if counts else None)
+    assert sessions_shown(scope, None) == (["abc"] if counts else [])
 
 
-def test_two_cookies_of_the_name_are_none() -> None:
-    headers = [(b"sec-fetch-site", b"same-origin"), (b"cookie", b"r3_session=a; r3_session=b")]
-    assert session_shown({"type": "http", "method": "GET", "headers": headers}) is None
+def test_by_https_a_cookie_counts_that_no_other_name_of_the_site_can_plant() -> None:
+    headers = [(b"sec-fetch-site", b"same-origin"), (b"cookie", b"r3_session=planted; __Host-r3_session=ours")]
+    scope = {"type": "http", "method": "GET", "headers": headers}
+    assert sessions_shown(scope, None) == ["planted"]
+    assert sessions_shown(scope, "https://r3.example") == sessions_shown({**scope, "scheme": "https"}, None) == ["ours"]
+
+
+def test_a_cookie_that_was_planted_locks_nobody_out() -> None:
+    key, other, sessions = made(), made(), Sessions(SECRET)
+    value, keys = sessions.value(key, NOW), {key.id: key, other.id: other}
+    assert sessions.read_any(["nonsense", value], keys, NOW) == key
+    assert sessions.read_any([value, value], keys, NOW) == key
+    assert sessions.read_any([value, sessions.value(other, NOW)], keys, NOW) is None, "nobody knows whose it is"
+    assert sessions.read_any([], keys, NOW) is None

@@ -61,6 +61,14 @@ def test_the_contract_is_the_same_each_time_and_as_yaml_json_or_served(
     assert yaml.safe_load(texts.pop()) == contract == api.client.get("/openapi.json").json()
 
 
+def test_the_contract_is_written_once_for_anybody_may_ask_for_it(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = api.client.get("/openapi.yaml").text
+    monkeypatch.setattr("server.contract.yaml.safe_dump", None)
+    assert api.client.get("/openapi.yaml").text == first
+
+
 def test_no_machine_is_in_the_contract(contract: dict[str, Any]) -> None:
     assert not re.search(r"/(home|root|work|tmp)/|localhost", str(contract))
 
