@@ -15,6 +15,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
@@ -138,6 +139,8 @@ class ImageStore:
         folders: dict[tuple[str, str], StoredFolder] = {}
         for key, size, written_s in self._objects.sizes():
             tenant, job, _ = key.split("/")
+            if not (_SAFE_NAME.fullmatch(tenant) and _SAFE_NAME.fullmatch(job)):
+                continue  # nobody's of ours: lost+found, a bin
             seen = folders.get((tenant, job), StoredFolder(tenant, job, 0, 0, 0.0))
             size_bytes, newest_s = seen.size_bytes + size, max(seen.newest_s, written_s)
             folders[tenant, job] = StoredFolder(tenant, job, seen.objects + 1, size_bytes, newest_s)
@@ -214,11 +217,20 @@ class _FolderObjects:
             raise ImageMissing(f"no object {key} under {self._root}") from error
 
     def remove_folder(self, folder: str) -> None:
-        shutil.rmtree(self._root / folder, ignore_errors=True)
+        for _ in range(_TRIES):
+            try:
+                return shutil.rmtree(self._root / folder)
+            except FileNotFoundError:  # all of it, or what somebody else has removed meanwhile
+                if not (self._root / folder).exists():
+                    return None
+        return shutil.rmtree(self._root / folder)
 
     def remove(self, keys: list[str]) -> None:
         for key in keys:
             (self._root / key).unlink(missing_ok=True)
+        for folder in {(self._root / key).parent for key in keys}:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
 
     def sizes(self, folder: str | None = None) -> Iterator[tuple[str, int, float]]:
         for path in self._root.glob(f"{folder or '*/*'}/*"):

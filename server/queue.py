@@ -231,15 +231,17 @@ class Queue:
 
     async def keep_mark(self, mark: str) -> str:
         """Calls this queue so, where it has no mark; returns the one that it has then."""
-        await self._do(lambda: self._redis.set(f"{ROOT}mark", mark, nx=True))
-        return await self.mark() or mark
+        return cast(str, await self._run("keep_mark", mark))
 
     async def take_turn(self, chore: str, for_s: float) -> bool:
         """Whether this process is the one to do a chore: nobody else is let for `for_s`."""
-        key, mine, px = f"{ROOT}lock:{chore}", secrets.token_hex(8), int(for_s * 1000)
-        # What the key held tells an earlier attempt, whose answer was lost, from another process.
-        held = await self._do(lambda: self._redis.set(key, mine, nx=True, get=True, px=px))
-        return held in (None, mine)
+        return bool(await self._run("take_turn", chore, secrets.token_hex(8), int(for_s * 1000)))
+
+    async def shorten(self, job_ids: Sequence[str]) -> None:
+        """Has finished jobs, and their pictures' records, go when the present lifetime of jobs has it: those that ended
+        while they were to be kept for longer.
+        """
+        await self._run("shorten", *job_ids)
 
     # events
 

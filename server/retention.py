@@ -61,24 +61,38 @@ class Retention:
         if not await self._owns(folders):
             log.warning("no picture is swept: the image store is not marked as this queue's", remedy=_TO_MEND)
             return 0
+        mark = await self._queue.mark()
         for folder in folders:
             if now - folder.newest_s < GRACE_S:
                 continue
             job = await self._queue.job(folder.job)
-            if job is None:
-                removed += await asyncio.to_thread(self._images.delete_job, folder.tenant, folder.job)
-            elif self._has_old_previews(folder, job, now):
-                await asyncio.to_thread(self._images.keep_only, folder.tenant, folder.job, _hashes(job))
+            if job is None and await self._queue.mark() != mark:
+                log.warning("the sweep ends: Redis has lost its data since it began", remedy=_TO_MEND)
+                break
+            try:
+                removed += await self._swept(folder, job, now)
+            except OSError as error:  # of one folder: the others would wait for it for ever
+                log.warning("a folder of pictures could not be swept", folder=folder.job, reason=str(error))
         if removed:
             log.info("pictures without a job removed", jobs=removed)
         return removed
+
+    async def _swept(self, folder: StoredFolder, job: StoredJob | None, now: float) -> bool:
+        """Whether its pictures were without a job, and are gone."""
+        if job is None:
+            return await asyncio.to_thread(self._images.delete_job, folder.tenant, folder.job)
+        if self._has_old_previews(folder, job, now):
+            await asyncio.to_thread(self._images.keep_only, folder.tenant, folder.job, _hashes(job))
+        ttl_s = self._settings.job_ttl_s
+        if ttl_s is not None and job.finished_ms is not None and now - job.finished_ms / 1000 > ttl_s:
+            await self._queue.shorten([folder.job])  # it ended while jobs were to be kept for longer
+        return False
 
     async def keep_within_bound(self) -> int:
         """Delete the oldest finished jobs until the pictures take at most R3_KEEP_GB; returns how many were."""
         folders = sorted(await self._folders(), key=lambda folder: folder.newest_s)
         excess = self._excess(folders)
-        if excess > 0 and not await self._owns(folders):
-            # Pictures that nobody may sweep are not to cost those of jobs that are known.
+        if excess > 0:  # pictures without a job, swept or not, are not to cost those of jobs that are known
             folders = [folder async for folder in self._known(folders)]
             excess = self._excess(folders)
         deleted = 0
@@ -86,9 +100,11 @@ class Retention:
             if excess <= 0:
                 break
             if await self._queue.delete(folder.job) == "deleted":
-                await asyncio.to_thread(self._images.delete_job, folder.tenant, folder.job)
-                excess -= folder.size_bytes
                 deleted += 1
+                if not await asyncio.to_thread(self._images.delete_job, folder.tenant, folder.job):
+                    log.warning("no more jobs are deleted: their pictures do not go", keep_gb=self._settings.keep_gb)
+                    break
+                excess -= folder.size_bytes
         if deleted:
             log.info("oldest jobs deleted to stay within R3_KEEP_GB", jobs=deleted, keep_gb=self._settings.keep_gb)
         return deleted

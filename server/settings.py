@@ -115,11 +115,11 @@ class Settings(BaseSettings):
     image_store_region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
     """The region of the S3 bucket; unset: as AWS's own variables say."""
     keep_gb: Annotated[float, Field(gt=0)] = 10.0
-    """Pictures that `r3 serve` keeps where jobs have no lifetime; the oldest finished jobs go first."""
+    """Pictures that are kept where jobs have no lifetime (R3_JOB_TTL_S); the oldest finished jobs go first."""
     event_ttl_s: Annotated[int, Field(ge=1)] = 3600
     """How long a finished job's events can be read."""
     job_ttl_s: Annotated[int, Field(ge=1)] | None = 24 * 3600
-    """How long a finished job and its pictures are kept; `none`, and `r3 serve` unless it is set: until deleted."""
+    """How long a finished job and its pictures are kept; `none`, and `r3 serve` unless it is set: see R3_KEEP_GB."""
     poisoned_ttl_s: Annotated[int, Field(ge=1)] = 7 * 24 * 3600
     """How long a job is kept that was given up as poison; R3_JOB_TTL_S is the least."""
     idempotency_ttl_s: Annotated[int, Field(ge=1)] = 24 * 3600

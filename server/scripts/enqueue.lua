@@ -44,10 +44,13 @@ if ARGV[16] ~= '' then call('HSET', job_key(id), 'webhook', ARGV[16]) end
 if idem_name ~= '' then call('SET', idem_key(job.tenant, idem_name), body_hash .. ' ' .. id, 'PX', POLICY.idem_ttl_ms) end
 enter_wait(id, job, place)
 
--- The tenant's list: it stays while a job is under way, and what is gone from its old end is struck off bit by bit.
+-- The tenant's list: it stays while a job is under way, and what is gone is struck off bit by bit: from its old end, and
+-- here and there, for jobs that wait for long may stand before what is gone.
 local index = ROOT .. 'jobs:' .. job.tenant
-for _, old in ipairs(call('ZRANGE', index, 0, 4)) do
-  if call('EXISTS', job_key(old)) == 0 then call('ZREM', index, old) end
+for _, some in ipairs({call('ZRANGE', index, 0, 4), call('ZRANDMEMBER', index, 5)}) do
+  for _, old in ipairs(some) do
+    if call('EXISTS', job_key(old)) == 0 then call('ZREM', index, old) end
+  end
 end
 local made = NOW_US
 while call('ZCOUNT', index, whole(made), whole(made)) > 0 do made = made + 1 end

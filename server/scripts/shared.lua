@@ -274,7 +274,9 @@ local function begin_lifetimes(id, job, ttl)
   end
   if call('HINCRBY', ROOT .. 'load', 'active:' .. job.tenant, -1) <= 0 then
     call('HDEL', ROOT .. 'load', 'active:' .. job.tenant, 'running:' .. job.tenant)
-    keep_for(POLICY.job_ttl_ms, ROOT .. 'jobs:' .. job.tenant)
+    local listed = POLICY.job_ttl_ms
+    if listed ~= cjson.null then listed = math.max(listed, POLICY.poisoned_ttl_ms) end
+    keep_for(listed, ROOT .. 'jobs:' .. job.tenant)
     if call('EXISTS', ROOT .. 'load') == 0 then keep_for(POLICY.job_ttl_ms, ROOT .. 'seen') end -- nobody has any left
   end
 end

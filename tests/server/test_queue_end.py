@@ -175,6 +175,18 @@ async def test_a_log_is_kept_whole_up_to_ten_thousand_events(queue: Queue, worke
     assert len(await queue.events(sent, after=0, limit=7)) == 7
 
 
+async def test_what_is_gone_is_struck_from_the_list_though_old_jobs_wait_before_it(
+    queue: Queue, db: redis.Redis
+) -> None:
+    waiting = [await submitted(queue) for _ in range(5)]
+    for _ in range(100):
+        db.delete(f"{{r3}}:job:{await submitted(queue)}")
+    waiting += [await submitted(queue) for _ in range(5)]
+    listed = {one.decode() if isinstance(one, bytes) else one for one in db.zrange("{r3}:jobs:local", 0, -1)}
+    assert set(waiting) <= listed
+    assert len(listed) < 60
+
+
 async def test_lifetimes_begin_at_the_end(queue_server: EmbeddedServer, db: redis.Redis, new_worker: NewWorker) -> None:
     policy = replace(POLICY, event_ttl_s=60, job_ttl_s=600, idempotency_ttl_s=6000)
     queue, worker = Queue(queue_server.url, policy), new_worker(policy)
@@ -182,11 +194,12 @@ async def test_lifetimes_begin_at_the_end(queue_server: EmbeddedServer, db: redi
     lease = leased(worker)
     worker.preview(sent, lease.token, ("img_p", record(sent, 0, 0)), ("image.preview", {"job_id": sent}))
     worker.checkpoint(sent, lease.token, picture_done(lease, 1))
-    lasting = [f"{{r3}}:{name}" for name in (f"job:{sent}", "jobs:local", "img:img_0_0")]
+    lasting = [f"{{r3}}:{name}" for name in (f"job:{sent}", "img:img_0_0", "jobs:local")]
     passing = [f"{{r3}}:{name}" for name in (f"ev:{sent}", f"pv:{sent}", "img:img_p")]
     assert [db.pttl(key) for key in lasting + passing] == [-1] * 6
     worker.checkpoint(sent, lease.token, Checkpoint(2, ending=DONE))
-    assert [round(db.pttl(key) / 1000) for key in lasting] == [600] * 3
+    assert [round(db.pttl(key) / 1000) for key in lasting[:2]] == [600] * 2
+    assert round(db.pttl(lasting[2]) / 1000) == policy.poisoned_ttl_s, "a job that was given up is listed for as long"
     assert [round(db.pttl(key) / 1000) for key in passing] == [60] * 3
     assert round(db.pttl("{r3}:idem:local:k") / 1000) == 6000
     await submitted(queue)

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from server.embedded import EmbeddedServer
 from server.given_pictures import stored_as
 from server.images import ImageMissing, ImageStore, StoreFailed
-from server.queue import Queue, QueuePolicy
+from server.queue import Queue, QueuePolicy, QueueUnavailable
 from server.queue_records import ROOT
 from server.queue_worker import WorkerQueue
 from server.retention import Retention
@@ -180,6 +180,106 @@ async def test_what_the_store_does_not_let_go_is_not_told_of_as_removed(
     assert [line["event"] for line in lines] == ["pictures of a job are left to the sweep"]
 
 
+async def test_what_is_none_of_ours_and_one_folder_that_fails_keep_no_other_from_the_sweep(
+    queue: Queue, images: ImageStore, hand_worker: HandWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = await finished(queue, hand_worker)
+    assert await retention(queue, images).sweep_orphans() == 0
+    others = [tmp_path / folder for folder in ("lost+found/#12", ".Trash-1000/files", "a b/c")]
+    for folder in others:
+        folder.mkdir(parents=True)
+        (folder / "x").write_bytes(b"theirs")
+    gone = [f"job_{number:032}" for number in range(3)]
+    for job in gone:
+        images.put("local", job, png())
+    aged(tmp_path, 2 * 3600)
+    remove = images.delete_job
+
+    def fails_once(tenant: str, job: str) -> bool:
+        if job == gone[1]:
+            raise StoreFailed("it belongs to somebody else")
+        return remove(tenant, job)
+
+    monkeypatch.setattr(images, "delete_job", fails_once)
+    with capture_logs() as lines:
+        assert await retention(queue, images).sweep_orphans() == 2
+    assert [line["folder"] for line in lines if line["log_level"] == "warning"] == [gone[1]]
+    assert {folder.job for folder in images.jobs()} == {kept, gone[1]}
+    assert all((folder / "x").exists() for folder in others)
+
+
+async def test_a_redis_that_loses_its_data_during_a_sweep_costs_no_picture(
+    queue: Queue,
+    images: ImageStore,
+    hand_worker: HandWorker,
+    database: redis.Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for _ in range(2):
+        await finished(queue, hand_worker)
+    assert await retention(queue, images).sweep_orphans() == 0
+    aged(tmp_path, 2 * 3600)
+    keeper, asked = retention(queue, images), queue.job
+
+    async def forgets(job_id: str) -> Any:
+        database.flushdb()
+        return await asked(job_id)
+
+    monkeypatch.setattr(keeper, "_owns", lambda _: asyncio.sleep(0, True))
+    monkeypatch.setattr(queue, "job", forgets)
+    with capture_logs() as lines:
+        assert await keeper.sweep_orphans() == 0
+    assert [line["event"] for line in lines] == ["the sweep ends: Redis has lost its data since it began"]
+    assert len(list(images.jobs())) == 2
+
+
+async def test_jobs_that_were_to_be_kept_for_ever_go_where_they_have_a_lifetime_now(
+    valkey: EmbeddedServer, database: redis.Redis, images: ImageStore, tmp_path: Path
+) -> None:
+    for_ever = QueuePolicy(job_ttl_s=None)
+    queue, work = Queue(valkey.url, for_ever), WorkerQueue(valkey.url, "w", for_ever)
+    jobs = [await finished(queue, HandWorker(work, images)) for _ in range(2)]
+    work.close()
+    await queue.close()
+    database.hset(f"{ROOT}job:{jobs[0]}", "finished", int((time.time() - 2 * 3600) * 1000))
+    aged(tmp_path, 2 * 3600)
+    queue = Queue(valkey.url, QueuePolicy(job_ttl_s=3600))
+    keeper = retention(queue, images, job_ttl_s=3600)
+    assert await keeper.sweep_orphans() == 0
+    await asyncio.sleep(0.01)
+    assert [await queue.job(job) is None for job in jobs] == [True, False]
+    assert await keeper.sweep_orphans() == 1
+    assert [folder.job for folder in images.jobs()] == jobs[1:]
+    await queue.close()
+
+
+async def test_no_job_is_given_up_for_pictures_that_do_not_go(
+    queue: Queue, images: ImageStore, hand_worker: HandWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [await finished(queue, hand_worker) for _ in range(3)]
+    monkeypatch.setattr(images._objects, "remove_folder", refusing)
+    with capture_logs() as lines:
+        assert await retention(queue, images, keep_gb=0).keep_within_bound() == 1
+    assert lines[-2]["event"] == "no more jobs are deleted: their pictures do not go"
+    assert sum([await queue.job(job) is not None for job in jobs]) == 2
+
+
+async def test_chores_are_done_at_the_memory_limit_for_they_make_room(
+    queue: Queue, images: ImageStore, hand_worker: HandWorker, database: redis.Redis
+) -> None:
+    await finished(queue, hand_worker)
+    database.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(QueueUnavailable, match="memory limit"):
+            await submitted(queue)
+        keeper = retention(queue, images, keep_gb=0)
+        await keeper._locked("keep", 60, keeper.keep_within_bound)()
+    finally:
+        database.config_set("maxmemory", 0)
+    assert list(images.jobs()) == []
+
+
 async def test_a_store_that_cannot_be_swept_is_told_of(
     queue: Queue, images: ImageStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +376,8 @@ async def test_only_one_process_at_a_time_sweeps(queue: Queue, images: ImageStor
 
 async def test_who_asked_first_and_heard_no_answer_has_the_turn(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attempt that repeats it finds the key held, by itself."""
-    asked = queue._redis.set
+    asked = queue._redis.evalsha
+    assert await queue.take_turn("another", 60)  # from now on Redis knows the script
     lost = [True]
 
     async def set_and_lose(*args: Any, **named: Any) -> Any:
@@ -285,7 +386,7 @@ async def test_who_asked_first_and_heard_no_answer_has_the_turn(queue: Queue, mo
             raise redis.ConnectionError("Connection closed by server.")
         return answer
 
-    monkeypatch.setattr(queue._redis, "set", set_and_lose)
+    monkeypatch.setattr(queue._redis, "evalsha", set_and_lose)
     assert await queue.take_turn("test", 60)
     assert not await queue.take_turn("test", 60)
 
