@@ -8,6 +8,8 @@ and the server may have any names; then Host and Origin are looked at only if R3
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 from urllib.parse import urlsplit
@@ -15,11 +17,14 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.callers import CALLER, Caller
 from server.doors import HEALTH_PATHS
 from server.errors import problem_response
 from server.faults import ApiError
 from server.settings import LOOPBACK_HOSTS, Settings
 
+BODY_WITHIN_S: Final = 300.0  # 32 MiB at 1 Mbit/s take 270
+AT_ONCE: Final = 4  # of the largest bodies that are allowed, of one tenant
 MAX_HEADERS: Final = 100
 MAX_HEADER_BYTES: Final = 64 * 1024
 
@@ -77,11 +82,16 @@ class Guard:
 
 
 class BodyLimit:
-    """Counts a body while it is read, so that neither a missing nor a false Content-Length gets past the limit."""
+    """Counts a body while it is read, so that neither a missing nor a false Content-Length gets past the limit.
+
+    What is not complete yet is in memory: it has to be after a while, and one tenant's is bounded, however many
+    requests it comes in. To be asked behind the door, which says whose it is.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._under_way: Counter[str] = Counter()  # bytes by tenant
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -94,17 +104,46 @@ class BodyLimit:
                 scope, receive, send
             )
             return
-        read = 0
+        caller: Caller | None = scope.get(CALLER)
+        tenant = "" if caller is None else caller.tenant
+        read, is_whole, began_s = 0, False, asyncio.get_running_loop().time()
 
         async def counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
+            nonlocal read, is_whole
+            if is_whole:
+                return await receive()  # which tells when the client goes
+            try:
+                async with asyncio.timeout_at(began_s + BODY_WITHIN_S):
+                    message = await receive()
+            except TimeoutError:
+                raise ApiError("bad_request", f"the body was not complete within {BODY_WITHIN_S:g} s") from None
+            came = len(message.get("body", b""))
+            read += came
+            self._under_way[tenant] += came
             if read > self._max_bytes:
                 raise self._too_large(f"more than {self._max_bytes} bytes came")
+            if self._under_way[tenant] > AT_ONCE * self._max_bytes:
+                raise self._too_many()
+            if not message.get("more_body"):
+                is_whole = True
+                self._let_go(tenant, read)
             return message
 
-        await self._app(scope, counted, send)
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            if not is_whole:
+                self._let_go(tenant, read)
+
+    def _let_go(self, tenant: str, size: int) -> None:
+        self._under_way[tenant] -= size
+        if self._under_way[tenant] <= 0:
+            del self._under_way[tenant]
+
+    def _too_many(self) -> ApiError:
+        most = AT_ONCE * self._max_bytes
+        detail = f"bodies of more than {most:,} bytes are on their way at once; send the next when some have come"
+        return ApiError("rate_limited", detail, headers={"Retry-After": "2"})
 
     def _too_large(self, what: str) -> ApiError:
         return ApiError("payload_too_large", f"{what}; a body may have {self._max_bytes} bytes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from server.authority import Authority
 from server.callers import Caller
 from server.catalogue import Catalogue
 from server.errors import invalid_request
+from server.fair_places import FairPlaces
 from server.faults import ApiError, Fault
 from server.giving_up import GivingUp
 from server.hub import Hub
@@ -42,7 +42,7 @@ class Service:
     traces: Traces = OFF
     readiness: Readiness = field(default_factory=Readiness)
     # A picture takes up to 64 MB for a moment: two at once, whoever else waits.
-    decoding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    decoding: FairPlaces = field(default_factory=lambda: FairPlaces(2))
 
     async def job_of(self, tenant: str, job_id: str) -> StoredJob:
         """A job of the tenant's. Raises ApiError job_not_found, also where it is someone else's."""

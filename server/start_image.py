@@ -69,7 +69,7 @@ async def forget_start_images(parts: Service, tenant: str, job_id: str, starts: 
 
 async def _taken(parts: Service, tenant: str, job_id: str, given: str | bytes, description: Description) -> StartImage:
     parent: dict[str, Any] | None = None
-    async with parts.decoding:  # the file too is in memory no sooner than its turn
+    async with parts.decoding.of(tenant):  # the file too is in memory no sooner than its turn
         if isinstance(given, bytes):
             content = given
         elif given.startswith("img_"):

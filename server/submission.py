@@ -92,7 +92,9 @@ def _taken_unseen(job_id: str, error: QueueUnavailable, *, is_keyed: bool) -> Ap
     """What to say of a job that is in the queue when the queue has gone away right then. Clients come again by
     themselves where they are told when; without a key that would make a second one.
     """
-    detail = f"{error}; the job was taken before: GET /jobs/{job_id} will say how it stands, do not send it again"
+    detail = (
+        f"{error.public}; the job was taken before: GET /jobs/{job_id} will say how it stands, do not send it again"
+    )
     headers = {"Location": f"/jobs/{job_id}", **(queue_error(error).headers if is_keyed else NOT_AGAIN)}
     return ApiError("queue_unavailable", detail, headers=headers, extra={"job_id": job_id})
 
