@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 
@@ -135,16 +136,12 @@ class ImageStore:
         self._objects.remove([key for key in keys if key.rpartition("/")[2] not in hashes])
 
     def jobs(self) -> Iterator[StoredFolder]:
-        """Every job that has objects, in no order."""
-        folders: dict[tuple[str, str], StoredFolder] = {}
-        for key, size, written_s in self._objects.sizes():
-            tenant, job, _ = key.split("/")
-            if not (_SAFE_NAME.fullmatch(tenant) and _SAFE_NAME.fullmatch(job)):
-                continue  # nobody's of ours: lost+found, a bin
-            seen = folders.get((tenant, job), StoredFolder(tenant, job, 0, 0, 0.0))
-            size_bytes, newest_s = seen.size_bytes + size, max(seen.newest_s, written_s)
-            folders[tenant, job] = StoredFolder(tenant, job, seen.objects + 1, size_bytes, newest_s)
-        yield from folders.values()
+        """Every job that has objects, in no order, as they are found: a store may have millions."""
+        for folder, objects in groupby(self._objects.sizes(), key=lambda one: one[0].rpartition("/")[0]):
+            tenant, job = folder.split("/")
+            if _SAFE_NAME.fullmatch(tenant) and _SAFE_NAME.fullmatch(job):  # others are nobody's of ours: lost+found
+                sizes, times = zip(*((size, written_s) for _, size, written_s in objects), strict=True)
+                yield StoredFolder(tenant, job, len(sizes), sum(sizes), max(times))
 
     def mark(self) -> str | None:
         """What the queue whose pictures these are calls itself, None where nobody has marked the store."""
@@ -233,15 +230,29 @@ class _FolderObjects:
                 folder.rmdir()
 
     def sizes(self, folder: str | None = None) -> Iterator[tuple[str, int, float]]:
-        for path in self._root.glob(f"{folder or '*/*'}/*"):
-            try:
-                status = path.stat()
-            except FileNotFoundError:
-                continue  # deleted while we were looking
-            yield path.relative_to(self._root).as_posix(), status.st_size, status.st_mtime
+        if folder is None:
+            folders = (f"{t.name}/{j.name}" for t in _listed(self._root) for j in _listed(Path(t.path)))
+        else:
+            folders = (one for one in (folder,))
+        for place in folders:
+            for entry in _listed(self._root / place):
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:
+                    continue  # deleted while we were looking
+                yield f"{place}/{entry.name}", status.st_size, status.st_mtime
 
     def close(self) -> None:
         """A folder does not hang, or nothing can be done about it."""
+
+
+def _listed(path: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder; nothing where it is none, or gone, or not for us to see."""
+    try:
+        with os.scandir(path) as found:
+            return list(found)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
 
 
 def _write_synced(path: Path, content: bytes) -> None:

@@ -163,6 +163,22 @@ class Queue:
         stored = await self._do(lambda: self._redis.hgetall(f"{ROOT}job:{job_id}"))
         return StoredJob.from_hash(job_id, stored) if stored else None
 
+    async def finished(self, job_ids: Sequence[str]) -> dict[str, int | None]:
+        """Of those that are known, when each ended, in ms since 1970, None of one that has not."""
+
+        async def ask() -> list[list[str | None]]:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                for job_id in job_ids:
+                    pipe.hmget(f"{ROOT}job:{job_id}", ["status", "finished"])
+                return await pipe.execute()
+
+        answers = await self._do(ask) if job_ids else []
+        return {
+            job_id: None if finished is None else int(finished)
+            for job_id, (status, finished) in zip(job_ids, answers, strict=True)
+            if status is not None
+        }
+
     async def jobs(
         self, tenant: str, status: str | None = None, limit: int = 20, cursor: str | None = None
     ) -> tuple[list[StoredJob], str | None]:

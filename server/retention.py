@@ -2,7 +2,7 @@
 
     every second     queue.sweep: deadlines of waiting jobs, expired leases
     every hour       pictures whose job is gone, and previews whose events are gone; the first time soon after the start
-    every 5 minutes  under `r3 serve`, where jobs have no lifetime: the oldest finished jobs, once R3_KEEP_GB are full
+    every 5 minutes  where jobs have no lifetime (`r3 serve`): the oldest finished jobs, once R3_KEEP_GB are full
 
 The last two are done by whichever process gets the lock; all of them can be done twice without harm.
 """
@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final, TypeVar
 
 import structlog
 from redis.exceptions import RedisError
@@ -30,11 +31,15 @@ KEEP_EVERY_S: Final = 300.0
 SOON_S: Final = 60.0  # after the start, for a server may never run for an hour
 # A picture is stored before its job is submitted, and a job's last picture before the job is; both are given this long.
 GRACE_S: Final = 3600.0
+CHUNK: Final = 1000  # stored jobs that are looked at together: there may be millions
+AT_ONCE: Final = 16
+KEEP_JOBS: Final = 50_000  # under `r3 serve`: of some 10 kB each in Redis
 _TO_MEND: Final = (
     "is R3_REDIS_URL right, and has no other installation this R3_IMAGE_STORE? If Redis lost its data for good, delete "
     "the store's object @queue: pictures whose job it does not know are then removed"
 )
 _GB: Final = 10**9
+T = TypeVar("T")
 
 
 class Retention:
@@ -57,47 +62,64 @@ class Retention:
 
     async def sweep_orphans(self) -> int:
         """Remove pictures whose job is gone, and previews that outlived their events; returns how many jobs' were."""
-        removed, now, folders = 0, time.time(), await self._folders()
-        if not await self._owns(folders):
+        removed, now = 0, time.time()
+        if not await self._owns():
             log.warning("no picture is swept: the image store is not marked as this queue's", remedy=_TO_MEND)
             return 0
         mark = await self._queue.mark()
-        for folder in folders:
-            if now - folder.newest_s < GRACE_S:
-                continue
-            job = await self._queue.job(folder.job)
-            if job is None and await self._queue.mark() != mark:
+        async for folders in self._folders():
+            old = [folder for folder in folders if now - folder.newest_s >= GRACE_S]
+            finished = await self._queue.finished([folder.job for folder in old])
+            if await self._queue.mark() != mark:  # asked after the jobs: what was said of them holds
                 log.warning("the sweep ends: Redis has lost its data since it began", remedy=_TO_MEND)
                 break
-            try:
-                removed += await self._swept(folder, job, now)
-            except OSError as error:  # of one folder: the others would wait for it for ever
-                log.warning("a folder of pictures could not be swept", folder=folder.job, reason=str(error))
+            removed += await self._remove([folder for folder in old if folder.job not in finished])
+            await self._tidy([(folder, ended) for folder in old if (ended := finished.get(folder.job))], now)
         if removed:
             log.info("pictures without a job removed", jobs=removed)
         return removed
 
-    async def _swept(self, folder: StoredFolder, job: StoredJob | None, now: float) -> bool:
-        """Whether its pictures were without a job, and are gone."""
-        if job is None:
-            return await asyncio.to_thread(self._images.delete_job, folder.tenant, folder.job)
-        if self._has_old_previews(folder, job, now):
-            await asyncio.to_thread(self._images.keep_only, folder.tenant, folder.job, _hashes(job))
+    async def _remove(self, orphans: Sequence[StoredFolder]) -> int:
+        """How many of them have gone: several at once, for each takes a store some time."""
+        gone = 0
+        for some in batched(orphans, AT_ONCE):
+            done = await asyncio.gather(
+                *(self._tried(self._images.delete_job, one, one.tenant, one.job) for one in some)
+            )
+            gone += sum(done)
+        return gone
+
+    async def _tidy(self, ended: Sequence[tuple[StoredFolder, int]], now: float) -> None:
+        """What is left of finished jobs: previews without events, and lifetimes that are no longer as they were."""
         ttl_s = self._settings.job_ttl_s
-        if ttl_s is not None and job.finished_ms is not None and now - job.finished_ms / 1000 > ttl_s:
-            await self._queue.shorten([folder.job])  # it ended while jobs were to be kept for longer
-        return False
+        for folder, finished_ms in ended:
+            if now - finished_ms / 1000 < self._settings.event_ttl_s:
+                continue
+            job = await self._queue.job(folder.job)
+            if job is not None and folder.objects > len(hashes := _hashes(job)):
+                await self._tried(self._images.keep_only, folder, folder.tenant, folder.job, hashes)
+        if ttl_s is not None and (late := [f.job for f, ended_ms in ended if now - ended_ms / 1000 > ttl_s]):
+            await self._queue.shorten(late)  # they ended while jobs were to be kept for longer
+
+    async def _tried(self, work: Callable[..., Any], folder: StoredFolder, *args: Any) -> bool:
+        """Whether it was done: of one folder that fails the others would wait for ever."""
+        try:
+            return await asyncio.to_thread(work, *args) is not False
+        except OSError as error:
+            log.warning("a folder of pictures could not be swept", folder=folder.job, reason=str(error))
+            return False
 
     async def keep_within_bound(self) -> int:
-        """Delete the oldest finished jobs until the pictures take at most R3_KEEP_GB; returns how many were."""
-        folders = sorted(await self._folders(), key=lambda folder: folder.newest_s)
-        excess = self._excess(folders)
-        if excess > 0:  # pictures without a job, swept or not, are not to cost those of jobs that are known
-            folders = [folder async for folder in self._known(folders)]
-            excess = self._excess(folders)
-        deleted = 0
-        for folder in folders:
-            if excess <= 0:
+        """Delete the oldest finished jobs until the pictures take at most R3_KEEP_GB, and the jobs no more of Redis's
+        memory than they should; returns how many were.
+        """
+        folders = [folder async for some in self._folders() for folder in some]
+        if self._excess(folders) > 0:  # pictures without a job, swept or not, cost none of those that are known
+            known = [await self._queue.finished([one.job for one in some]) for some in batched(folders, CHUNK)]
+            folders = [folder for folder in folders if any(folder.job in some for some in known)]
+        excess, deleted = self._excess(folders), 0
+        for folder in sorted(folders, key=lambda folder: folder.newest_s):
+            if excess <= 0 and len(folders) - deleted <= KEEP_JOBS:
                 break
             if await self._queue.delete(folder.job) == "deleted":
                 deleted += 1
@@ -115,33 +137,32 @@ class Retention:
     async def _sweep_queue(self) -> None:
         await self._queue.sweep()
 
-    async def _folders(self) -> list[StoredFolder]:
-        return await asyncio.to_thread(lambda: list(self._images.jobs()))
+    async def _folders(self) -> AsyncIterator[list[StoredFolder]]:
+        """What is stored, so many jobs at a time."""
+        found = self._images.jobs()
+        while some := await asyncio.to_thread(lambda: list(islice(found, CHUNK))):
+            yield some
 
-    async def _owns(self, folders: Sequence[StoredFolder]) -> bool:
+    async def _owns(self) -> bool:
         """Whether the pictures are those of this queue's jobs, as a mark in both says.
 
         To a Redis that has lost its data, or to another's, every picture is one without a job. A store without a mark
         gets one where it is empty or its jobs are known.
         """
         own, found = await self._queue.mark(), await asyncio.to_thread(self._images.mark)
-        if found is None and (not folders or await anext(self._known(folders), None) is not None):
+        if found is None and await self._is_ours_or_empty():
             own = await self._queue.keep_mark(own or secrets.token_hex(16))
             await asyncio.to_thread(self._images.put_mark, own)
             found = await asyncio.to_thread(self._images.mark)  # another queue may have been first
         return own is not None and own == found
 
-    async def _known(self, folders: Sequence[StoredFolder]) -> AsyncIterator[StoredFolder]:
-        """Those of jobs that the queue knows."""
-        for folder in folders:
-            if await self._queue.job(folder.job) is not None:
-                yield folder
-
-    def _has_old_previews(self, folder: StoredFolder, job: StoredJob, now: float) -> bool:
-        """Whether its events have gone and something is stored beside its pictures."""
-        if job.finished_ms is None or now - job.finished_ms / 1000 < self._settings.event_ttl_s:
-            return False
-        return folder.objects > len(_hashes(job))
+    async def _is_ours_or_empty(self) -> bool:
+        is_empty = True
+        async for folders in self._folders():
+            is_empty = False
+            if await self._queue.finished([folder.job for folder in folders]):
+                return True
+        return is_empty
 
     def _locked(self, name: str, ttl_s: float, work: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[None]]:
         """`work` where no other process has done it of late."""
@@ -169,3 +190,8 @@ class Retention:
 def _hashes(job: StoredJob) -> set[str]:
     records = [*job.images.values(), *given_pictures(job.request).values()]
     return {record[name] for record in records if record for name in ("sha256", "master_sha256") if name in record}
+
+
+def batched(all_of: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Of itertools from Python 3.12 on."""
+    return (all_of[first : first + size] for first in range(0, len(all_of), size))

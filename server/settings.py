@@ -115,7 +115,7 @@ class Settings(BaseSettings):
     image_store_region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")] | None = None
     """The region of the S3 bucket; unset: as AWS's own variables say."""
     keep_gb: Annotated[float, Field(gt=0)] = 10.0
-    """Pictures that are kept where jobs have no lifetime (R3_JOB_TTL_S); the oldest finished jobs go first."""
+    """Pictures that are kept where jobs have no lifetime (and 50,000 jobs); the oldest finished ones go first."""
     event_ttl_s: Annotated[int, Field(ge=1)] = 3600
     """How long a finished job's events can be read."""
     job_ttl_s: Annotated[int, Field(ge=1)] | None = 24 * 3600

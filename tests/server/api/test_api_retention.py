@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,14 +220,13 @@ async def test_a_redis_that_loses_its_data_during_a_sweep_costs_no_picture(
         await finished(queue, hand_worker)
     assert await retention(queue, images).sweep_orphans() == 0
     aged(tmp_path, 2 * 3600)
-    keeper, asked = retention(queue, images), queue.job
+    keeper, asked = retention(queue, images), queue.finished
 
-    async def forgets(job_id: str) -> Any:
+    async def forgets(job_ids: Sequence[str]) -> Any:
         database.flushdb()
-        return await asked(job_id)
+        return await asked(job_ids)
 
-    monkeypatch.setattr(keeper, "_owns", lambda _: asyncio.sleep(0, True))
-    monkeypatch.setattr(queue, "job", forgets)
+    monkeypatch.setattr(queue, "finished", forgets)
     with capture_logs() as lines:
         assert await keeper.sweep_orphans() == 0
     assert [line["event"] for line in lines] == ["the sweep ends: Redis has lost its data since it began"]
@@ -252,6 +251,23 @@ async def test_jobs_that_were_to_be_kept_for_ever_go_where_they_have_a_lifetime_
     assert await keeper.sweep_orphans() == 1
     assert [folder.job for folder in images.jobs()] == jobs[1:]
     await queue.close()
+
+
+async def test_so_many_jobs_are_kept_at_most_and_pictures_without_a_job_cost_none(
+    queue: Queue, images: ImageStore, hand_worker: HandWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.retention.CHUNK", 2)  # several looks, as at a large store
+    jobs = [await finished(queue, hand_worker) for _ in range(5)]
+    for age, job_id in enumerate(jobs):
+        aged(tmp_path / "local" / job_id, 500 - age)
+    images.put("local", GONE, bytes(100_000))
+    kept = sum(folder.size_bytes for folder in images.jobs() if folder.job != GONE)
+    keeper = retention(queue, images, keep_gb=kept / 10**9)
+    assert await keeper.keep_within_bound() == 0
+    monkeypatch.setattr("server.retention.KEEP_JOBS", 4)
+    images.delete_job("local", GONE)
+    assert await keeper.keep_within_bound() == 1
+    assert [await queue.job(job) is None for job in jobs] == [True, *[False] * 4]
 
 
 async def test_no_job_is_given_up_for_pictures_that_do_not_go(
