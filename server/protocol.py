@@ -5,12 +5,14 @@ an orderly close would wait for it to read. So that it is found out soon, a stre
 (`keep_little`): left alone, the kernel takes up to 4 MB for each before anyone notices. A client that sends headers
 without end is refused, since the parser would keep them all. What follows a body is no header, lest it pass by a proxy
 that looks at headers. Who offers another protocol by `Upgrade`, as Java's client and `curl --http2` do, is answered in
-this one; the parser would take the body for that protocol's. What the parser cannot read is refused in the shape of
-every other error. And streams are told of a shutdown before uvicorn begins to wait for them to end.
+this one; the parser would take the body for that protocol's. Who connects and says nothing, or never comes to the end
+of a head, is cut off: uvicorn waits for it for ever. What the parser cannot read is refused in the shape of every other
+error. And streams are told of a shutdown before uvicorn begins to wait for them to end.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import socket
 from collections.abc import Callable
@@ -28,6 +30,7 @@ from server.sse import CONNECTION_EXTENSION
 
 # Far above what guard.py refuses in the one shape; one read may bring 256 KiB.
 MAX_UNPARSED_BYTES: Final = 1024 * 1024
+HEAD_WITHIN_S: Final = 30.0
 STREAM_BUFFER_BYTES: Final = 128 * 1024  # which Linux doubles; over 100 ms of network still more than 1 MB a second
 
 
@@ -40,6 +43,26 @@ class AbortableProtocol(HttpToolsProtocol):
     _repeats_head = False
     """Whether a parser is told a head that is known, so that it goes on behind it."""
     _is_tunnel = False
+    _head_is_late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Somebody connected."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        self._await_no_head()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        if self._head_is_late is None:
+            self._head_is_late = self.loop.call_later(HEAD_WITHIN_S, self.transport.abort)
+
+    def _await_no_head(self) -> None:
+        if self._head_is_late is not None:
+            self._head_is_late.cancel()
+            self._head_is_late = None
 
     def data_received(self, data: bytes) -> None:
         """Bytes came."""
@@ -101,6 +124,7 @@ class AbortableProtocol(HttpToolsProtocol):
         if self._repeats_head:
             return
         super().on_message_begin()
+        self._await_head()
         self._is_in_head = True
         self.scope["extensions"] = {
             CONNECTION_EXTENSION: {"abort": self.transport.abort, "keep_little": self._keep_little}
@@ -127,6 +151,7 @@ class AbortableProtocol(HttpToolsProtocol):
         """The head is whole."""
         if self._repeats_head:
             return
+        self._await_no_head()
         self._is_in_head = False
         self._unparsed_bytes = 0
         super().on_headers_complete()
