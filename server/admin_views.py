@@ -38,6 +38,14 @@ class PauseCreate(BaseModel):
     model: ModelName | None = Field(None, description="One model's queue; every model's unless given.")
 
 
+class ForgetCreate(BaseModel):
+    """What to forget."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    model: ModelName = Field(description="A model that no worker serves any more.")
+
+
 class OperatorJobView(JobView):
     """A job as an operator sees it."""
 

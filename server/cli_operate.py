@@ -104,6 +104,20 @@ def resume_queue(model: Model = None, as_json: AsJson = False, url: Url = None, 
         operate.resume(server, model)
 
 
+@queue_app.command("forget")
+def forget_model(
+    model: Annotated[str, typer.Argument(help="One that no worker serves any more", show_default=False)],
+    as_json: AsJson = False,
+    url: Url = None,
+    key: Key = None,
+) -> None:
+    """Take no more jobs for a model that is served no more; nothing of it may wait or run."""
+    from server import operate
+
+    with _server(url, key, as_json) as server:
+        operate.forget(server, model)
+
+
 def _server(url: str | None, key: str | None, as_json: bool) -> Any:
     """The running server, for a `with` block; what it refuses ends the command with 1."""
     from server import operate

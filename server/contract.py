@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import server
-from server.admin_views import OperatorJobList, OperatorJobView, PauseCreate, QueueView
+from server.admin_views import ForgetCreate, OperatorJobList, OperatorJobView, PauseCreate, QueueView
 from server.answers import problems, ref, text_header
 from server.doors import HEALTH_PATHS, is_open
 from server.event_views import EVENTS, stream_schema
@@ -44,6 +44,7 @@ _BODIES: Final[dict[str, type[BaseModel]]] = {
     "/v1/images/edits": ImagesEdit,
     "/admin/queue/pause": PauseCreate,
     "/admin/queue/resume": PauseCreate,
+    "/admin/queue/forget": ForgetCreate,
 }
 _FORMS: Final = frozenset({"/v1/images/edits"})
 _JOB_PATHS: Final = (

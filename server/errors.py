@@ -61,6 +61,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "not_finished": (409, "The job is not finished"),
     "no_image_yet": (409, "The job has no finished image yet"),
     "cancelled": (409, "The job was cancelled"),
+    "model_in_use": (409, "The model is still in use"),
     "payload_too_large": (413, "The body is too large"),
     "unsupported_media_type": (415, "The body is of another type than this path takes"),
     "invalid_request": (422, "The request is not valid"),

@@ -236,6 +236,12 @@ def resume(server: Server, model: str | None) -> None:
     server.say(server.ask("POST", "queue/resume", body={"model": model}), lambda queue: plain(_resumed(queue, model)))
 
 
+def forget(server: Server, model: str) -> None:
+    """Have a model known no longer."""
+    told = f"{model} is forgotten: jobs for it are refused until a worker loads it again"
+    server.say(server.ask("POST", "queue/forget", body={"model": model}), lambda _: plain(told))
+
+
 def _resumed(queue: Json, model: str | None) -> str:
     if model is None:
         return "all queues go on"

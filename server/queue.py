@@ -54,7 +54,7 @@ import hashlib
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
-from typing import Any, Final, Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 from redis.exceptions import RedisError
 
@@ -73,6 +73,7 @@ from server.queue_keys import QueueKeys
 from server.queue_link import Link
 from server.queue_listing import Listing
 from server.queue_records import (
+    ALIVE_FOR_S,
     ROOT,
     Event,
     Json,
@@ -107,7 +108,6 @@ __all__ = [
     "Submitted",
 ]
 
-ALIVE_FOR_S: Final = 15.0  # a worker not heard from for this long is not counted
 
 CancelAnswer = Literal["accepted", "already_finished", "not_found"]
 StopAnswer = Literal["accepted", "no_image_yet", "already_finished", "not_found"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal, cast
+
 from server.queue_link import Link
 from server.queue_listing import Listing
-from server.queue_records import ROOT, StoredJob
+from server.queue_records import ALIVE_FOR_S, ROOT, StoredJob
+
+Forgotten = Literal["forgotten", "unknown", "used", "served"]
 
 
 class QueueAdmin:
@@ -38,3 +42,7 @@ class QueueAdmin:
     async def resume(self, model: str | None) -> bool:
         """Leases again: of one model, or of all whatever was paused. Whether anything was."""
         return bool(await self._run("resume", model or ""))
+
+    async def forget(self, model: str) -> Forgotten:
+        """Knows a model no longer: one that no worker serves, and of which nothing waits or runs."""
+        return cast(Forgotten, await self._run("forget", model, int(ALIVE_FOR_S * 1000)))

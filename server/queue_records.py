@@ -18,6 +18,7 @@ from server.settings import Settings
 from server.traces import trace_id_of
 
 ROOT: Final = "{r3}:"  # one hash tag, so that a cluster keeps all keys together
+ALIVE_FOR_S: Final = 15.0  # a worker not heard from for this long is not counted
 WEIGHT_OF: Final = {"high": 4.0, "normal": 1.0, "low": 0.25}
 TERMINAL_STATUSES: Final = frozenset({"succeeded", "failed", "cancelled"})
 TERMINAL_EVENTS: Final = frozenset({"job.succeeded", "job.failed", "job.cancelled"})

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 
 from server.admin_views import (
     POISONED,
+    ForgetCreate,
     OperatorJobList,
     OperatorJobsQuery,
     OperatorJobView,
@@ -31,10 +32,13 @@ from server.retry import submit_again
 from server.routes import allow_head
 from server.service import Parts, Service, is_id, job_not_found
 
+B = TypeVar("B", bound=BaseModel)
+
 router = APIRouter(prefix="/admin", tags=["admin"], dependencies=[Depends(may("admin"))])
 
 _QUEUE = answer(200, QueueView, "How the queues are")
 _PAUSED = {**_QUEUE, **problems(400, 404, 413, 415, 422)}
+_FORGOTTEN = {**_QUEUE, **problems(400, 404, 409, 413, 415, 422)}
 _JOB = {**answer(200, OperatorJobView, "The job as it stands"), **problems(404, 422)}
 _CANCELLED = {**answer(202, OperatorJobView, "Accepted; the job as it stands"), **problems(404, 409, 422)}
 _RETRIED = {**answer(202, OperatorJobView, "The new job"), **problems(404, 409, 422, 429)}
@@ -53,7 +57,7 @@ async def show_queue(parts: Parts) -> Response:
 @router.post("/queue/pause", operation_id="pauseQueue", summary="Pause", responses=_PAUSED)
 async def pause_queue(parts: Parts, request: Request) -> Response:
     """Hand out no more jobs, of one model or of any. What runs goes on to its end; new jobs are taken, and wait."""
-    model = await _model_of(request)
+    model = (await _asked(request, PauseCreate)).model
     if model is not None:
         await _check_known(parts, model)
     with _audited("queue paused", request, model=model or "all"):
@@ -64,10 +68,31 @@ async def pause_queue(parts: Parts, request: Request) -> Response:
 @router.post("/queue/resume", operation_id="resumeQueue", summary="Resume", responses=_PAUSED)
 async def resume_queue(parts: Parts, request: Request) -> Response:
     """Hand out jobs again: of one model, or of all, whatever was paused."""
-    model = await _model_of(request)
+    model = (await _asked(request, PauseCreate)).model
     with _audited("queue resumed", request, model=model or "all"):
         if not await parts.queue.admin.resume(model) and model is not None:
             await _check_known(parts, model)
+    return await _queue(parts)
+
+
+@router.post("/queue/forget", operation_id="forgetModel", summary="Forget a model", responses=_FORGOTTEN)
+async def forget_model(parts: Parts, request: Request) -> Response:
+    """Take no more jobs for a model that no worker serves any more, and of which nothing waits or runs. A worker that
+    loads it makes it known again.
+    """
+    model = (await _asked(request, ForgetCreate)).model
+    with _audited("model forgotten", request, model=model):
+        match await parts.queue.admin.forget(model):
+            case "unknown":
+                await _check_known(parts, model)
+                detail = f"{model} is not known from a worker, but from R3_CHECKPOINT of the API; change that"
+                raise ApiError("model_in_use", detail)
+            case "used":
+                detail = f"jobs for {model} wait or run; cancel them, or let a worker end them, and then forget it"
+                raise ApiError("model_in_use", detail)
+            case "served":
+                detail = f"a worker with {model} was heard from a moment ago; end it, wait 15 s, and then forget it"
+                raise ApiError("model_in_use", detail)
     return await _queue(parts)
 
 
@@ -154,12 +179,12 @@ async def _queue(parts: Service) -> Response:
     return json_response(queue_json(await parts.queue.depth(), await parts.queue.workers()))
 
 
-async def _model_of(request: Request) -> str | None:
+async def _asked(request: Request, kind: type[B]) -> B:
     value = await read_json(request)
     try:
-        return PauseCreate.model_validate(value).model
+        return kind.model_validate(value)
     except ValidationError as error:
-        faults = faults_of_pydantic(error.errors(include_url=False), known=PauseCreate.model_fields)
+        faults = faults_of_pydantic(error.errors(include_url=False), known=kind.model_fields)
         raise invalid_request(faults) from error
 
 

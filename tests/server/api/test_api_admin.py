@@ -90,6 +90,31 @@ def test_a_model_that_nobody_knows_is_neither_paused_nor_resumed(
     assert acts(capsys) == []
 
 
+def test_a_model_that_is_served_no_more_can_be_forgotten(
+    api: RunningApi, worker: HandWorker, database: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forget = {"model": "tiny"}
+    job = api.submit()
+    assert "jobs for tiny wait or run" in problem(post(api, "/queue/forget", forget), 409, "model_in_use")["detail"]
+    running = worker.takes()
+    problem(post(api, "/queue/forget", forget), 409, "model_in_use")
+    running.draws()
+    running.ends("max_rounds")
+    worker.queue.heartbeat({"model": TINY.name, "version": "1", "room": 3, "holding": 1, "started_at_s": 1})
+    assert "was heard from" in problem(post(api, "/queue/forget", forget), 409, "model_in_use")["detail"]
+    database.delete("{r3}:workers")
+    good(post(api, "/queue/pause", forget))
+    assert acts(capsys)[-1].startswith("who='local' from_='127.0.0.1' tenant='local' model='tiny' event='queue paused'")
+    assert good(post(api, "/queue/forget", forget))["models"] == []
+    assert "model='tiny' event='model forgotten'" in acts(capsys)[-1]
+    problem(api.client.post("/generate", json={"prompt": "a cat"}), 503, "model_unknown")
+    assert api.job(job["id"])["status"] == "succeeded", "its jobs and pictures stay"
+    problem(post(api, "/queue/forget", forget), 404, "model_not_found")
+    worker.queue.register(TINY.to_json())
+    assert not good(api.client.get("/admin/queue"))["models"][0]["paused"]
+    assert api.submit()["status"] == "queued"
+
+
 @pytest.mark.parametrize(
     ("body", "pointer"), [({"model": 1}, "/model"), ({"model": ""}, "/model"), ({"modle": "tiny"}, "/modle"), ([], "")]
 )
@@ -290,6 +315,7 @@ EVERY_PATH = [
     ("GET", "/queue"),
     ("POST", "/queue/pause"),
     ("POST", "/queue/resume"),
+    ("POST", "/queue/forget"),
     ("GET", "/jobs"),
     ("GET", f"/jobs/job_{'0' * 32}"),
     ("POST", f"/jobs/job_{'0' * 32}/cancel"),

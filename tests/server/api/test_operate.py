@@ -75,6 +75,11 @@ def test_pause_and_resume_say_what_they_came_to(r3: Run, worker: HandWorker) -> 
     assert said(r3("queue", "resume", "tiny")) == "the queue of tiny goes on\n"
 
 
+def test_a_model_is_forgotten_by_its_name(r3: Run, worker: HandWorker) -> None:
+    assert said(r3("queue", "forget", "tiny")).startswith("tiny is forgotten: jobs for it are refused until a worker")
+    assert "no model is known yet" in said(r3("queue", "status"))
+
+
 def test_jobs_are_listed_as_a_table_that_can_be_cut_to_words(
     r3: Run, api: RunningApi, worker: HandWorker, database: redis.Redis
 ) -> None:
