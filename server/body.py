@@ -11,20 +11,17 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NoReturn
 
 from starlette.requests import ClientDisconnect, Request
 
+from server.callers import CALLER, Caller
 from server.errors import invalid_request
 from server.faults import MAX_FAULTS, ApiError, Fault, pointer_to
 
 MAX_MARKS: Final = 20_000
 MAX_DEPTH: Final = 64
 IN_THREAD_BYTES: Final = 256 * 1024
-# A text with one letter of many bytes takes four for each of its letters, twice: two large bodies at once, however many
-# there are.
-_LARGE: Final = ThreadPoolExecutor(2, "r3-body")
 _MAX_INT_DIGITS: Final = 20
 _SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -40,7 +37,10 @@ async def read_json(request: Request) -> Any:
     async for chunk in chunks_of(request):
         body += chunk
     if len(body) > IN_THREAD_BYTES:
-        return await asyncio.get_running_loop().run_in_executor(_LARGE, parse, body)
+        caller: Caller | None = request.scope.get(CALLER)
+        # A text with one letter of many bytes takes four for each of its letters, twice.
+        async with request.app.state.service.parsing.of("" if caller is None else caller.tenant):
+            return await asyncio.to_thread(parse, body)
     return parse(body)
 
 
@@ -55,7 +55,7 @@ async def chunks_of(request: Request) -> AsyncIterator[bytes]:
 
 def parse(body: bytes | bytearray) -> Any:
     """Strict JSON. Raises ApiError as `read_json` does."""
-    if not body.strip():
+    if not body or body.isspace():
         raise _malformed("the body is empty; send a JSON object")
     if sum(body.count(mark) for mark in (b"[", b"{", b",")) > MAX_MARKS:
         raise invalid_request(

@@ -24,7 +24,8 @@ from server.faults import ApiError
 from server.settings import LOOPBACK_HOSTS, Settings
 
 BODY_WITHIN_S: Final = 300.0  # 32 MiB at 1 Mbit/s take 270
-AT_ONCE: Final = 4  # of the largest bodies that are allowed, of one tenant
+AT_ONCE: Final = 6  # of the largest bodies that are allowed, of one tenant
+_LET_GO: Final = "r3.let_go_of_body"  # where it is in a request's ASGI scope
 MAX_HEADERS: Final = 100
 MAX_HEADER_BYTES: Final = 64 * 1024
 
@@ -81,21 +82,27 @@ class Guard:
         return None
 
 
+def let_go_of_body(scope: Scope) -> None:
+    """Say that nothing is kept any more of the request's body."""
+    scope.get(_LET_GO, lambda: None)()
+
+
 class BodyLimit:
     """Counts a body while it is read, so that neither a missing nor a false Content-Length gets past the limit.
 
-    What is not complete yet is in memory: it has to be after a while, and one tenant's is bounded, however many
-    requests it comes in. To be asked behind the door, which says whose it is.
+    It has to be complete after a while, and what one tenant's requests hold in memory is bounded, however many they
+    are: until whoever read it calls `let_go_of_body`, or the request is over. To be asked behind the door, which says
+    whose it is. What is sent with a read is kept by nobody.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
-        self._under_way: Counter[str] = Counter()  # bytes by tenant
+        self._held: Counter[str] = Counter()  # bytes by tenant
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             await self._app(scope, receive, send)
             return
         announced = Headers(scope=scope).get("content-length", "")
@@ -106,10 +113,17 @@ class BodyLimit:
             return
         caller: Caller | None = scope.get(CALLER)
         tenant = "" if caller is None else caller.tenant
-        read, is_whole, began_s = 0, False, asyncio.get_running_loop().time()
+        read, held, is_whole, began_s = 0, 0, False, asyncio.get_running_loop().time()
+
+        def let_go() -> None:
+            nonlocal held
+            self._held[tenant] -= held
+            held = 0
+            if self._held[tenant] <= 0:
+                del self._held[tenant]
 
         async def counted() -> Message:
-            nonlocal read, is_whole
+            nonlocal read, held, is_whole
             if is_whole:
                 return await receive()  # which tells when the client goes
             try:
@@ -118,31 +132,23 @@ class BodyLimit:
             except TimeoutError:
                 raise ApiError("bad_request", f"the body was not complete within {BODY_WITHIN_S:g} s") from None
             came = len(message.get("body", b""))
-            read += came
-            self._under_way[tenant] += came
+            read, held, is_whole = read + came, held + came, not message.get("more_body")
+            self._held[tenant] += came
             if read > self._max_bytes:
                 raise self._too_large(f"more than {self._max_bytes} bytes came")
-            if self._under_way[tenant] > AT_ONCE * self._max_bytes:
+            if self._held[tenant] > AT_ONCE * self._max_bytes:
                 raise self._too_many()
-            if not message.get("more_body"):
-                is_whole = True
-                self._let_go(tenant, read)
             return message
 
+        scope[_LET_GO] = let_go
         try:
             await self._app(scope, counted, send)
         finally:
-            if not is_whole:
-                self._let_go(tenant, read)
-
-    def _let_go(self, tenant: str, size: int) -> None:
-        self._under_way[tenant] -= size
-        if self._under_way[tenant] <= 0:
-            del self._under_way[tenant]
+            let_go()
 
     def _too_many(self) -> ApiError:
         most = AT_ONCE * self._max_bytes
-        detail = f"bodies of more than {most:,} bytes are on their way at once; send the next when some have come"
+        detail = f"bodies of more than {most:,} bytes are being read at once; send the next when some have been"
         return ApiError("rate_limited", detail, headers={"Retry-After": "2"})
 
     def _too_large(self, what: str) -> ApiError:

@@ -8,6 +8,7 @@ calls them beside its next step, the API from a thread.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -36,6 +37,7 @@ T = TypeVar("T")
 STORE_TRIES: Final = 5
 LONGEST_REST_S: Final = 2.0
 _SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_@][A-Za-z0-9._@-]{0,127}")
+_JOB: Final = re.compile(r"job_[A-Za-z0-9]{1,64}")
 _TEMPORARY: Final = ".part-"
 _TRIES: Final = 20
 _MARK: Final = "@queue"  # beside the tenants
@@ -139,7 +141,7 @@ class ImageStore:
         """Every job that has objects, in no order, as they are found: a store may have millions."""
         for folder, objects in groupby(self._objects.sizes(), key=lambda one: one[0].rpartition("/")[0]):
             tenant, job = folder.split("/")
-            if _SAFE_NAME.fullmatch(tenant) and _SAFE_NAME.fullmatch(job):  # others are nobody's of ours: lost+found
+            if _SAFE_NAME.fullmatch(tenant) and _JOB.fullmatch(job):  # others are not ours: lost+found, a backup
                 sizes, times = zip(*((size, written_s) for _, size, written_s in objects), strict=True)
                 yield StoredFolder(tenant, job, len(sizes), sum(sizes), max(times))
 
@@ -220,6 +222,9 @@ class _FolderObjects:
             except FileNotFoundError:  # all of it, or what somebody else has removed meanwhile
                 if not (self._root / folder).exists():
                     return None
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:  # written to meanwhile
+                    raise
         return shutil.rmtree(self._root / folder)
 
     def remove(self, keys: list[str]) -> None:

@@ -68,7 +68,8 @@ def escaped(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> Mutab
     """The line with escapes in place of what a terminal would act on; tracebacks keep their lines."""
     for name, value in line.items():
         if isinstance(value, str):
-            line[name] = "\n".join(map(plain, value.split("\n"))) if name == "exception" else plain(value)
+            lines = value.split("\n") if name in ("exception", "stack") else [value.rstrip("\n")]
+            line[name] = "\n".join(map(plain, lines))
     return line
 
 

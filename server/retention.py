@@ -63,10 +63,9 @@ class Retention:
     async def sweep_orphans(self) -> int:
         """Remove pictures whose job is gone, and previews that outlived their events; returns how many jobs' were."""
         removed, now = 0, time.time()
-        if not await self._owns():
+        if (mark := await self._common_mark()) is None:
             log.warning("no picture is swept: the image store is not marked as this queue's", remedy=_TO_MEND)
             return 0
-        mark = await self._queue.mark()
         async for folders in self._folders():
             old = [folder for folder in folders if now - folder.newest_s >= GRACE_S]
             finished = await self._queue.finished([folder.job for folder in old])
@@ -143,8 +142,8 @@ class Retention:
         while some := await asyncio.to_thread(lambda: list(islice(found, CHUNK))):
             yield some
 
-    async def _owns(self) -> bool:
-        """Whether the pictures are those of this queue's jobs, as a mark in both says.
+    async def _common_mark(self) -> str | None:
+        """The mark of queue and store, where the pictures are those of this queue's jobs.
 
         To a Redis that has lost its data, or to another's, every picture is one without a job. A store without a mark
         gets one where it is empty or its jobs are known.
@@ -154,7 +153,7 @@ class Retention:
             own = await self._queue.keep_mark(own or secrets.token_hex(16))
             await asyncio.to_thread(self._images.put_mark, own)
             found = await asyncio.to_thread(self._images.mark)  # another queue may have been first
-        return own is not None and own == found
+        return own if own == found else None
 
     async def _is_ours_or_empty(self) -> bool:
         is_empty = True

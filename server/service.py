@@ -43,6 +43,8 @@ class Service:
     readiness: Readiness = field(default_factory=Readiness)
     # A picture takes up to 64 MB for a moment: two at once, whoever else waits.
     decoding: FairPlaces = field(default_factory=lambda: FairPlaces(2))
+    parsing: FairPlaces = field(default_factory=lambda: FairPlaces(2))
+    """Of large bodies."""
 
     async def job_of(self, tenant: str, job_id: str) -> StoredJob:
         """A job of the tenant's. Raises ApiError job_not_found, also where it is someone else's."""

@@ -10,7 +10,7 @@ call comes from a page of this very origin (Sec-Fetch-Site), or, where it says n
 address; a safe call may come without either, and may be typed into the address bar.
 
 Another name of the same site, or another port of the same host, can plant a cookie of our name. So by https it has a
-prefix that only we can set, and where there are several the one counts that is good.
+prefix that only we can set, and otherwise, of several, one that alone is good.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from starlette.types import Scope
 from server.keys import Key
 from server.links import signature
 
-_COOKIE: Final = "r3_session"
+PLAIN_COOKIE: Final = "r3_session"
 SESSION_S: Final = 7 * 24 * 3600
-_MOST: Final = 8  # values that are looked at: whoever can plant one may plant many
+_MOST: Final = 32  # values that are looked at: whoever can plant one may plant many
 _FORM: Final = re.compile(r"((r3_[0-9a-f]{16})\.([0-9]{1,12}))\.([A-Za-z0-9_-]{43})")
 _PURPOSE: Final = b"r3 session 1\n"  # the secret signs nothing else that could be taken for one
 _SAFE: Final = frozenset({"GET", "HEAD"})
@@ -66,7 +66,7 @@ class Sessions:
 
 def cookie_name(scope: Scope, public_url: str | None) -> str:
     """What the cookie is called: browsers take `__Host-` from the host itself alone, by https, for all its paths."""
-    return f"__Host-{_COOKIE}" if is_secure(scope, public_url) else _COOKIE
+    return f"__Host-{PLAIN_COOKIE}" if is_secure(scope, public_url) else PLAIN_COOKIE
 
 
 def sessions_shown(scope: Scope, public_url: str | None) -> list[str]:

@@ -69,6 +69,8 @@ async def forget_start_images(parts: Service, tenant: str, job_id: str, starts: 
 
 async def _taken(parts: Service, tenant: str, job_id: str, given: str | bytes, description: Description) -> StartImage:
     parent: dict[str, Any] | None = None
+    if isinstance(given, str) and not given.isascii():  # four bytes a letter: refused at once, not in its turn
+        await asyncio.to_thread(from_base64, given)
     async with parts.decoding.of(tenant):  # the file too is in memory no sooner than its turn
         if isinstance(given, bytes):
             content = given

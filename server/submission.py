@@ -22,6 +22,7 @@ from server.cost import job_cost
 from server.errors import invalid_request, queue_error
 from server.faults import ApiError, Fault
 from server.given_pictures import stored_as
+from server.guard import let_go_of_body
 from server.hook_rules import allowed
 from server.keys import TenantLimits
 from server.kinds import GENERATE, Ask
@@ -77,6 +78,7 @@ async def judge(parts: Service, read: Read[Body], ask: Ask[Any] = GENERATE) -> D
 async def submit(request: Request, parts: Service, asked: Asked) -> tuple[StoredJob, bool]:
     """The job, and whether the key had made it before. The answer to the request will tell of the tenant's limits."""
     submitted = await _submitted(request, parts, asked)
+    let_go_of_body(request.scope)
     note(request.scope, submitted.limits)
     try:
         return await parts.job_of(asked.caller.tenant, submitted.id), submitted.replayed
@@ -92,6 +94,7 @@ def _taken_unseen(job_id: str, error: QueueUnavailable, *, is_keyed: bool) -> Ap
     """What to say of a job that is in the queue when the queue has gone away right then. Clients come again by
     themselves where they are told when; without a key that would make a second one.
     """
+    log.info("queue unavailable", job_id=job_id, reason=error.reason)
     detail = (
         f"{error.public}; the job was taken before: GET /jobs/{job_id} will say how it stands, do not send it again"
     )

@@ -14,7 +14,7 @@ from server.callers import Caller, Reader
 from server.errors import json_response
 from server.routes import allow_head
 from server.service import Parts
-from server.sessions import SESSION_S, cookie_name, is_secure
+from server.sessions import PLAIN_COOKIE, SESSION_S, cookie_name, is_secure
 from server.views import SessionView
 
 router = APIRouter(prefix="/session", tags=["service"])
@@ -68,4 +68,6 @@ def _shown(caller: Caller) -> dict[str, Any]:
 
 def _set(response: Response, request: Request, public_url: str | None, value: str, age_s: int) -> None:
     name, secure = cookie_name(request.scope, public_url), is_secure(request.scope, public_url)
+    if secure:  # what was set before the server was known to be reached by https
+        response.delete_cookie(PLAIN_COOKIE, path="/")
     response.set_cookie(name, value, max_age=age_s, path="/", secure=secure, httponly=True, samesite="strict")

@@ -12,13 +12,13 @@ from server import guard
 from server.callers import CALLER, Caller
 from server.fair_places import FairPlaces
 from server.faults import ApiError
-from server.guard import AT_ONCE, BodyLimit
+from server.guard import AT_ONCE, BodyLimit, let_go_of_body
 
 MOST = 100
 
 
-def scope_of(tenant: str) -> Scope:
-    return {"type": "http", "headers": [], CALLER: Caller(tenant, None, frozenset({"generate"}))}
+def scope_of(tenant: str, method: str = "POST") -> Scope:
+    return {"type": "http", "method": method, "headers": [], CALLER: Caller(tenant, None, frozenset({"generate"}))}
 
 
 class Bodies:
@@ -31,7 +31,7 @@ class Bodies:
         while (await receive()).get("more_body"):
             pass
 
-    async def send(self, tenant: str, sizes: Iterable[int], *, stalls: bool = False) -> None:
+    async def send(self, tenant: str, sizes: Iterable[int], *, stalls: bool = False, method: str = "POST") -> None:
         """A body in pieces. One that stalls never ends."""
         pieces = [{"type": "http.request", "body": bytes(size), "more_body": True} for size in sizes]
         coming = iter([*pieces, *([] if stalls else [{"type": "http.request", "body": b"", "more_body": False}])])
@@ -44,14 +44,14 @@ class Bodies:
 
         async def nothing(_: Message) -> None: ...
 
-        await self.limit(scope_of(tenant), receive, nothing)
+        await self.limit(scope_of(tenant, method), receive, nothing)
 
 
 async def test_what_one_tenant_has_on_its_way_is_bounded_and_keeps_no_other_out() -> None:
     bodies = Bodies()
     stalled = [asyncio.create_task(bodies.send("a", [MOST], stalls=True)) for _ in range(AT_ONCE)]
     await asyncio.sleep(0.01)
-    with pytest.raises(ApiError, match="bodies of more than 400 bytes are on their way at once") as refused:
+    with pytest.raises(ApiError, match="bodies of more than 600 bytes are being read at once") as refused:
         await bodies.send("a", [1])
     assert (refused.value.code, refused.value.headers["Retry-After"]) == ("rate_limited", "2")
     await bodies.send("b", [50, 50])
@@ -61,12 +61,46 @@ async def test_what_one_tenant_has_on_its_way_is_bounded_and_keeps_no_other_out(
     for task in stalled:
         task.cancel()
     await asyncio.gather(*stalled, return_exceptions=True)
-    assert not bodies.limit._under_way
+    assert not bodies.limit._held
     for _ in range(2 * AT_ONCE):  # those that have come count no more
         await bodies.send("a", [MOST])
     with pytest.raises(ApiError, match="more than 100 bytes came"):
         await bodies.send("a", [60, 60])
-    assert not bodies.limit._under_way
+    assert not bodies.limit._held
+
+
+async def test_what_is_sent_with_a_read_is_kept_by_nobody_and_counts_for_nothing() -> None:
+    """Whoever has a link may send with it what they like, in the name of the tenant whose job it is."""
+    bodies = Bodies()
+    reads = [
+        asyncio.create_task(bodies.send("a", [MOST] * 10, stalls=True, method=method))
+        for method in ("GET", "HEAD") * AT_ONCE
+    ]
+    await asyncio.sleep(0.01)
+    await bodies.send("a", [MOST])
+    for task in reads:
+        task.cancel()
+    await asyncio.gather(*reads, return_exceptions=True)
+
+
+async def test_a_body_is_held_until_nothing_of_it_is_kept() -> None:
+    held: list[int] = []
+
+    async def reads(scope: Scope, receive: Receive, _send: Send) -> None:
+        await receive()
+        held.append(limit._held["a"])
+        let_go_of_body(scope)
+        held.append(limit._held["a"])
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": bytes(MOST), "more_body": False}
+
+    async def nothing(_: Message) -> None: ...
+
+    limit = BodyLimit(reads, MOST)
+    await limit(scope_of("a"), receive, nothing)
+    assert held == [MOST, 0]
+    assert limit._held["a"] == 0
 
 
 async def test_a_body_that_does_not_come_to_its_end_is_waited_for_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +108,7 @@ async def test_a_body_that_does_not_come_to_its_end_is_waited_for_no_longer(monk
     bodies = Bodies()
     with pytest.raises(ApiError, match=r"the body was not complete within 0\.05 s"):
         await bodies.send("a", [10], stalls=True)
-    assert not bodies.limit._under_way
+    assert not bodies.limit._held
 
 
 async def test_who_waits_for_an_answer_is_not_taken_for_one_who_sends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,11 +181,16 @@ async def test_what_the_store_does_not_let_go_is_not_told_of_as_removed(
 
 
 async def test_what_is_none_of_ours_and_one_folder_that_fails_keep_no_other_from_the_sweep(
-    queue: Queue, images: ImageStore, hand_worker: HandWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    queue: Queue,
+    images: ImageStore,
+    hand_worker: HandWorker,
+    database: redis.Redis,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept = await finished(queue, hand_worker)
     assert await retention(queue, images).sweep_orphans() == 0
-    others = [tmp_path / folder for folder in ("lost+found/#12", ".Trash-1000/files", "a b/c")]
+    others = [tmp_path / folder for folder in ("lost+found/#12", ".Trash-1000/files", "a b/c", "backup/2024")]
     for folder in others:
         folder.mkdir(parents=True)
         (folder / "x").write_bytes(b"theirs")
@@ -193,17 +198,22 @@ async def test_what_is_none_of_ours_and_one_folder_that_fails_keep_no_other_from
     for job in gone:
         images.put("local", job, png())
     aged(tmp_path, 2 * 3600)
-    remove = images.delete_job
+    images.put("local", kept, b"a preview")
+    aged(tmp_path, 2 * 3600)
+    database.hset(f"{ROOT}job:{kept}", "finished", int((time.time() - 2 * 3600) * 1000))
+    monkeypatch.setattr(images._objects, "remove", refusing)
+    remove = images._objects.remove_folder
 
-    def fails_once(tenant: str, job: str) -> bool:
-        if job == gone[1]:
+    def fails_once(folder: str) -> None:
+        if folder.endswith(gone[1]):
             raise StoreFailed("it belongs to somebody else")
-        return remove(tenant, job)
+        remove(folder)
 
-    monkeypatch.setattr(images, "delete_job", fails_once)
+    monkeypatch.setattr(images._objects, "remove_folder", fails_once)
     with capture_logs() as lines:
         assert await retention(queue, images).sweep_orphans() == 2
-    assert [line["folder"] for line in lines if line["log_level"] == "warning"] == [gone[1]]
+    warned = {line.get("folder") or line.get("job_id") for line in lines if line["log_level"] == "warning"}
+    assert warned == {gone[1], kept}
     assert {folder.job for folder in images.jobs()} == {kept, gone[1]}
     assert all((folder / "x").exists() for folder in others)
 
