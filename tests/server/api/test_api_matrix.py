@@ -57,6 +57,7 @@ NEEDED: Final[dict[str, dict[str, Who]]] = {
     "/admin/queue": {"GET": "admin"},
     "/admin/queue/pause": {"POST": "admin"},
     "/admin/queue/resume": {"POST": "admin"},
+    "/admin/queue/forget": {"POST": "admin"},
     "/admin/jobs": {"GET": "admin"},
     "/admin/jobs/{job_id}": {"GET": "admin"},
     "/admin/jobs/{job_id}/cancel": {"POST": "admin"},
