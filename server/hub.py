@@ -152,6 +152,11 @@ class Hub:
         self._followers.setdefault(job_id, set()).add(follower)
         return follower
 
+    def by_links(self, job_id: str) -> int:
+        """How many follow a job who came by a link."""
+        callers = (follower.caller for follower in self._followers.get(job_id, ()))
+        return sum(caller is not None and caller.link is not None for caller in callers)
+
     def leave(self, follower: Follower) -> None:
         """Follow it no longer."""
         others = self._followers.get(follower.job_id, set())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Final
 
 from fastapi import Depends, Request
 
@@ -24,6 +24,8 @@ from server.settings import Settings
 from server.stream import JobStream
 from server.traces import OFF, Traces
 from server.wording import Own, Wording
+
+MOST_BY_LINKS: Final = 200  # streams of one job that one API process holds
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,12 @@ class Service:
     ) -> JobStream:
         """The job's events after number `after`, for as long as the caller may see them, in our own words unless told.
 
-        Raises QueueUnavailable.
+        Raises QueueUnavailable, and ApiError rate_limited where too many follow the job by links: nobody knows who they
+        are, and each holds a connection for as long as the job takes.
         """
+        if caller.link is not None and self.hub.by_links(job.id) >= MOST_BY_LINKS:
+            detail = f"{MOST_BY_LINKS} streams of {job.id} are open by links already; read GET /jobs/{job.id} meanwhile"
+            raise ApiError("rate_limited", detail, headers={"Retry-After": "10"})
         words = Own(self.presenter.for_caller(caller), job) if wording is None else wording
         stream = JobStream(self.queue, self.hub, words, self.metrics, job, after)
         stream.follower.caller = caller

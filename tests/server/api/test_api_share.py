@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import ExitStack
 from datetime import datetime
 from typing import Any
 
@@ -55,6 +56,24 @@ def test_a_link_reads_the_job_its_events_and_its_pictures_and_carries_on(api: Ru
     assert events[-1].data["job"]["trajectories"] == read["trajectories"]
     assert "?token=" not in api.client.get(f"/jobs/{job['id']}").text
     assert "?token=" not in api.client.get(f"/jobs/{job['id']}/events").text
+
+
+def test_so_many_follow_by_links_and_no_more_and_the_owner_does_all_the_same(
+    api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.service.MOST_BY_LINKS", 2)
+    job = api.submit()
+    address = f"/jobs/{job['id']}/events?token={token_of(shared(api, job))}"
+    with ExitStack() as streams:
+        for _ in range(2):
+            assert streams.enter_context(api.client.stream("GET", address)).status_code == 200
+        refused = problem(api.client.get(address), 429, "rate_limited")
+        assert "2 streams of" in refused["detail"]
+        own = streams.enter_context(api.client.stream("GET", f"/jobs/{job['id']}/events"))
+        assert own.status_code == 200
+    until(lambda: api.app.state.service.hub.by_links(job["id"]) == 0)
+    with api.client.stream("GET", address) as again:
+        assert again.status_code == 200
 
 
 def test_live_events_and_a_reset_carry_the_token_too(
