@@ -34,7 +34,7 @@ class Catalogue:
         stored = await self._queue.models()
         if described := {name: d for name, value in stored.items() if (d := _readable(name, value)) is not None}:
             return described
-        own = await self._described_by_files()
+        own = await self.described_by_files()
         return {} if own is None else {own.name: own}
 
     async def find(self, name: str | None) -> Description:
@@ -48,7 +48,7 @@ class Catalogue:
         if (default := self._settings.default_model) is not None:
             if default in known:
                 return known[default]
-            own = await self._described_by_files()
+            own = await self.described_by_files()
             if own is not None and own.name == default:
                 return own
             raise ApiError(
@@ -68,7 +68,7 @@ class Catalogue:
     async def _named(self, name: str, known: Mapping[str, Description]) -> Description:
         if name in known:
             return known[name]
-        own = await self._described_by_files()
+        own = await self.described_by_files()
         if own is not None and own.name == name:
             return own
         if not known:
@@ -79,7 +79,8 @@ class Catalogue:
             [Fault("/model", "is not the name of a known model")],
         )
 
-    async def _described_by_files(self) -> Description | None:
+    async def described_by_files(self) -> Description | None:
+        """The model of R3_CHECKPOINT's files, None where there are none that can be read."""
         if self._from_files is None:
             try:
                 self._from_files = await asyncio.to_thread(

@@ -236,15 +236,15 @@ class _FolderObjects:
 
     def sizes(self, folder: str | None = None) -> Iterator[tuple[str, int, float]]:
         if folder is None:
-            folders = (f"{t.name}/{j.name}" for t in _listed(self._root) for j in _listed(Path(t.path)))
+            folders = (f"{t}/{j}" for t in _names(self._root) for j in _names(self._root / t))
         else:
             folders = (one for one in (folder,))
         for place in folders:
             for entry in _listed(self._root / place):
                 try:
                     status = entry.stat()
-                except FileNotFoundError:
-                    continue  # deleted while we were looking
+                except (FileNotFoundError, PermissionError):
+                    continue  # deleted while we were looking, or not for us to see
                 yield f"{place}/{entry.name}", status.st_size, status.st_mtime
 
     def close(self) -> None:
@@ -258,6 +258,11 @@ def _listed(path: Path) -> list[os.DirEntry[str]]:
             return list(found)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return []
+
+
+def _names(path: Path) -> list[str]:
+    """Of what is in a folder, which may be a million jobs."""
+    return [entry.name for entry in _listed(path)]
 
 
 def _write_synced(path: Path, content: bytes) -> None:

@@ -22,7 +22,7 @@ from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn import Config, Server
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from server.errors import PROBLEM_TYPE, REQUEST_ID_KEY, json_bytes, problem, status_of
 from server.faults import ApiError
@@ -57,7 +57,20 @@ class AbortableProtocol(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         if self._head_is_late is None:
-            self._head_is_late = self.loop.call_later(HEAD_WITHIN_S, self.transport.abort)
+            self._head_is_late = self.loop.call_later(HEAD_WITHIN_S, self._cut_off)
+
+    def _cut_off(self) -> None:
+        """There was no head in time; who is being answered may take as long as that takes."""
+        self._head_is_late = None
+        if self._is_answering:
+            self._await_head()
+        else:
+            self.transport.abort()
+
+    @property
+    def _is_answering(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return bool(self.pipeline) or (cycle is not None and not cycle.response_complete)
 
     def _await_no_head(self) -> None:
         if self._head_is_late is not None:
@@ -76,6 +89,9 @@ class AbortableProtocol(HttpToolsProtocol):
             self.send_400_response(message)
         if self._unparsed_bytes > MAX_UNPARSED_BYTES and not self.transport.is_closing():
             self._refuse(ApiError("headers_too_large", f"the head has more than {MAX_UNPARSED_BYTES:,} bytes"))
+        # What came behind an answer, such as the body of a refused request, has struck uvicorn's own limit.
+        if not (self.transport.is_closing() or self._is_answering or self.timeout_keep_alive_task):
+            self._await_head()
 
     def _feed(self, data: bytes) -> None:
         """A parser ends with the head of a request that offers an upgrade, and another goes on with its body: an offer

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Final, Literal, cast
 
 from server.queue_link import Link
 from server.queue_listing import Listing
-from server.queue_records import ALIVE_FOR_S, ROOT, StoredJob
+from server.queue_records import ROOT, StoredJob
 
+MAY_LIVE_S: Final = 600  # a worker that was silent for less may only have been stopped for a while
 Forgotten = Literal["forgotten", "unknown", "used", "served"]
 
 
@@ -45,4 +46,4 @@ class QueueAdmin:
 
     async def forget(self, model: str) -> Forgotten:
         """Knows a model no longer: one that no worker serves, and of which nothing waits or runs."""
-        return cast(Forgotten, await self._run("forget", model, int(ALIVE_FOR_S * 1000)))
+        return cast(Forgotten, await self._run("forget", model, MAY_LIVE_S * 1000))

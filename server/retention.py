@@ -33,7 +33,7 @@ SOON_S: Final = 60.0  # after the start, for a server may never run for an hour
 GRACE_S: Final = 3600.0
 CHUNK: Final = 1000  # stored jobs that are looked at together: there may be millions
 AT_ONCE: Final = 16
-KEEP_JOBS: Final = 50_000  # under `r3 serve`: of some 10 kB each in Redis
+KEEP_JOBS: Final = 50_000  # with pictures, of some 10 kB each in Redis, where they have no lifetime
 _TO_MEND: Final = (
     "is R3_REDIS_URL right, and has no other installation this R3_IMAGE_STORE? If Redis lost its data for good, delete "
     "the store's object @queue: pictures whose job it does not know are then removed"
@@ -113,9 +113,10 @@ class Retention:
         memory than they should; returns how many were.
         """
         folders = [folder async for some in self._folders() for folder in some]
-        if self._excess(folders) > 0:  # pictures without a job, swept or not, cost none of those that are known
-            known = [await self._queue.finished([one.job for one in some]) for some in batched(folders, CHUNK)]
-            folders = [folder for folder in folders if any(folder.job in some for some in known)]
+        if self._excess(folders) > 0 or len(folders) > KEEP_JOBS:
+            # Pictures without a job, swept or not, cost none of those that are known.
+            looked_at = [(some, await self._queue.finished([f.job for f in some])) for some in batched(folders, CHUNK)]
+            folders = [folder for some, known in looked_at for folder in some if folder.job in known]
         excess, deleted = self._excess(folders), 0
         for folder in sorted(folders, key=lambda folder: folder.newest_s):
             if excess <= 0 and len(folders) - deleted <= KEEP_JOBS:

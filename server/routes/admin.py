@@ -81,17 +81,19 @@ async def forget_model(parts: Parts, request: Request) -> Response:
     loads it makes it known again.
     """
     model = (await _asked(request, ForgetCreate)).model
+    own = await parts.catalogue.described_by_files()
+    if own is not None and own.name == model:
+        raise ApiError("model_in_use", f"{model} is the one that R3_CHECKPOINT of the API describes; change that first")
     with _audited("model forgotten", request, model=model):
         match await parts.queue.admin.forget(model):
             case "unknown":
                 await _check_known(parts, model)
-                detail = f"{model} is not known from a worker, but from R3_CHECKPOINT of the API; change that"
-                raise ApiError("model_in_use", detail)
             case "used":
                 detail = f"jobs for {model} wait or run; cancel them, or let a worker end them, and then forget it"
                 raise ApiError("model_in_use", detail)
             case "served":
-                detail = f"a worker with {model} was heard from a moment ago; end it, wait 15 s, and then forget it"
+                told = f"a worker with {model} was heard from in the last ten minutes"
+                detail = f"{told}; end it, which it tells the queue of, or wait, and then forget the model"
                 raise ApiError("model_in_use", detail)
     return await _queue(parts)
 

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Forgets a model that nobody serves, and of which nothing waits or runs: model milliseconds-within-which-a-worker-lives
+-- Forgets a model that nobody serves, and of which nothing waits or runs: model milliseconds
+-- A worker makes its model known once, when it has loaded it: one that was heard from within so many ms may live.
 -- Returns 'forgotten', 'unknown', 'used' (by jobs) or 'served' (by a worker).
 local model = ARGV[2]
 if call('HEXISTS', ROOT .. 'models', model) == 0 then return 'unknown' end

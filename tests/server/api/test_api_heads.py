@@ -16,8 +16,8 @@ HEAD = b"POST /generate HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "HEAD_WITHIN_S", 0.4)
+def impatient(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_WITHIN_S", 0.6)
 
 
 @contextmanager
@@ -57,6 +57,33 @@ def test_the_next_head_on_a_connection_is_waited_for_no_longer(api: RunningApi) 
 def test_whose_head_is_whole_may_take_his_time(api: RunningApi) -> None:
     with connected(api) as connection:
         connection.sendall(HEAD)
-        time.sleep(1)
+        time.sleep(1.5)
         connection.sendall(b"{}")
         assert connection.recv(65536).startswith(b"HTTP/1.1 422")
+
+
+@pytest.mark.parametrize("late", [b"\r\n", b"{}"], ids=["a blank line", "a body that was refused"])
+def test_what_comes_behind_an_answer_gives_nobody_the_connection_for_ever(api: RunningApi, late: bytes) -> None:
+    with connected(api) as connection:
+        refused = HEAD.replace(b"application/json", b"text/plain") if late == b"{}" else HEAD.replace(b": 2", b": 0")
+        connection.sendall(refused)
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 4")
+        connection.sendall(late)
+        began = time.monotonic()
+        assert is_cut(connection)
+        assert time.monotonic() - began < 4
+
+
+def test_who_is_being_answered_is_not_cut_off_for_half_a_head_behind_it(api: RunningApi) -> None:
+    job = api.submit()
+    with connected(api) as connection:
+        connection.sendall(f"GET /jobs/{job['id']}/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode() + HEAD[:30])
+        until_s, seen = time.monotonic() + 2.5, b""
+        while time.monotonic() < until_s:
+            piece = connection.recv(65536)
+            assert piece, "its stream was cut"
+            seen += piece
+    assert seen.count(b": hb") >= 1
