@@ -33,6 +33,7 @@ from server.images import ImageStore
 from server.metrics import Metrics
 from server.metrics_port import metrics_port
 from server.observe import Observe
+from server.openai_errors import READ_BY_OPENAI, SENT_BY_OPENAI
 from server.present import Presenter
 from server.queue import Queue
 from server.retention import Retention
@@ -48,11 +49,11 @@ _REST_S: Final = 1.0
 _THREADS: Final = 64
 _EXPOSED_HEADERS: Final = (
     *("Location", "X-Request-ID", "Retry-After", "Preference-Applied", "Idempotent-Replayed"),
-    *("RateLimit", "RateLimit-Policy", "WWW-Authenticate"),
+    *("RateLimit", "RateLimit-Policy", "WWW-Authenticate", *READ_BY_OPENAI),
 )
 _TAKEN_HEADERS: Final = (
     *("Authorization", "Content-Type", "Idempotency-Key", "Prefer", "Last-Event-ID", "X-Request-ID"),
-    *("traceparent", "tracestate"),
+    *("traceparent", "tracestate", *SENT_BY_OPENAI),
 )
 
 

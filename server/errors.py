@@ -28,7 +28,7 @@ from starlette.types import Scope
 
 from server.faults import ApiError, Fault, faults_of_pydantic
 from server.image_errors import StoreAway, StoreFailed
-from server.openai_errors import retry_headers, status_below
+from server.openai_errors import PREFIX, retry_headers, status_below
 from server.queue_errors import (
     IdempotencyMismatch,
     QueueError,
@@ -121,12 +121,13 @@ def problem(error: ApiError, scope: Scope) -> dict[str, Any]:
 
 
 def openai_error(error: ApiError) -> dict[str, Any]:
-    """The part that the `openai` clients read."""
+    """The part that the `openai` clients read; they show nothing of what stands beside it."""
     return {
         "message": error.detail,
         "type": _openai_type(status_of(error.code)),
         "code": error.code,
         "param": _openai_param(error.faults),
+        **{name: value for name, value in error.extra.items() if name == "job_id"},
     }
 
 
@@ -197,12 +198,13 @@ def store_error(error: StoreFailed) -> ApiError:
 def starlette_error(error: HTTPException, scope: Scope, routes: Sequence[BaseRoute]) -> ApiError:
     """Starlette's and FastAPI's own refusals in our shape."""
     if error.status_code == 404:
-        return ApiError("not_found", f"there is nothing at {scope['path'][:200]!r}; see /docs for what there is")
+        what = f"there is nothing at {scope['path'][:200]!r}; "
+        return ApiError("not_found", what + (_below_v1(scope, routes) or "see /docs for what there is"))
     if error.status_code == 405:
         allowed = ", ".join(_allowed_methods(scope, routes))
-        return ApiError(
-            "method_not_allowed", f"{scope['method']} does not work here; use {allowed}", headers={"Allow": allowed}
-        )
+        what = f"{scope['method']} does not work here; "
+        detail = what + (_below_v1(scope, routes) or f"use {allowed}")
+        return ApiError("method_not_allowed", detail, headers={"Allow": allowed})
     code = next((c for c, (status, _) in CODES.items() if status == error.status_code), "bad_request")
     return ApiError(code, str(error.detail), headers=dict(error.headers or {}))
 
@@ -259,6 +261,14 @@ def _openai_param(faults: Iterable[Fault]) -> str | None:
 
 def _whole(seconds: float) -> str:
     return str(max(1, math.ceil(seconds)))
+
+
+def _below_v1(scope: Scope, routes: Sequence[BaseRoute]) -> str:
+    """What to tell an `openai` client that was given our address alone; empty where that is not what is wrong."""
+    there = {**scope, "path": PREFIX.rstrip("/") + scope["path"]}
+    if not any(route.matches(there)[0] is Match.FULL for route in routes):
+        return ""
+    return f"did you mean {there['path']!r}? the base_url of the openai clients ends in /v1"
 
 
 def _allowed_methods(scope: Scope, routes: Sequence[BaseRoute]) -> list[str]:

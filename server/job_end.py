@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Final, TypeVar
 
 from fastapi import Request
 
 from server.authority import refused
 from server.callers import Caller
-from server.errors import status_of
+from server.errors import status_of, store_error
 from server.faults import ApiError
 from server.hub import KEYS_UNAVAILABLE, UNAUTHORIZED
+from server.image_errors import StoreAway, StoreFailed
 from server.openai_errors import NOT_AGAIN
 from server.queue import QueueUnavailable, StoredJob
 from server.service import Service
 from server.sse import until_hang_up
+
+T = TypeVar("T")
+
+PICTURES_WITHIN_S: Final = 30.0
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,25 @@ async def until_ended(request: Request, parts: Service, waiting: Waiting) -> Sto
         if follower.has_hung_up and on_hang_up is not None:
             on_hang_up()
     return None
+
+
+async def told(job: StoredJob, tell: Callable[[], Awaitable[T]], headers: Mapping[str, str], *, is_keyed: bool) -> T:
+    """What `tell` makes of a job that succeeded; asked again while its pictures cannot be reached.
+
+    Raises ApiError where that lasts. Without an Idempotency-Key the same request would have all of it made anew.
+    """
+    until_s = time.monotonic() + PICTURES_WITHIN_S
+    while True:
+        try:
+            return await tell()
+        except StoreFailed as error:
+            if isinstance(error, StoreAway) and time.monotonic() < until_s:
+                await asyncio.sleep(1)
+                continue
+            said = store_error(error)
+            detail = f"{said.detail}; {job.id} succeeded: GET /jobs/{job.id} gives it once they are there"
+            more = {**headers, **(said.headers if is_keyed else NOT_AGAIN)}
+            raise ApiError(said.code, detail, headers=more, extra={"job_id": job.id}) from error
 
 
 def failure(job: StoredJob, headers: Mapping[str, str], *, is_keyed: bool = False) -> ApiError:

@@ -13,7 +13,14 @@ PREFIX: Final = "/v1/"
 MAX_RETRY_S: Final = 120  # told to wait longer, they give up at once
 NOT_AGAIN: Final = {"x-should-retry": "false"}  # which those clients heed
 # The same request would come to the same end, or nobody wants it any more.
-_IN_VAIN: Final = frozenset({"cancelled", "poison_job", "step_failed", "deadline_exceeded"})
+_IN_VAIN: Final = frozenset({"cancelled", "poison_job", "step_failed", "storage_failed", "deadline_exceeded"})
+# Of a page that has the clients call another origin, the browser asks whether these may pass.
+SENT_BY_OPENAI: Final = (
+    *("OpenAI-Organization", "OpenAI-Project", "X-Stainless-Arch", "X-Stainless-Lang", "X-Stainless-OS"),
+    *("X-Stainless-Package-Version", "X-Stainless-Read-Timeout", "X-Stainless-Retry-Count", "X-Stainless-Runtime"),
+    *("X-Stainless-Runtime-Version", "X-Stainless-Timeout"),
+)
+READ_BY_OPENAI: Final = ("retry-after-ms", "x-should-retry")
 
 
 def status_below(path: str, status: int) -> int:

@@ -16,7 +16,16 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from server.faults import Fault, faults_of_pydantic, pointer_to
 from server.resolve import Read, placed, read_generation
-from server.schemas import MAX_PROMPT_CHARS, SIZE, GenerationCreate, OutputFormat, ResponseFormat, size_text
+from server.schemas import (
+    MAX_PROMPT_CHARS,
+    SIZE,
+    GenerateSamplingCreate,
+    GenerationCreate,
+    OutputFormat,
+    RefineSamplingCreate,
+    ResponseFormat,
+    size_text,
+)
 
 AUTO: Final = "auto"
 _NO_EFFECT: Final = "Taken, and of no effect here."
@@ -63,7 +72,7 @@ class ImagesCreate(BaseModel):
     )
     output_format: OutputFormat | None = Field(None, description="png unless given.")
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = Field(
-        None, description="Quality of webp and jpeg, 100 the best; refused with png."
+        None, description="Quality of webp and jpeg, 100 the best; png has no other than 100."
     )
     stream: bool | None = None
     partial_images: Annotated[int, Field(ge=0, le=3)] | None = Field(
@@ -138,9 +147,11 @@ def read_edits(value: dict[str, Any], upload: bytes | None, *, may_return: bool)
     return replace(translated, upload=upload)
 
 
-def previews_for(partial_images: int, max_rounds: int) -> int:
-    """How many of a trajectory's partial images are previews: what rejected pictures, one a round at most, leave."""
-    return max(0, partial_images - max_rounds)
+def previews_for(partial_images: int, max_rounds: int, *, of_edit: bool) -> int:
+    """How many of a trajectory's partial images are previews: what rejected pictures, one a round at most, leave. The
+    upload of an edit is none of those that are drawn here.
+    """
+    return max(0, partial_images - (max_rounds - 1 if of_edit else max_rounds))
 
 
 def _read(model: type[ImagesCreate], value: Any) -> _Given:
@@ -148,13 +159,27 @@ def _read(model: type[ImagesCreate], value: Any) -> _Given:
         return _Given(model.model_validate(value).model_dump(exclude_unset=True), frozenset(), [], "")
     except ValidationError as error:
         found = error.errors(include_url=False)
-        told = [fault for fault in found if fault["type"] != "extra_forbidden" or fault["loc"][0] not in _REFUSED]
-        refused = [Fault(f"/{name}", why) for name, why in _REFUSED.items() if _has(value, name)]
+        unknown = {str(fault["loc"][0]) for fault in found if fault["type"] == "extra_forbidden"}
+        why_not = {**{name: why for name in unknown if (why := _of_r3(name))}, **_REFUSED}
+        refused = [Fault(f"/{name}", why) for name, why in why_not.items() if _has(value, name)]
+        told = [fault for fault in found if fault["type"] != "extra_forbidden" or fault["loc"][0] not in why_not]
         wrong = frozenset(str(fault["loc"][0]) for fault in found if fault["loc"])
         faults = [*refused, *faults_of_pydantic(told, known=model.model_fields)]
         fields = value if isinstance(value, dict) else {}
         kept = {name: v for name, v in fields.items() if name not in wrong and v is not None}
         return _Given(kept, wrong, faults, str(fields.get("size", ""))[:100])
+
+
+def _of_r3(name: str) -> str:
+    """What to say of a field that stands beside the prompt in POST /generate, or in a part of it, and not here."""
+    if name in GenerationCreate.model_fields:
+        place = f'"{name}": …'
+    elif name in RefineSamplingCreate.model_fields:
+        part = "generate" if name in GenerateSamplingCreate.model_fields else "refine"
+        place = f'"{part}": {{"{name}": …}}'
+    else:
+        return ""
+    return f'stands in r3 here; send {{"r3": {{{place}}}}}, in Python by extra_body'
 
 
 def _has(value: Any, name: str) -> bool:
@@ -168,6 +193,8 @@ def _translated(given: _Given, names: Mapping[str, str], defaults: Mapping[str, 
     above = {called[name]: v for name, v in given.fields.items() if name in called}
     if above.get("size") == AUTO:
         del above["size"]
+    if above.get("output_compression") == 100 and (own | above).get("output_format", "png") == "png":
+        del above["output_compression"]  # OpenAI's own default, which many send
     at = {called[name]: f"/{name}" for name in (*given.fields, *given.wrong) if name in called}
     twice = [
         Fault(f"/r3/{name}", f"is given beside {at[name][1:]}, and is not the same; give one of them")

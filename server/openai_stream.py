@@ -98,7 +98,7 @@ class OpenAiWords:
     def closing(self, reason: str) -> bytes:
         """An error, which says that the job goes on."""
         code, why = CLOSED[reason]
-        return self._error(ApiError(code, f"{why}; GET /jobs/{self._job.id} says what became of the job"))
+        return self._error(self._fault(code, f"{why}; GET /jobs/{self._job.id} says what became of the job"))
 
     async def _superseded(self, data: Json) -> bytes:
         """A picture that stands for its round and was rejected, once."""
@@ -128,7 +128,7 @@ class OpenAiWords:
                 continue
             shown = await self._presenter.picture(self._job, trajectory["image"])
             if "b64_json" not in shown:
-                return self._error(ApiError("storage_failed", f"the picture {shown['id']} could not be read"))
+                return self._error(self._fault("storage_failed", f"the picture {shown['id']} could not be read"))
             self._completed.add(index)
             spent = Usage(**(job.trajectories[index] or {}).get("usage", {}))
             told += self._frame(completed_event(self._kind, {**trajectory, "image": shown}, spent, job.id))
@@ -140,6 +140,9 @@ class OpenAiWords:
             return b""
         self._is_silent = False
         return frame(Event(data["type"], data))
+
+    def _fault(self, code: str, detail: str) -> ApiError:
+        return ApiError(code, detail, extra={"job_id": self._job.id})
 
     def _error(self, error: ApiError) -> bytes:
         told = self._frame({"type": "error", "error": openai_error(error)})

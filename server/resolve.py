@@ -159,7 +159,7 @@ def _loop_faults(body: GenerationCreate, description: Description) -> Found:
         if body.size is not None:
             yield (
                 fields("size", "image"),
-                Fault("/size", f"is {body.size}, but image has its own size; remove one of them"),
+                Fault("/size", f"is {body.size}, but the result has the size of image; leave it out"),
             )
         if rounds < 1:
             yield (

@@ -39,7 +39,7 @@ def roundtrip_faults(body: RoundtripCreate, description: Description) -> Found:
     if body.image is None:
         yield from size_faults(body.size, description)
     elif body.size is not None:
-        fault = Fault("/size", f"is {body.size}, but image has its own size; remove one of them")
+        fault = Fault("/size", f"is {body.size}, but the result has the size of image; leave it out")
         yield fields("size", "image"), fault
     yield from compression_faults(body.output_format, body.output_compression)
 

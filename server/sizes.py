@@ -16,9 +16,13 @@ def is_legal(size: Size, description: Description) -> bool:
 
 
 def nearest_legal(size: Size, description: Description) -> Size:
-    """The legal size nearest to the one that was asked for; of equally near ones the larger."""
+    """The legal size nearest to the one that was asked for, or to its shape where it is too large; of equally near
+    ones the larger.
+    """
     legal = _legal_sizes(description.transforms["vae"], description.latent_stride, description.latent_side)
-    return min(legal, key=lambda s: ((s[0] - size[0]) ** 2 + (s[1] - size[1]) ** 2, -s[0] * s[1], s))
+    scale = min(1.0, max(map(max, legal)) / max(size))
+    width, height = size[0] * scale, size[1] * scale
+    return min(legal, key=lambda s: ((s[0] - width) ** 2 + (s[1] - height) ** 2, -s[0] * s[1], s))
 
 
 def fits_grid(size: Size, description: Description) -> bool:

@@ -42,6 +42,7 @@ class OpenAiError(View):
     type: Literal["invalid_request_error", "rate_limit_error", "server_error"]
     code: str
     param: str | None
+    job_id: JobId | SkipJsonSchema[None] = None
 
 
 class Problem(BaseModel):

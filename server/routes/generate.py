@@ -17,7 +17,7 @@ from server.answers import JOB_RESPONSES
 from server.body import read_json
 from server.callers import Caller, Maker
 from server.errors import json_response
-from server.job_end import Waiting, failure, until_ended
+from server.job_end import Waiting, failure, told, until_ended
 from server.kinds import DESCRIBE, GENERATE, REFLECT, ROUNDTRIP, SCORE, Ask
 from server.negotiation import Mode, mode_of
 from server.queue import QueueUnavailable, StoredJob
@@ -162,6 +162,8 @@ async def _waited(request: Request, parts: Service, waiting: Waiting, headers: d
             log.warning("a job is shown as it was when it was sent", job_id=job.id, reason=str(error))
             shown = presenter.job_at_hand(job)
         return json_response(shown, 202, headers)
+    is_keyed = "idempotency-key" in request.headers
     if ended.status == "succeeded":
-        return json_response(await presenter.job(ended), 200, headers)
-    raise failure(ended, headers, is_keyed="idempotency-key" in request.headers)
+        shown = await told(ended, partial(presenter.job, ended), headers, is_keyed=is_keyed)
+        return json_response(shown, 200, headers)
+    raise failure(ended, headers, is_keyed=is_keyed)

@@ -22,7 +22,7 @@ from server.callers import Caller, Maker, Reader
 from server.errors import invalid_request, json_response
 from server.faults import ApiError, Fault, pointer_to
 from server.form import Form, form_value, read_form
-from server.job_end import Waiting, failure, until_ended
+from server.job_end import Waiting, failure, told, until_ended
 from server.job_view import trajectory_json
 from server.openai_request import ImagesEdit, ImagesRead, R3Settings, previews_for, read_edits, read_generations
 from server.openai_shapes import MODEL_RESPONSES, MODELS_RESPONSES, images_responses
@@ -40,6 +40,7 @@ router = APIRouter(prefix="/v1", tags=["openai"])
 _, _DEFINED = models_json_schema([(ImagesEdit, "validation"), (R3Settings, "validation")])
 SCHEMAS: Final[dict[str, Any]] = _DEFINED["$defs"]
 """By name, those of the form of an edit."""
+_AGAIN: Final = {"Retry-After": "10"}  # a server that ends and begins again takes longer than a moment
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ async def _made(
     check_key(keys)
     body = asked.read.body
     rounds = description.defaults.max_rounds if body.max_rounds is None else body.max_rounds
-    previews = previews_for(asked.partial_images, rounds)
+    previews = previews_for(asked.partial_images, rounds, of_edit=kind == "image_edit")
     if body.stream and "previews" not in body.model_fields_set:
         body = body.model_copy(update={"previews": previews})
     key = keys[0] if keys else None
@@ -183,10 +184,12 @@ async def _waited(request: Request, parts: Service, made: _Made) -> Response:
     ended = await until_ended(request, parts, Waiting(made.caller, job, None, None))
     if ended is None:  # the client is gone, or we are about to be
         detail = f"the server is about to end; GET /jobs/{job.id} says what became of the job"
-        raise ApiError("shutting_down", detail, headers={**made.headers, "Retry-After": "1"}, extra={"job_id": job.id})
+        raise ApiError("shutting_down", detail, headers={**made.headers, **_AGAIN}, extra={"job_id": job.id})
+    is_keyed = "idempotency-key" in request.headers
     if ended.status != "succeeded":
-        raise failure(ended, made.headers, is_keyed="idempotency-key" in request.headers)
-    return json_response(await _pictures(parts, made.caller, ended, made.base), 200, made.headers)
+        raise failure(ended, made.headers, is_keyed=is_keyed)
+    tell = partial(_pictures, parts, made.caller, ended, made.base)
+    return json_response(await told(ended, tell, made.headers, is_keyed=is_keyed), 200, made.headers)
 
 
 async def _pictures(parts: Service, caller: Caller, job: StoredJob, base: str) -> dict[str, Any]:

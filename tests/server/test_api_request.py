@@ -259,6 +259,13 @@ def test_the_nearest_legal_size_is_legal_and_none_is_nearer(width: int, height: 
         assert near == (width, height)
 
 
+@pytest.mark.parametrize(
+    ("size", "near"), [((1536, 1024), (512, 336)), ((1024, 1536), (336, 512)), ((3840, 2160), (512, 288))]
+)
+def test_the_nearest_to_a_size_that_is_too_large_has_its_shape(size: tuple[int, int], near: tuple[int, int]) -> None:
+    assert nearest_legal(size, TINY) == near
+
+
 @pytest.mark.parametrize("size", [(512, 512), (256, 256), (512, 256), (496, 304)])
 def test_sizes_that_the_transform_leaves_alone_are_legal(size: tuple[int, int]) -> None:
     assert is_legal(size, TINY)

@@ -93,6 +93,28 @@ def test_what_would_have_to_change_the_picture_is_refused_by_name(field: str, va
     assert said in found[f"/{field}"]
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "place"),
+    [
+        ("seed", 7, '{"seed": …}'),
+        ("max_rounds", 1, '{"max_rounds": …}'),
+        ("num_timesteps", 20, '{"generate": {"num_timesteps": …}}'),
+        ("cfg_img_scale", 2.0, '{"refine": {"cfg_img_scale": …}}'),
+    ],
+)
+def test_a_setting_of_ours_that_stands_beside_the_prompt_is_told_its_place(field: str, value: Any, place: str) -> None:
+    found = faults({"prompt": "a cat", field: value})
+    assert list(found) == [f"/{field}"]
+    assert f'send {{"r3": {place}}}' in found[f"/{field}"]
+
+
+def test_openais_own_compression_is_taken_with_png_and_no_other() -> None:
+    assert generation(output_compression=100).read.body == generation().read.body
+    assert generation(output_compression=100, r3={"output_format": "png"}).read.body.output_compression is None
+    assert generation(output_compression=100, output_format="webp").read.body.output_compression == 100
+    assert list(faults({"prompt": "a", "output_compression": 99})) == ["/output_compression"]
+
+
 def test_every_fault_is_told_at_its_own_place() -> None:
     found = faults(
         {
@@ -167,7 +189,8 @@ def test_the_faults_of_an_edit_are_told_where_the_form_has_them() -> None:
     ("partial_images", "rounds", "previews"), [(0, 3, 0), (3, 3, 0), (3, 1, 2), (2, 0, 2), (1, 8, 0)]
 )
 def test_previews_are_what_rounds_leave_of_the_partial_images(partial_images: int, rounds: int, previews: int) -> None:
-    assert previews_for(partial_images, rounds) == previews
+    assert previews_for(partial_images, rounds, of_edit=False) == previews
+    assert previews_for(partial_images, rounds + 1, of_edit=True) == previews, "the upload is rejected by nobody"
 
 
 def test_texts_of_a_form_become_what_their_fields_take() -> None:

@@ -62,7 +62,7 @@ def resolved(kind: str, sizes: list[tuple[int, int]], **body: Any) -> Request:
         ("describe", {"max_tokens": 0}, "/max_tokens", "greater than or equal to 1"),
         ("roundtrip", {"image": None}, "/image", "is missing; give it, or a prompt"),
         ("roundtrip", {"prompt": "a cat"}, "/prompt", "is given beside image"),
-        ("roundtrip", {"size": "256x256"}, "/size", "image has its own size"),
+        ("roundtrip", {"size": "256x256"}, "/size", "the result has the size of image"),
         ("roundtrip", {"image": None, "prompt": "a", "size": "500x300"}, "/size", "the nearest is 496x304"),
         ("roundtrip", {"image": None, "prompt": "a", "size": "big"}, "/size", "the default is 256x256"),
         ("roundtrip", {"output_compression": 3}, "/output_compression", "PNG is lossless"),

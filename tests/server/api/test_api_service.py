@@ -146,6 +146,11 @@ def test_origins_and_hosts_that_the_operator_names_are_let_in(valkey: EmbeddedSe
         answer = api.client.get("/jobs", headers={"Origin": origin, "Host": "r3.example"})
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
         assert "Location" in answer.headers["access-control-expose-headers"]
+        of_openai = "authorization,x-stainless-lang,x-stainless-retry-count,x-stainless-runtime-version,openai-project"
+        preflight = api.client.options(
+            "/v1/images/generations", headers={**asked, "Access-Control-Request-Headers": of_openai}
+        )
+        assert preflight.status_code == 200, preflight.text
         assert api.client.get("/jobs", headers={"Origin": "https://other.example"}).status_code == 403
 
 

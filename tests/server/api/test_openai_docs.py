@@ -73,5 +73,5 @@ def test_the_examples_run(
 
 
 def test_every_address_of_an_example_is_that_of_make_serve() -> None:
-    assert len(EXAMPLES) == 9
+    assert len(EXAMPLES) == 10
     assert set(re.findall(r"https?://[^/\s\"']+", PAGE)) == {WHERE}

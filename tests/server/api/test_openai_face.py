@@ -15,7 +15,7 @@ import pytest
 from redis import Redis
 
 from server.embedded import EmbeddedServer
-from server.images import ImageStore
+from server.images import ImageStore, StoreAway
 from server.openai_shapes import EDIT_EVENTS, GENERATION_EVENTS, ImagesResponse, ModelList
 from server.queue_records import ROOT
 from server.queue_worker import WorkerQueue
@@ -24,6 +24,7 @@ from tests.server.api.keyed import KeyedApi
 from tests.server.api.running import RunningApi, running_api
 from tests.server.api.test_api_generate import problem, while_it_waits
 from tests.server.api.test_openai_edits import form
+from tests.server.test_worker_troubles import raising
 from tests.server.waiting import until
 
 EVENTS = {**GENERATION_EVENTS, **EDIT_EVENTS}
@@ -208,6 +209,50 @@ def test_links_lead_where_the_operator_says(valkey: EmbeddedServer, worker_queue
     assert answer.headers["location"].startswith("https://pictures.example/r3/jobs/job_")
 
 
+def test_pictures_that_cannot_be_reached_for_a_moment_are_waited_for(
+    api: RunningApi, worker: HandWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageStore, "get", raising(StoreAway("away"), 1, ImageStore.get))
+    for path, body in ((GENERATIONS, {}), ("/generate", {"response_format": "b64_json"})):
+        thread = while_it_waits(worker, Hand.whole_run)
+        answer = api.client.post(path, json={"prompt": "a cat", **body})
+        thread.join()
+        assert answer.status_code == 200, answer.text
+        monkeypatch.setattr(ImageStore, "get", raising(StoreAway("away"), 1, ImageStore.get))
+
+
+@pytest.mark.parametrize("path", [GENERATIONS, "/generate"])
+@pytest.mark.parametrize("key", [None, "mine"])
+def test_pictures_that_cannot_be_reached_for_long_cost_no_second_job(
+    api: RunningApi, worker: HandWorker, monkeypatch: pytest.MonkeyPatch, path: str, key: str | None
+) -> None:
+    monkeypatch.setattr("server.job_end.PICTURES_WITHIN_S", 0.0)
+    headers = {} if key is None else {"Idempotency-Key": key}
+    body = {"prompt": "a cat", "response_format": "b64_json"}
+    with monkeypatch.context() as away:
+        away.setattr(ImageStore, "get", raising(StoreAway("away")))
+        thread = while_it_waits(worker, Hand.whole_run)
+        answer = api.client.post(path, json=body, headers=headers)
+        thread.join()
+    told_of = problem(answer, 503, "storage_unavailable")
+    assert answer.headers["location"].endswith(f"/jobs/{told_of['job_id']}")
+    again = answer.headers.get("x-should-retry"), "retry-after" in answer.headers
+    assert again == (("false", False) if key is None else (None, True))
+    assert api.job(told_of["job_id"])["status"] == "succeeded"
+    if key is not None:
+        answer = api.client.post(path, json=body, headers=headers)
+        assert (answer.status_code, answer.headers["idempotent-replayed"]) == (200, "true")
+
+
+def test_a_base_url_that_lacks_v1_is_told_so(api: RunningApi) -> None:
+    for path in ("/images/generations", "/images/edits"):
+        told_of = problem(api.client.post(path), 405, "method_not_allowed")
+        assert told_of["detail"].endswith(f"did you mean '/v1{path}'? the base_url of the openai clients ends in /v1")
+    assert "'/v1/models'" in problem(api.client.get("/models"), 404, "not_found")["detail"]
+    for path in ("/jobs/generations", "/v1/images/generations", "/images"):
+        assert "/v1" not in api.client.put(path).json()["detail"].partition(";")[2]
+
+
 def test_who_waits_when_the_server_ends_is_told_to_try_again_and_leaves_no_job(
     valkey: EmbeddedServer, worker_queue: WorkerQueue, tmp_path: Path
 ) -> None:
@@ -226,9 +271,11 @@ def test_who_waits_when_the_server_ends_is_told_to_try_again_and_leaves_no_job(
         for thread in threads:
             thread.join(20)
     body = problem(answers[False], 503, "shutting_down")
-    assert answers[False].headers["retry-after-ms"] == "1000"
+    assert answers[False].headers["retry-after-ms"] == "10000"
+    assert body["error"]["job_id"] == body["job_id"], "those clients show nothing else"
     [event] = told(answers[True].text)
     assert event["error"]["code"] == "shutting_down"
+    assert event["error"]["job_id"].startswith("job_")
     with running_api(valkey.url, tmp_path) as api:
         assert api.job(body["job_id"])["status"] == "cancelled"
 
