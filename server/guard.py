@@ -2,8 +2,9 @@
 
 Where no key is asked for the server trusts whoever can reach it, so a page elsewhere must not be able to: neither by a
 request of its own (its Origin gives it away) nor by pointing a name of its own at this machine (then the Host is that
-name). Probes come by address, so health routes answer any Host. Where keys are asked for, a page elsewhere has none,
-and the server may have any names; then Host and Origin are looked at only if R3_ALLOWED_HOSTS says which.
+name). An address stands for itself, and is let in where other machines reach the server. Probes may say anything, so
+health routes answer any Host. Where keys are asked for, a page elsewhere has none, and the server may have any names;
+then Host and Origin are looked at only if R3_ALLOWED_HOSTS says which.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -37,7 +39,9 @@ class Guard:
         self._app = app
         self._asks_for_keys = asks_for_keys
         self._names_hosts = bool(settings.allowed_hosts)
-        self._hosts = _host_names((*LOOPBACK_HOSTS, *settings.allowed_hosts))
+        public = urlsplit(settings.public_url or "").hostname
+        self._hosts = _host_names((*LOOPBACK_HOSTS, *settings.allowed_hosts, *filter(None, [public])))
+        self._is_reached = not settings.is_loopback
         self._origins = frozenset(origin.rstrip("/").lower() for origin in settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +67,7 @@ class Guard:
 
     def _foreign_host(self, headers: Headers) -> ApiError | None:
         hosts = headers.getlist("host")
-        if len(hosts) == 1 and _name_of(f"//{hosts[0]}") in self._hosts:
+        if len(hosts) == 1 and self._may_be_ours(_name_of(f"//{hosts[0]}")):
             return None
         return ApiError(
             "host_not_allowed",
@@ -72,14 +76,23 @@ class Guard:
         )
 
     def _foreign_origin(self, headers: Headers) -> ApiError | None:
+        host = _name_of(f"//{headers.get('host')}")
         for origin in headers.getlist("origin"):
-            if origin.lower() not in self._origins and _name_of(origin) not in self._hosts:
+            name = _name_of(origin)
+            is_ours = name in self._hosts or (name == host and self._may_be_ours(name))
+            if origin.lower() not in self._origins and not is_ours:
                 return ApiError(
                     "origin_not_allowed",
                     f"Origin is {origin[:200]!r}; only pages of this server may call it, "
                     "or of an origin that the operator names in R3_CORS_ORIGINS",
                 )
         return None
+
+    def _may_be_ours(self, name: str | None) -> bool:
+        """Whether a host of that name may be this server: where others reach it, an address too, for no page has one
+        for its name that is not served from there.
+        """
+        return name in self._hosts or (self._is_reached and name is not None and _is_address(name))
 
 
 def let_go_of_body(scope: Scope) -> None:
@@ -158,6 +171,14 @@ class BodyLimit:
 def _host_names(names: Iterable[str]) -> frozenset[str]:
     """As `_name_of` gives them: lower case, IPv6 without brackets."""
     return frozenset(name.strip("[]").lower() for name in names)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _name_of(url: str) -> str | None:

@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     insecure: bool = False
     """Asks nobody for a key, on any address: for a proxy in front that does the asking."""
     allowed_hosts: Names = ()
-    """Names that may stand in `Host`, with commas; with keys any may unless some are named."""
+    """Names that may stand in `Host` beside `R3_PUBLIC_URL`'s, with commas; with keys any may unless some are named."""
     cors_origins: Names = ()
     """Origins, with commas, whose pages may call the API."""
     public_url: str | None = None
@@ -142,7 +142,7 @@ class Settings(BaseSettings):
     # the lease protocol
     lease_s: Annotated[float, Field(gt=0)] = 15.0
     """How long a worker that was not heard from keeps its jobs; at least three renewals."""
-    renew_s: Annotated[float, Field(gt=0)] = 3.0
+    renew_s: Annotated[float, Field(gt=0, le=5)] = 3.0
     """How often a worker renews its leases."""
     max_strikes: Annotated[int, Field(ge=1)] = 3
     """How many workers a job may cost before it is given up as poison."""

@@ -114,7 +114,7 @@ KEEPING_UP: Final = Row(
         ),
         Panel(
             "Places in the engines",
-            "Room while jobs wait: tenants are at their bounds, or a job waits that no worker here can read.",
+            "Room while jobs wait: tenants are at their bounds, the first wants more, or no worker here can read it.",
             "none",
             (
                 Query(f"sum by (model) (r3_trajectories_running{{{OF}}})", "{{model}} running"),

@@ -150,12 +150,20 @@ def test_a_variable_out_of_range_says_its_default(environment: Environment) -> N
     assert "15.0" in line
 
 
-@pytest.mark.parametrize("given", [{"R3_LEASE_S": "2"}, {"R3_RENEW_S": "6"}, {"R3_LEASE_S": "2.9", "R3_RENEW_S": "1"}])
+@pytest.mark.parametrize(
+    "given", [{"R3_LEASE_S": "2"}, {"R3_RENEW_S": "5", "R3_LEASE_S": "14"}, {"R3_LEASE_S": "2.9", "R3_RENEW_S": "1"}]
+)
 def test_a_lease_that_one_late_renewal_would_lose_is_refused(given: Environment, environment: Environment) -> None:
     line = refusal("serve", environment={**environment, **given})
     assert "at least three times as long" in line
     assert "R3_LEASE_S" in line
     assert "R3_RENEW_S" in line
+
+
+def test_renewals_come_often_enough_for_readiness(environment: Environment) -> None:
+    line = refusal("serve", environment={**environment, "R3_LEASE_S": "60", "R3_RENEW_S": "5.1"})
+    assert "R3_RENEW_S=5.1 is refused" in line
+    assert "less than or equal to 5" in line
 
 
 @pytest.mark.parametrize("command", ["serve", "api"])
