@@ -69,7 +69,8 @@ The packages of the locks, each with its version and the licence that its own me
 which all let a package be passed on unchanged beside a project under Apache-2.0. `BSD` is one that does not say with
 how many clauses; MPL-2.0 asks for the source of its own files, which the packages are. Of several licences with AND or
 a semicolon between them each must be one of these, of several with OR one. What is under any other (GPL, AGPL, LGPL,
-SSPL, BUSL, non-commercial ones), or under none that is known, is refused by a test.
+SSPL, BUSL, non-commercial ones), or under none that is known, is refused by a test. What stands after WITH
+allows more than the licence before it.
 
 Not in it: what Debian's packages in the images are under (`/usr/share/doc` in the image has it), model weights, and
 the CUDA packages that torch's wheels bring on Linux. Those are NVIDIA's, under its own licence: read it before you

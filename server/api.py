@@ -25,8 +25,8 @@ FILES: Final = 65_536  # each stream is one; many systems allow 1,024 until a pr
 def run_api(settings: Settings) -> int:
     """Serve until SIGTERM or Ctrl-C; the exit code of the process.
 
-    At the end streams get `stream.closing`, waiting requests are answered 202, and what still runs after GRACE_S is
-    cut.
+    At the end streams get `stream.closing`, waiting requests are answered 202 (under /v1 503), and what still runs
+    after GRACE_S is cut.
     """
     configure_logging(settings.log_level, settings.log_format)
     _allow_many_streams()

@@ -27,6 +27,6 @@ def test_the_examples_work_one_after_another(service: Service, tmp_path: Path) -
     assert told[1] == "edit"
     assert (tmp_path / "again.png").exists()
     said = run(["bash", "-c", second], service, tmp_path)
-    assert "run/t0_round0.png" in said
+    assert "asked/t0_round0.png" in said
     assert "of 1 picture\n" in said
     assert (tmp_path / "back" / "t0_round0.png.json").exists()
