@@ -114,6 +114,8 @@ class Follower:
         if len(self.buffer) >= self.limit:
             kept = [m for m in self.buffer if m.number is not None]
             dropped = len(self.buffer) - len(kept)
+            if len(kept) >= self.limit and message.number is None:
+                return 1  # the message itself
             if len(kept) >= self.limit:
                 self.buffer.clear()
                 self.close("slow_client")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
     BitImageProcessorPil,
@@ -114,6 +115,17 @@ def test_a_size_of_both_sides_is_taken_as_it_is(tmp_path: Path) -> None:
     assert got.shape == (1, 3, 28, 28)
     expected = (np.array([10, 100, 200]) / 255 - MEAN) / STD
     assert got[0, :, 5, 9].tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(40, 56), (96, 48)])
+def test_a_size_of_both_sides_is_taken_with_the_filter_that_it_names(shape: tuple[int, int], tmp_path: Path) -> None:
+    (one,) = load_similarities((("mine", write_dinov3(tmp_path)),), CPU)
+    picture = pixels(height=shape[0], width=shape[1])
+    small = Image.fromarray(picture).resize((28, 28), Image.Resampling.BILINEAR)
+    expected = ((np.asarray(small) / 255 - MEAN) / STD).transpose(2, 0, 1)
+    assert np.abs(one.prepare(picture)[0].numpy() - expected).max() < 1.01 / 255 / min(STD), "8-bit rounding"
+    other = Image.fromarray(picture).resize((28, 28), Image.Resampling.BICUBIC)
+    assert np.abs(np.asarray(other) - np.asarray(small, dtype=np.float64)).max() > 3, "which another filter exceeds"
 
 
 def without_folder(folder: Path) -> Path:

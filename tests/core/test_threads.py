@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,13 +116,24 @@ def test_waiting_is_told_by_the_system_where_it_tells_it(tmp_path: object, monke
     assert waited_s() == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system does not tell of threads; Linux does")
 def test_waiting_is_that_of_the_calling_thread() -> None:
-    """A thread that has just begun has not waited yet what this one has."""
-    found: list[float] = []
-    thread = threading.Thread(target=lambda: found.append(waited_s()))
+    def waited_by_id() -> float:
+        told = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text().split()
+        return int(told[1]) / 1e9
+
+    found: list[tuple[float, float, float]] = []
+
+    def look() -> None:
+        found.append((waited_by_id(), waited_s(), waited_by_id()))
+
+    look()
+    thread = threading.Thread(target=look)
     thread.start()
     thread.join()
-    assert found[0] <= waited_s() + 0.1
+    for before, told, after in found:
+        assert before <= told <= after
+    assert found[0][0] > found[1][2], "a thread that has just begun has not waited yet what this one has"
 
 
 @pytest.mark.parametrize("elements", [100, 33_001, 98_307, 100_003])

@@ -77,6 +77,8 @@ async def test_what_is_sent_with_a_read_is_kept_by_nobody_and_counts_for_nothing
         for method in ("GET", "HEAD") * AT_ONCE
     ]
     await asyncio.sleep(0.01)
+    assert not any(task.done() for task in reads)
+    assert not bodies.limit._held
     await bodies.send("a", [MOST])
     for task in reads:
         task.cancel()

@@ -160,6 +160,13 @@ def test_a_lease_that_one_late_renewal_would_lose_is_refused(given: Environment,
     assert "R3_RENEW_S" in line
 
 
+def test_what_is_no_setting_is_told_once_with_what_it_may_mean(environment: Environment) -> None:
+    ended = r3("serve", environment={**environment, "R3_CHEKPOINT": "x", "R3_LEASE_S": "-1"})
+    told, _ = ended.stderr.splitlines()
+    assert "R3_CHEKPOINT" in told
+    assert "did you mean R3_CHECKPOINT?" in told
+
+
 def test_renewals_come_often_enough_for_readiness(environment: Environment) -> None:
     line = refusal("serve", environment={**environment, "R3_LEASE_S": "60", "R3_RENEW_S": "5.1"})
     assert "R3_RENEW_S=5.1 is refused" in line

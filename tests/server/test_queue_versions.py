@@ -72,3 +72,12 @@ async def test_a_hundred_newer_jobs_at_the_head_are_passed_over_and_no_more_are_
     ours = (await queue.submit(of_version(STORED_VERSION))).id
     assert leased_ids(worker, 1) == [ours]
     assert len(worker.left_to_newer) == 99
+
+
+async def test_one_behind_more_than_a_hundred_newer_jobs_waits(queue: Queue, worker: WorkerQueue) -> None:
+    """Each that is passed over is read, by the one thread that Redis has."""
+    for _ in range(101):
+        await queue.submit(of_version(NEWER))
+    await queue.submit(of_version(STORED_VERSION))
+    assert leased_ids(worker, 1) == []
+    assert len(worker.left_to_newer) == 100

@@ -231,7 +231,7 @@ def test_a_child_reads_exactly_the_settings_that_it_is_given(monkeypatch: pytest
     assert Settings() == asked
 
 
-def test_what_is_no_setting_is_told_once_and_not_handed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_no_setting_is_not_handed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("R3_CHEKPOINT", "x")
     handed_on = child_environment(Settings(data_dir=tmp_path))
     assert "R3_CHEKPOINT" not in handed_on

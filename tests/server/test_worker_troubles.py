@@ -206,7 +206,7 @@ async def test_a_heartbeat_under_way_does_not_undo_the_farewell(
         heartbeat(self, info)
 
     monkeypatch.setattr(WorkerQueue, "heartbeat", slow)
-    under_way.wait(10)
+    assert under_way.wait(10)
     assert worker.leave() == 0
     worker.worker._lifeline.thread.join(10)
     assert await queue.workers() == []

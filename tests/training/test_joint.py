@@ -92,12 +92,17 @@ def test_a_run_that_was_stopped_goes_on_where_it_stood(
 ) -> None:
     run, _ = begun(replace(FEW, steps=3), model, teacher, tmp_path)
     run.train()
-    stood = run._optimiser.state()
+    stood = copy.deepcopy(run._optimiser.state())
     again, said = begun(FEW, model, teacher, tmp_path)
     again.resume()
     assert "going on from step 3" in said
-    for name, master in again._optimiser.state()["masters"].items():
-        torch.testing.assert_close(master, stood["masters"][name])
+    there = again._optimiser.state()
+    assert there.keys() == stood.keys()
+    assert there.pop("steps") == stood["steps"] == 3
+    for part, tensors in there.items():
+        assert tensors, part
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(tensor, stood[part][name])
     averaged = again.train()
     assert again._step == FEW.steps
     assert all(bool(torch.isfinite(weight).all()) for weight in averaged.values())

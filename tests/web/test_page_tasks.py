@@ -179,6 +179,7 @@ def test_one_is_cancelled_but_not_stopped_halfway(slow: Served, open_page: Open)
     body = {"prompt": "a house words=100"}
     job = httpx.post(f"{slow.url}/roundtrip", json=body, headers={"Prefer": "respond-async"}, timeout=60).json()
     page = open_page(f"{slow.url}/j/{job['id']}")
+    expect(page.get_by_role("button", name="Cancel")).to_be_visible()
     expect(page.get_by_role("button", name="Stop here")).to_have_count(0)
     page.get_by_role("button", name="Cancel").click()
     ended(page, "cancelled")

@@ -43,7 +43,5 @@ def random_engine(checkpoint: Path) -> Runtime:
 @pytest.fixture(scope="session")
 def small_engine() -> Runtime:
     """The trained model of coloured shapes."""
-    if not (SMALL_CHECKPOINT / "ema.safetensors").is_file():
-        pytest.skip("checkpoints/small is not trained yet: make train-small")
     with one_thread():
         return load_engine(EngineConfig(SMALL_CHECKPOINT, torch_threads=1))

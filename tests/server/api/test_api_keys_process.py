@@ -36,6 +36,7 @@ def test_while_redis_is_away_nobody_comes_in_and_then_those_with_keys_do(
     with api_process(own_redis.url, tmp_path, auth="keys") as api:
         client = api.client
         until(lambda: client.get("/jobs", headers=bearer).status_code == 200)
+        assert "server" not in client.get("/livez").headers, "what it runs under is nobody's to know"
         kill(own_redis)
         until(lambda: client.get("/jobs").status_code == 503, 15)  # what was read just before is trusted for a moment
         for path in CLOSED:

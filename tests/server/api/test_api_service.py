@@ -177,12 +177,12 @@ def test_too_many_headers_are_refused(api: RunningApi, headers: dict[str, str]) 
     problem(api.client.get("/livez", headers=headers), 431, "headers_too_large")
 
 
-@pytest.mark.parametrize("head", [b"X: v\r\n" * 10_000, b"X: " + b"v" * 3_000_000, b"X: v\r\n" * 1_000_000])
+@pytest.mark.parametrize("head", [b"X: v\r\n" * 10_000 + b"\r\n", b"X: " + b"v" * 3_000_000, b"X: v\r\n" * 1_000_000])
 def test_heads_without_end_are_refused_fast_and_not_kept(api: RunningApi, head: bytes) -> None:
     with socket.create_connection(("127.0.0.1", api.port), timeout=5) as connection:
         with promised(0.05):
-            with suppress(ConnectionError):
-                connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + head + b"\r\n\r\n")
+            with suppress(ConnectionError):  # of the long ones the end never comes: who waited for it would not answer
+                connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n" + head)
             with suppress(ConnectionError):
                 assert connection.recv(65536).startswith(b"HTTP/1.1 431 ")
 
@@ -198,7 +198,6 @@ def test_every_answer_carries_the_safe_headers(api: RunningApi, path: str) -> No
     }
     assert {name: answer.headers[name] for name in expected} == expected
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
-    assert "server" not in answer.headers or "uvicorn" in answer.headers["server"]
     assert not any(name.startswith("access-control") for name in answer.headers)
 
 
