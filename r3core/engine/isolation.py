@@ -86,9 +86,14 @@ class Isolation:
         # Whoever keeps the failure must not keep the tensors of the frames that it passed through.
         for link in _chain(error):
             traceback.clear_frames(link.__traceback__)
-        if any(map(_FULL.search, told)):
+        if is_of_memory(error):
             return OutOfMemory("the device has no memory left for this request; ask for a smaller size")
         return StepFailed.because_of(error)
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, of device or host, and nothing else is wrong."""
+    return any(_FULL.search(_told(link)) for link in _chain(error))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -12,12 +12,15 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from r3core.engine.aside import Aside, at_once
 from r3core.engine.batch import Drawn, Shown
 from r3core.engine.drawing import Drawing, Unshown
+from r3core.engine.isolation import is_of_memory
 from r3core.engine.state import State
+from r3core.errors import StepFailed
 from r3core.model import vae
 
 if TYPE_CHECKING:
@@ -27,17 +30,26 @@ if TYPE_CHECKING:
 
 
 class Pictures:
-    """Decodes what drawings come to. What fails is tried once more when it is asked for."""
+    """Decodes what drawings come to. Where memory ran out it is tried once more when it is asked for."""
 
     def __init__(self, model: Model, stopwatch: Stopwatch, aside: Aside) -> None:
         self._vae, self._patch = model.vae, model.config.latent_patch
         self._stopwatch, self._aside = stopwatch, aside
 
     def decode(self, tokens: Tensor, grid: tuple[int, int]) -> Pixels:
-        """Tokens [n, d] of a picture on a grid of (rows, columns) -> its pixels."""
+        """Tokens [n, d] of a picture on a grid of (rows, columns) -> its pixels.
+
+        Raises StepFailed for tokens that are no numbers, of which a picture comes all the same, a black one.
+        """
         with self._stopwatch.timing("decode", 1):
             latent = vae.unpack(tokens, grid, self._patch)[None]
-            return vae.to_uint8(self._vae.decode(latent))[0].cpu().numpy()
+            pixels = vae.to_uint8(self._vae.decode(latent))[0]
+            are_numbers = tokens.isfinite().all().to(pixels.dtype)
+            told = torch.cat((pixels.flatten(), are_numbers[None])).cpu().numpy()  # a device is waited for once
+        if not told[-1]:
+            raise StepFailed("what was drawn is no finite numbers; the checkpoint's weights may be damaged")
+        picture: Pixels = told[:-1].reshape(tuple(pixels.shape))
+        return picture
 
     def previews(self, drawing: Drawing, all_clean: Iterable[tuple[int, Tensor]]) -> list[Unshown]:
         """Begin to decode what a drawing would come to after some steps, `clean` [n, d] each. While one of it is being
@@ -107,8 +119,9 @@ class Pictures:
         more.
         """
         failed = [(i, fault) for i, future in enumerate(state.decoded) if (fault := future.exception()) is not None]
-        for i, _ in failed:
-            state.decoded[i] = self._aside.start(self.decode, state.drawings[i].x, state.drawings[i].grid)
+        for i, fault in failed:
+            if is_of_memory(fault):
+                state.decoded[i] = self._aside.start(self.decode, state.drawings[i].x, state.drawings[i].grid)
         if failed:
             raise failed[0][1]
         pixels = tuple(future.result() for future in state.decoded)

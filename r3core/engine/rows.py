@@ -50,7 +50,7 @@ class RowCounter:
         self._check_scorers(request)
         for size in _sizes(trajectory):
             self._check_grids(request, size)
-        most = min(self._description.max_context_tokens, self.cache_rows)
+        most = min(self._description.max_context_tokens - 1, self.cache_rows)  # a picture stands where its text ends
         for what, rows, written in self._contexts(trajectory):
             if rows > most:
                 raise PromptTooLong(
@@ -71,7 +71,22 @@ class RowCounter:
                 f"the next step takes {need.prefill_rows} rows at once and {self._forward_rows} were planned at start; "
                 "ask for shorter texts or a smaller size"
             )
+        if (end := self._end(step, trajectory)) > self._description.max_context_tokens:
+            raise OutOfCapacity(
+                f"a text that the model wrote takes {end} positions with the picture of it, and it has "
+                f"{self._description.max_context_tokens}; ask for shorter texts"
+            )
         return need
+
+    def _end(self, step: Step, trajectory: Trajectory) -> int:
+        """One more than the position of a picture that is drawn from what the model itself wrote."""
+        match step:
+            case Reconstruct():
+                return len(self._tokenizer.segment(trajectory.description or "")) + 1
+            case Refine(instruction=instruction):  # the picture takes a position as latents and one as patches
+                return 2 + len(self._tokenizer.segment(instruction)) + 1
+            case _:
+                return 0
 
     def _need(self, step: Step, trajectory: Trajectory, *, keeps: bool) -> Need:
         request = trajectory.request

@@ -200,10 +200,17 @@ class ModelRunner:
         return outputs
 
     def _turns(self, states: Mapping[str, State]) -> dict[str, Turn]:
-        """What each puts into the text forward, in their order."""
+        """What each puts into the text forward, in their order. Of those that judge pictures only as many as fill one:
+        what is asked of pictures is made before it is computed, and no cache bounds how much that is.
+        """
         texts = sum(state.writing is not None for state in states.values())
         written = self._writer.turns({key: state.text for key, state in states.items() if state.goes_on}, texts)
-        return {key: written.get(key) or self._turn(state) for key, state in states.items()}
+        turns, asked = {}, 0
+        for key, state in states.items():
+            if state.looking is None or asked < self.max_batch_rows:
+                turns[key] = written.get(key) or self._turn(state)
+                asked += turns[key].rows if state.looking is not None else 0
+        return turns
 
     def _turn(self, state: State) -> Turn:
         """What looks, begins, or is asked at its end."""

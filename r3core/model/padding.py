@@ -167,7 +167,8 @@ def _grouped(group: Sequence[Placed], order: Numbers | None, total: int) -> Toge
     rows = max(piece.rows for piece in pieces)
     from_cache = max(piece.seen if stored else piece.past for piece in pieces)
     queries = np.empty((len(group), rows), np.int64)
-    keys = np.zeros((len(group), from_cache), np.int64)
+    # Behind its own keys each sees its first again, and never another's: what is hidden may not be no number either.
+    keys = np.repeat([[piece.start] for piece in pieces], from_cache, axis=1)
     visible = np.zeros((len(group), rows, from_cache), bool)
     real = np.zeros((len(group), rows), bool)
     for i, (first, piece) in enumerate(group):

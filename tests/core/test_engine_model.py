@@ -23,6 +23,7 @@ from r3core.model.padding import PieceRows
 from r3core.model.product import why_not
 from r3core.runtime import Runtime
 from r3core.schedule import branches_per_step
+from r3core.steps import Reconstruct, Refine, Step
 from r3core.types import EarlyStop, ImageSampling, Request, TextSampling, Trajectory
 from tests.core.conftest import MakeRuntime
 from tests.core.walking import Alone, alone, by_key, check_order, drive, end_of, pictures, plain_picture
@@ -455,6 +456,26 @@ def test_a_failing_request_fails_alone_and_the_others_pictures_are_unchanged(
     assert runtime.runner._states == {}
 
 
+def test_a_picture_that_is_no_numbers_fails_and_shows_in_no_other(
+    make_runtime: MakeRuntime, by_themselves: dict[str, Alone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its context holds the first row of the cache, and what draws from that would be black."""
+    latent = Feeder.latent
+    monkeypatch.setattr(Feeder, "latent", lambda feeder, pixels: latent(feeder, pixels) * float("nan"))
+    runtime = make_runtime()
+    names = ("plain", "no plan, previews", "every round, short texts")
+    requests = {name: replace(MIX[name], max_rounds=0) for name in names}  # only an edit has latents to look at
+    events = run_together(runtime, {"bad": MIX["given, told what to do"], **requests})
+    failed = events["bad"][-1]
+    assert isinstance(failed, Failed)
+    assert isinstance(failed.error, StepFailed)
+    assert "no finite numbers" in str(failed.error)
+    assert [event.round for event in events["bad"] if isinstance(event, ImageReady)] in ([], [0]), "the one given"
+    for name in names:
+        [drawn] = pictures(events[name]).values()
+        assert np.abs(drawn.astype(int) - by_themselves[name].pictures[0].astype(int)).max() <= 1
+
+
 def test_what_stood_in_lent_rows_before_makes_no_difference(
     make_runtime: MakeRuntime, by_themselves: dict[str, Alone]
 ) -> None:
@@ -611,6 +632,59 @@ def test_a_picture_beyond_the_position_tables_is_refused_with_its_numbers(
         runtime.engine.add("a", Trajectory(asked))
     if transforms:  # a picture that nobody looks at goes through no transform
         runtime.engine.check(Trajectory(replace(asked, max_rounds=0)))
+
+
+MOST = 512  # positions
+
+
+@pytest.fixture
+def of_few_positions(make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    """Beyond its table a position is none: on a GPU that would end the process."""
+    runtime = make_runtime()
+    counter, bagel = runtime.runner._counter, runtime.runner._bagel
+    assert bagel._turns is not None
+    assert bagel._turns[0].shape[0] == counter._description.max_context_tokens
+    monkeypatch.setattr(bagel, "_turns", (bagel._turns[0][:MOST], bagel._turns[1][:MOST]))  # others share the model
+    counter._description = replace(counter._description, max_context_tokens=MOST)
+    return runtime
+
+
+@pytest.mark.parametrize("think", [False, True])
+def test_the_longest_context_leaves_a_position_for_its_picture(of_few_positions: Runtime, *, think: bool) -> None:
+    counter = of_few_positions.runner._counter
+    asked = ask(
+        think=think,
+        max_rounds=0,
+        reason=replace(GREEDY, max_tokens=3, temperature=2),  # which ends by its length
+        generate=ImageSampling(num_timesteps=2),
+    )
+    before = counter._generate_system + 3 + 1 if think else 0
+    prompts = {before + len(counter._tokenizer.segment("☃" * n)): "☃" * n for n in range(1, MOST)}
+    longest = max(rows for rows in prompts if rows < MOST)
+    of_few_positions.engine.add("a", Trajectory(replace(asked, prompt=prompts[longest])))
+    assert isinstance(by_key(drive(of_few_positions.engine))["a"][-1], Finished)
+    prompt = prompts[longest] + "x" * (MOST - longest)
+    with pytest.raises(PromptTooLong, match=f"would take {MOST} tokens and {MOST - 1} fit"):
+        of_few_positions.engine.add("a", Trajectory(replace(asked, prompt=prompt)))
+
+
+@pytest.mark.parametrize("step", [Reconstruct(), Refine(1, "", 0)])
+def test_what_the_model_wrote_leaves_a_position_for_its_picture(of_few_positions: Runtime, step: Step) -> None:
+    """A token that is no whole character is three when its text is read again."""
+    counter = of_few_positions.runner._counter
+    written = next(text for n in range(MOST) if counter._end(*of(step, text := "\ufffd" * n)) > MOST - 3)
+    while counter._end(*of(step, written)) < MOST:
+        written += "x"
+    counter.need(*of(step, written), keeps=False)
+    with pytest.raises(OutOfCapacity, match=rf"takes {MOST + 1} positions with the picture of it"):
+        counter.need(*of(step, written + "x"), keeps=False)
+
+
+def of(step: Step, written: str) -> tuple[Step, Trajectory]:
+    """The step after the model has written that."""
+    if isinstance(step, Refine):
+        return replace(step, instruction=written), Trajectory(ask())
+    return step, Trajectory(ask(kind="roundtrip", given_image=True), description=written)
 
 
 def test_only_what_will_be_done_counts_against_the_limits(make_runtime: MakeRuntime) -> None:

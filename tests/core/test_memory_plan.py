@@ -186,11 +186,12 @@ def most_bytes(act: Callable[[], object]) -> int:
     return int(max(accumulate(event.nbytes() for event in sorted(memory, key=lambda event: event.start_ns()))))
 
 
-def most_taken(runtime: Runtime, requests: Sequence[Request]) -> int:
-    """Bytes of tensors at their fullest, beyond those that were there before."""
+def most_taken(runtime: Runtime, requests: Sequence[Request], pictures: int = 1) -> int:
+    """Bytes of tensors at their fullest, beyond those that were there before; `pictures` are given where one is."""
     log: list[tuple[str, Event]] = []
     for i, request in enumerate(requests):
-        given = (plain_picture(request.width, request.height),) if request.given_image else ()
+        given = (plain_picture(request.width, request.height),) * pictures if request.given_image else ()
+        given = tuple(replace(one, image=replace(one.image, id=f"img_{j}")) for j, one in enumerate(given))
         runtime.engine.add(str(i), Trajectory(replace(request, seed=i)), given)
     taken = most_bytes(lambda: log.extend(drive(runtime.engine)))
     assert sum(isinstance(event, Finished) for _, event in log) == len(requests), [
@@ -208,6 +209,23 @@ def test_nothing_that_is_let_in_takes_more_than_was_planned(
     runtime = runtime_of(loaded, description, max_batch_rows, context)
     taken, most = most_taken(runtime, requests), runtime.runner.plan().activation_bytes
     assert most / 2 < taken <= most
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_what_is_asked_of_pictures_takes_no_more_however_many_are_judged_at_once(
+    loaded: Loaded, description: Description, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is made before it is computed, and takes no cache rows that would bound it."""
+    asked = ask(LONG, kind="score", scorers=("lift", "vqa"), given_image=True, think=False, max_rounds=0)
+    taken = {}
+    for places in (2, 8):
+        monkeypatch.setattr("tests.core.test_memory_plan.PLACES", places)
+        runtime = runtime_of(loaded, description, 3 * CONTEXT, 3 * CONTEXT)
+        taken[places] = most_taken(runtime, [asked] * places, pictures=9)
+        assert taken[places] <= runtime.runner.plan().activation_bytes
+    a_turn = 2500 * loaded.model.config.decoder.hidden * 4
+
+    assert taken[8] - taken[2] < 3 * a_turn, "which what six more ask would exceed"
 
 
 @pytest.mark.parametrize("at_once", [1, 8, 64], ids=lambda rows: f"{rows} rows at once")

@@ -67,6 +67,15 @@ def test_a_single_piece_stays_alone() -> None:
     assert len(alone) == 1
 
 
+def test_nobody_reads_a_row_of_anothers_not_even_where_it_is_hidden() -> None:
+    """A row that is no number, times nothing, is none either."""
+    drafted = PieceRows(700, 95, 3, causal=True, stored=True)
+    pieces = (drafted, token(100, start=300), token(90, start=500), token(0, start=1))
+    [group], _ = together(placed(*pieces), None)
+    for keys, piece in zip(group.keys.view(group.pieces, -1).tolist(), pieces, strict=True):
+        assert set(keys) <= set(range(piece.start, piece.start + piece.seen))
+
+
 @pytest.mark.parametrize("pieces", [(latents(40), latents(40)), (token(7), token(7))])
 def test_without_padding_there_is_no_mask(pieces: tuple[PieceRows, ...]) -> None:
     groups, _ = together(placed(*pieces), None)
