@@ -203,7 +203,7 @@ class _FolderObjects:
                 _write_synced(temporary, content)
                 temporary.rename(target)
                 break
-            except FileNotFoundError:
+            except (FileNotFoundError, FileExistsError):  # the latter: its folder went while mkdir looked at it
                 # The job was deleted while it was written to, and a late write is swept; or the volume is gone.
                 if attempt == _TRIES - 1:
                     raise

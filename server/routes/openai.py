@@ -188,18 +188,19 @@ async def _waited(request: Request, parts: Service, made: _Made) -> Response:
     is_keyed = "idempotency-key" in request.headers
     if ended.status != "succeeded":
         raise failure(ended, made.headers, is_keyed=is_keyed)
-    tell = partial(_pictures, parts, made.caller, ended, made.base)
+    tell = partial(_pictures, parts, made, ended)
     return json_response(await told(ended, tell, made.headers, is_keyed=is_keyed), 200, made.headers)
 
 
-async def _pictures(parts: Service, caller: Caller, job: StoredJob, base: str) -> dict[str, Any]:
-    presenter = parts.presenter.for_caller(caller)
+async def _pictures(parts: Service, made: _Made, job: StoredJob) -> dict[str, Any]:
+    presenter = parts.presenter.for_caller(made.caller)
     found = [trajectory_json(job, index) for index in range(len(job.trajectories))]
     drawn = [trajectory for trajectory in found if trajectory["image"] is not None]
     shown = [{**trajectory, "image": await presenter.picture(job, trajectory["image"])} for trajectory in drawn]
     if not shown or (job.params["response_format"] == "b64_json" and any("b64_json" not in t["image"] for t in shown)):
-        raise ApiError("storage_failed", f"a picture of {job.id} could not be read", extra={"job_id": job.id})
-    return images_response(job, shown, base)
+        detail = f"a picture of {job.id} could not be read"
+        raise ApiError("storage_failed", detail, headers=made.headers, extra={"job_id": job.id})
+    return images_response(job, shown, made.base)
 
 
 def _base(request: Request, parts: Service) -> str:

@@ -260,6 +260,30 @@ def test_a_malformed_reflection_has_no_verdict(
     assert verdict_of(events) is None
 
 
+@pytest.mark.parametrize("damaged", [math.nan, -math.inf])
+def test_a_verdict_that_is_no_number_fails_its_own_request(
+    damaged: float, make_runtime: MakeRuntime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Bagel.likelihoods
+
+    def likelihoods(self: Bagel, hidden: Tensor, ids: Tensor) -> Tensor:
+        found = asked(self, hidden, ids)
+        found[0] = damaged
+        return found
+
+    monkeypatch.setattr(Bagel, "likelihoods", likelihoods)
+    runtime = make_runtime()
+    jobs = {"bad": (to_score(CAT, ("verdict",)), (plain_picture(),)), "plain": (MIX["plain"], ())}
+    events = run(runtime, jobs)
+    failed = events["bad"][-1]
+    assert isinstance(failed, Failed)
+    assert failed.error.code == "step_failed"
+    assert "the verdict is not a finite number" in str(failed.error)
+    assert scores_of(events["bad"]) == {}
+    assert isinstance(events["plain"][-1], Finished)
+    assert runtime.runner._states == {}
+
+
 def test_a_reflection_reads_the_same_whether_its_verdict_is_wanted_or_not(make_runtime: MakeRuntime) -> None:
     wild = ask(reflect=replace(WILD, max_tokens=7), max_rounds=1, early_stop=EarlyStop(confirmations=3))
     bare = end_of(run(make_runtime(), {"a": (wild, ())})["a"])

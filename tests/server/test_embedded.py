@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import signal
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 from redis import Redis
 
-from server.embedded import SOCKET_PATH_LIMIT, EmbeddedServer, find_binary, locked
+from server.embedded import SOCKET_PATH_LIMIT, EmbeddedServer, _end_leftover, find_binary, locked
 from server.misconfigured import Misconfigured
 from tests.programs import needed
 from tests.server.waiting import is_alive, until
@@ -20,6 +23,14 @@ from tests.server.waiting import is_alive, until
 
 def socket_of(server: EmbeddedServer) -> Path:
     return Path(server.url.removeprefix("unix://"))
+
+
+def program(folder: Path, line: str) -> Path:
+    """A server that is this line of a shell's."""
+    path = folder / "a-server"
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(0o755)
+    return path
 
 
 def test_it_answers_on_a_socket_that_only_its_user_reaches(tmp_path: Path) -> None:
@@ -79,9 +90,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 
 def test_nobody_in_a_hurry_waits_for_a_server_that_still_reads_its_data(tmp_path: Path) -> None:
-    slow = tmp_path / "slow-server"
-    slow.write_text("#!/bin/sh\nexec sleep 3600\n")
-    slow.chmod(0o755)
+    slow = program(tmp_path, "exec sleep 3600")
     asked: list[bool] = []
 
     def hurry() -> bool:
@@ -92,6 +101,19 @@ def test_nobody_in_a_hurry_waits_for_a_server_that_still_reads_its_data(tmp_path
         assert server.pid is not None
         assert server.is_running()
     assert not is_alive(server.pid)
+
+
+def test_a_server_that_never_answers_is_given_up_with_where_to_look(tmp_path: Path) -> None:
+    with locked(tmp_path) as directory:
+        server = EmbeddedServer(directory, program(tmp_path, "exec sleep 3600"))
+        try:
+            with pytest.raises(Misconfigured) as given_up:
+                server.start(timeout_s=0.2)
+            assert server.is_running()
+        finally:
+            server.stop()
+    log = tmp_path / "redis" / "server.log"
+    assert str(given_up.value) == f"{server.binary} does not answer on {socket_of(server)}; see its log, {log}"
 
 
 def test_a_server_on_path_serves_where_the_wheel_has_none(tmp_path: Path) -> None:
@@ -133,3 +155,24 @@ def test_a_server_that_outlived_its_holder_is_ended_before_another_takes_the_dat
     assert left.is_running()  # as on a system that does not end it with its parent
     with locked(tmp_path):
         until(lambda: not left.is_running())
+
+
+def test_nobody_takes_the_data_while_a_server_that_cannot_be_ended_still_writes_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two servers would ruin its append-only file."""
+    monkeypatch.setattr("server.embedded._end_leftover", partial(_end_leftover, timeout_s=0.2))
+    deaf = program(tmp_path, f"exec {shlex.quote(str(find_binary()))} \"$@\" --rename-command SHUTDOWN ''")
+    with locked(tmp_path) as directory:
+        left = EmbeddedServer(directory, deaf)
+        left.start()
+    try:
+        told = f"a server that a killed `r3 serve` left still runs on {socket_of(left)}; end it by hand"
+        with pytest.raises(Misconfigured, match=f"^{re.escape(told)}$"), locked(tmp_path):
+            pass
+        with Redis.from_url(left.url) as redis:
+            assert redis.ping()
+    finally:
+        left.stop()
+    with locked(tmp_path) as directory, EmbeddedServer(directory) as again, Redis.from_url(again.url) as redis:
+        assert redis.ping()

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 from pydantic import BaseModel
+from typer.testing import CliRunner
 
+from server.cli import app
 from server.cli_generate import fields_of
 from server.generate import EXIT_CANCELLED, EXIT_FAILED, run_generate
 from server.misconfigured import Misconfigured
@@ -26,6 +28,7 @@ SERVICE_ONLY = {
     *("model", "response_format", "priority", "webhook", "stream", "cancel_on_disconnect"),
 }
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoint"
+AS_FAKE = {"R3_RUNNER": "fake", "R3_CHECKPOINT": str(GOLDEN)}
 QUICK = {"generate": {"num_timesteps": 4}, "refine": {"num_timesteps": 4}}
 
 
@@ -267,6 +270,25 @@ def test_every_field_of_the_api_is_an_option() -> None:
     expected = {name.replace("_", "-") for name in options_of(GenerationCreate)} - {"prompt"}
     missing = [name for name in expected if f"--{name} " not in f"{shown} ".replace("\n", " \n")]
     assert missing == []
+
+
+@pytest.mark.parametrize(
+    ("options", "is_on"),
+    [
+        (["--early-stop", "--stop-all", "--think"], True),
+        (["--no-early-stop", "--stop-any", "--no-think"], False),
+    ],
+)
+def test_each_switch_of_the_command_line_turns_on_and_off_what_it_says(
+    tmp_path: Path, options: list[str], is_on: bool
+) -> None:
+    command = ["generate", "a cat", "--out", str(tmp_path), "--scorers", "lift", "--stop-scorer", "lift", *options]
+    ran = CliRunner().invoke(app, [*command, "--max-rounds", "1"], env=AS_FAKE)
+    assert ran.exit_code == 0, ran.output
+    story = json.loads((tmp_path / "trajectory.json").read_text(encoding="utf-8"))
+    rules = story["params"]["early_stop"]
+    assert (rules["on_satisfied"], rules.get("all", False), story["params"]["think"]) == (is_on, is_on, is_on)
+    assert (story["reasoning"] is not None) == is_on
 
 
 def options_of(schema: type[BaseModel]) -> set[str]:

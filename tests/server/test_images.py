@@ -94,6 +94,24 @@ def test_a_probe_finds_nothing_wrong_and_leaves_nothing_behind(store: ImageStore
     assert list(store.jobs()) == []
 
 
+@pytest.mark.parametrize(
+    ("method", "answer", "told"),
+    [
+        ("sizes", list[object](), "cannot be read and listed as it was"),
+        ("read", b"other bytes", "cannot be read and listed as it was"),
+        ("remove_folder", None, "what was deleted is still there; allow DeleteObject"),
+    ],
+    ids=["unlisted", "changed", "undeleted"],
+)
+def test_a_probe_believes_no_store_that_refuses_nothing_and_does_not_do_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, answer: object, told: str
+) -> None:
+    store = ImageStore(tmp_path)
+    monkeypatch.setattr(store._objects, method, lambda *_: answer)
+    with pytest.raises(StoreFailed, match=told):
+        store.probe()
+
+
 def test_jobs_are_told_with_their_size_and_age(store: ImageStore) -> None:
     store.put("local", JOB, b"1")
     store.put("local", JOB, b"22")
@@ -140,6 +158,22 @@ def test_many_writers_of_one_picture_and_a_deleter_leave_no_half_of_one(tmp_path
         time.sleep(0.002)
     assert not failures
     assert not list(tmp_path.rglob(".part-*"))
+
+
+def test_a_picture_is_written_though_its_jobs_folder_goes_while_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, is_dir, left = ImageStore(tmp_path), Path.is_dir, [JOB]
+    store.put("local", JOB, b"1")
+
+    def deleted_first(self: Path) -> bool:
+        if left:
+            store.delete_job("local", left.pop())
+        return is_dir(self)
+
+    monkeypatch.setattr(Path, "is_dir", deleted_first)
+    assert store.get("local", JOB, store.put("local", JOB, b"2")) == b"2"
+    assert not left
 
 
 def test_a_url_of_an_unknown_scheme_is_refused_by_name() -> None:

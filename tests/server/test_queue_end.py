@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -335,6 +336,17 @@ async def test_models_are_remembered_and_workers_only_while_they_live(queue: Que
     worker.farewell()
     assert await queue.workers() == []
     assert await queue.models() == {MODEL: {"name": MODEL, "hash": "abc"}}
+
+
+async def test_workers_that_were_silent_for_ten_minutes_are_forgotten_by_the_next_that_is_heard(
+    worker: WorkerQueue, db: redis.Redis
+) -> None:
+    now_ms = int(time.time() * 1000)
+    db.zadd("{r3}:workers", {"long-silent": now_ms - 601_000, "silent": now_ms - 590_000})
+    db.hset("{r3}:worker_info", mapping={"long-silent": "{}", "silent": "{}"})
+    worker.heartbeat({"model": MODEL})
+    assert db.zrange("{r3}:workers", 0, -1) == ["silent", worker.worker_id]
+    assert set(db.hkeys("{r3}:worker_info")) == {"silent", worker.worker_id}
 
 
 async def test_depth_counts_what_waits_and_runs(queue: Queue, worker: WorkerQueue) -> None:

@@ -326,6 +326,39 @@ async def test_the_sweep_does_what_a_worker_would(queue: Queue, worker: WorkerQu
     assert await queue.sweep() == 0
 
 
+async def test_a_waiting_job_of_which_nothing_is_left_is_passed_over_and_struck_off(
+    queue: Queue, worker: WorkerQueue, db: redis.Redis
+) -> None:
+    """As after an eviction, or where somebody deleted keys by hand."""
+    gone, sent = await submitted(queue), await submitted(queue)
+    db.delete(f"{{r3}}:job:{gone}")
+    assert leased_ids(worker, 2) == [sent]
+    assert db.zrange(f"{{r3}}:wait:{MODEL}", 0, -1) == []
+
+
+async def test_a_leased_job_of_which_nothing_is_left_is_struck_off_when_its_lease_runs_out(
+    queue: Queue, worker: WorkerQueue, db: redis.Redis
+) -> None:
+    worker.register({"name": MODEL})
+    gone, sent = await submitted(queue), await submitted(queue)
+    assert leased(worker).id == gone
+    db.delete(f"{{r3}}:job:{gone}")
+    lapse(db, gone)
+    assert leased_ids(worker, 1) == [sent]
+    assert db.zrange(f"{{r3}}:lease:{MODEL}", 0, -1) == [sent]
+    assert await queue.sweep() == 0
+
+
+async def test_a_deadline_of_a_job_of_which_nothing_is_left_is_struck_off(
+    queue: Queue, worker: WorkerQueue, db: redis.Redis
+) -> None:
+    gone, sent = await submitted(queue, deadline_at_ms=IN_AN_HOUR_MS), await submitted(queue)
+    db.delete(f"{{r3}}:job:{gone}")
+    is_overdue(db, gone)
+    assert leased_ids(worker, 1) == [sent]
+    assert db.exists("{r3}:due") == 0
+
+
 async def test_a_deadline_passed_while_waiting_keeps_what_was_finished(
     queue: Queue, worker: WorkerQueue, db: redis.Redis
 ) -> None:

@@ -107,6 +107,21 @@ async def test_who_is_not_answered_in_time_speaks_for_those_in_line_only_where_n
     assert isinstance(last, QueueUnavailable) is not is_slow
 
 
+async def test_who_gets_no_turn_in_time_is_told_so_and_holds_up_nobody(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.queue_link.TURN_WITHIN_S", 0.2)
+    link = queue._link
+    link._places = asyncio.Semaphore(1)
+    first = asyncio.create_task(link.do(lambda: asyncio.sleep(1.0, "answered")))
+    await asyncio.sleep(0)  # now it has the only place
+    with pytest.raises(QueueUnavailable, match=r"more was asked of the queue than it answers in 0\.2 s"):
+        await queue.ping()
+    assert not first.done()
+    assert await first == "answered"
+    await queue.ping()
+
+
 @pytest.mark.parametrize("error", [redis.TimeoutError("Timeout reading from socket"), TimeoutError()])
 def test_what_did_not_answer_in_time_is_not_called_unreachable(error: Exception) -> None:
     said = translated(error)

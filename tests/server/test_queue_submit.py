@@ -108,6 +108,18 @@ async def test_a_full_queue_refuses(
     await bounded.close()
 
 
+async def test_a_full_queue_that_never_ended_a_job_has_one_come_again_in_ten_seconds(
+    queue_server: EmbeddedServer, db: redis.Redis
+) -> None:
+    """Nothing says how fast it is worked off."""
+    bounded = Queue(queue_server.url, replace(POLICY, queue_limit=1))
+    await submitted(bounded)
+    with pytest.raises(QueueFull) as full:
+        await submitted(bounded)
+    assert full.value.retry_after_s == 10
+    await bounded.close()
+
+
 async def test_what_is_leased_does_not_fill_the_queue(queue_server: EmbeddedServer, worker: WorkerQueue) -> None:
     bounded = Queue(queue_server.url, replace(POLICY, queue_limit=1))
     await submitted(bounded)

@@ -16,7 +16,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
 
+from server.embedded import lent
+from server.queue_records import ROOT
 from server.serve import child_environment
 from server.settings import Settings, default_checkpoint
 from tests.programs import needed_malloc
@@ -254,6 +257,19 @@ def test_jobs_are_there_after_a_stop_and_a_start(start: Start) -> None:
     again = start().ready()
     with client(again) as http:
         assert json.dumps(http.get(f"/jobs/{job['id']}").json()["trajectories"]) == json.dumps(job["trajectories"])
+
+
+@pytest.mark.parametrize(("given", "kept_for_s"), [({}, None), ({"R3_JOB_TTL_S": "7200"}, 7200)])
+def test_jobs_are_kept_for_ever_unless_a_lifetime_is_asked_for(
+    start: Start, environment: dict[str, str], given: dict[str, str], kept_for_s: int | None
+) -> None:
+    served = start(**given).ready()
+    with client(served) as http:
+        job = http.post("/generate", json={"prompt": "a red circle"}).json()
+    assert job["status"] == "succeeded"
+    with lent(Path(environment["R3_DATA_DIR"])) as url, redis.Redis.from_url(url, protocol=2) as database:
+        left_s = database.ttl(f"{ROOT}job:{job['id']}")
+    assert left_s == (-1 if kept_for_s is None else pytest.approx(kept_for_s, abs=120))
 
 
 def test_a_back_up_of_the_data_directory_has_every_job_and_picture(

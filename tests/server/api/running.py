@@ -61,8 +61,7 @@ def running_api(redis_url: str, data_dir: Path, **settings: Any) -> Iterator[Run
     given = Settings(
         redis_url=redis_url,
         data_dir=data_dir,
-        checkpoint=data_dir / "no-checkpoint",
-        **{"heartbeat_s": 1.0, **settings},
+        **{"checkpoint": data_dir / "no-checkpoint", "heartbeat_s": 1.0, **settings},
     )
     app = create_app(given, traces=traces)
     # With the protocol named, as uvicorn's own sockets have it: asyncio sends at once only for these.

@@ -5,21 +5,25 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from structlog.testing import capture_logs
 
+from r3core.checkpoint import describe
 from server.admin_views import OperatorJobList, OperatorJobView, QueueView
+from server.embedded import EmbeddedServer
 from server.keys import Scope, TenantLimits
 from server.queue_records import Ending
 from tests.server.api.by_hand import TINY, HandWorker, png
 from tests.server.api.keyed import KeyedApi
-from tests.server.api.running import RunningApi
+from tests.server.api.running import RunningApi, running_api
 from tests.server.api.test_api_generate import problem
 
 PICTURE = base64.b64encode(png((10, 200, 30), (320, 256))).decode()
+CHECKPOINT = Path(__file__).parents[2] / "golden" / "checkpoint"
 
 
 def post(api: RunningApi, path: str, body: Any = None) -> Any:
@@ -113,6 +117,20 @@ def test_a_model_that_is_served_no_more_can_be_forgotten(
     worker.queue.register(TINY.to_json())
     assert not good(api.client.get("/admin/queue"))["models"][0]["paused"]
     assert api.submit()["status"] == "queued"
+
+
+def test_the_model_that_the_apis_own_checkpoint_describes_is_not_forgotten(
+    valkey: EmbeddedServer, worker: HandWorker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be known again at once: jobs for it would be taken, and nobody would run them."""
+    own = describe(CHECKPOINT)
+    worker.queue.register(own.to_json())
+    with running_api(valkey.url, tmp_path, checkpoint=CHECKPOINT) as api:
+        refused = problem(post(api, "/queue/forget", {"model": own.name}), 409, "model_in_use")
+        assert f"{own.name} is the one that R3_CHECKPOINT of the API describes" in refused["detail"]
+        assert acts(capsys, "model forgotten") == []
+        left = good(post(api, "/queue/forget", {"model": TINY.name}))["models"]
+        assert [one["model"] for one in left] == [own.name]
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from server.image_errors import StoreAway, StoreFailed
+from server.images import ImageStore
 from tests.server.api.by_hand import HandWorker
 from tests.server.api.running import RunningApi
 from tests.server.api.test_api_generate import problem
+from tests.server.test_worker_troubles import raising
 
 
 @pytest.fixture
@@ -55,6 +58,25 @@ def test_a_picture_whose_bytes_are_gone_is_not_found(
     [job] = api.client.get("/jobs").json()["jobs"]
     worker.images.delete_job("local", job["id"])
     problem(api.client.get(image["url"]), 404, "image_not_found")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "retry_after"),
+    [(StoreFailed, 500, "storage_failed", None), (StoreAway, 503, "storage_unavailable", "5")],
+)
+def test_a_store_that_refuses_is_no_store_that_is_away_and_what_it_says_is_the_operators(
+    api: RunningApi,
+    image: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[StoreFailed],
+    status: int,
+    code: str,
+    retry_after: str | None,
+) -> None:
+    monkeypatch.setattr(ImageStore, "get", raising(error("AccessDenied: bucket ours")))
+    answer = api.client.get(image["url"])
+    assert "ours" not in problem(answer, status, code)["detail"]
+    assert answer.headers.get("retry-after") == retry_after
 
 
 @pytest.mark.parametrize("image_id", [f"img_{'0' * 32}", "img_x", "..%2f..%2fetc%2fpasswd", "%00"])

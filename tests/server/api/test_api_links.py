@@ -211,6 +211,19 @@ def test_a_secret_of_the_operators_signs_in_place_of_that_in_redis(valkey: Embed
                 assert shown(second, job["links"]["self"]) == status
 
 
+@pytest.mark.parametrize("ttl_s", [60, 10 * HOUR])
+def test_links_are_good_for_as_long_as_the_operator_says_and_on_to_the_next_full_hour(
+    valkey: EmbeddedServer, tmp_path: Path, ttl_s: int
+) -> None:
+    secret = "a" * 32
+    with keyed_api(valkey.url, tmp_path, token_secret=secret, link_ttl_s=ttl_s) as keyed:
+        holder, asked_at_s = keyed.holder("one"), time.time()
+        job = holder.submit()
+    token, links = token_of(job["links"]["self"]), Links(secret, 0)
+    assert links.read(token, asked_at_s + ttl_s - 1) == ("one", job["id"])
+    assert links.read(token, time.time() + ttl_s + HOUR) is None
+
+
 def test_without_keys_no_link_carries_a_token(valkey: EmbeddedServer, tmp_path: Path) -> None:
     with keyed_api(valkey.url, tmp_path, auth="auto") as keyed:
         job = keyed.api.submit()

@@ -14,6 +14,7 @@ import pytest
 import redis
 from structlog.testing import capture_logs
 
+from server.app import create_app
 from server.embedded import EmbeddedServer
 from server.given_pictures import stored_as
 from server.images import ImageMissing, ImageStore, StoreFailed
@@ -25,6 +26,7 @@ from server.settings import Settings
 from tests.server.api.by_hand import HandWorker, png
 from tests.server.jobs import job as new_job
 from tests.server.jobs import submitted
+from tests.server.test_worker_troubles import raising
 
 GONE = f"job_{'0' * 32}"
 
@@ -367,6 +369,47 @@ async def test_over_the_bound_the_oldest_finished_jobs_go_first(
     assert {folder.job for folder in images.jobs()} == {jobs[2], running.lease.id}
     assert await queue.job(jobs[0]) is None
     assert await queue.job(jobs[2]) is not None
+
+
+@pytest.mark.parametrize(("job_ttl_s", "is_kept"), [(None, False), (3600, True)])
+async def test_upkeep_minds_the_bound_only_where_jobs_have_no_lifetime(
+    queue: Queue,
+    images: ImageStore,
+    hand_worker: HandWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    job_ttl_s: int | None,
+    is_kept: bool,
+) -> None:
+    monkeypatch.setattr("server.retention.KEEP_EVERY_S", 0.05)
+    job_id = await finished(queue, hand_worker)
+    upkeep = asyncio.create_task(retention(queue, images, keep_gb=0, job_ttl_s=job_ttl_s).run())
+    for _ in range(20 if is_kept else 200):  # a second in which nothing happens, or ten for what is soon done
+        await asyncio.sleep(0.05)
+        if await queue.job(job_id) is None:
+            break
+    upkeep.cancel()
+    await asyncio.gather(upkeep, return_exceptions=True)
+    assert (await queue.job(job_id) is not None) is is_kept
+
+
+async def test_upkeep_that_a_fault_of_ours_ends_is_told_of_and_begun_again(
+    valkey: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.app._REST_S", 0.01)
+    is_swept, sweep = asyncio.Event(), Queue.sweep
+
+    async def swept(queue: Queue) -> int:
+        count = await sweep(queue)
+        is_swept.set()
+        return count
+
+    monkeypatch.setattr(Queue, "sweep", raising(RuntimeError("a fault of ours"), 1, swept))
+    app = create_app(Settings(redis_url=valkey.url, data_dir=tmp_path))
+    with capture_logs() as lines:
+        async with app.router.lifespan_context(app), asyncio.timeout(10):
+            await is_swept.wait()
+    failed = [line for line in lines if line["event"].startswith("background work failed")]
+    assert [(line["log_level"], line["work"], line["exc_info"]) for line in failed] == [("error", "retention", True)]
 
 
 @pytest.mark.parametrize(("pictures", "kept_for_s"), [(0, 7 * 24 * 3600), (1, None)])

@@ -23,6 +23,7 @@ from server.views import Problem
 from tests.server.api.by_hand import TINY, HandWorker
 from tests.server.api.running import RunningApi, running_api
 from tests.server.api.test_api_generate import problem
+from tests.server.older_redis import older
 from tests.server.promises import promised
 from tests.server.waiting import until
 
@@ -58,6 +59,16 @@ def test_whoever_asks_whether_it_is_ready_redis_is_asked_once_a_second(api: Runn
         answers = set(strangers.map(lambda _: api.client.get("/readyz").status_code, range(100)))
     assert answers == {200}
     assert asked() - before <= time.monotonic() - began_s + 3  # the first, the one under way, and our own
+
+
+def test_a_redis_that_is_too_old_is_told_as_a_queue_that_cannot_be_reached_with_the_remedy(
+    valkey: EmbeddedServer, tmp_path: Path
+) -> None:
+    with older(valkey.url, tmp_path) as url, running_api(url, tmp_path) as api:
+        answer = api.client.get("/readyz")
+        detail = problem(answer, 503, "queue_unavailable")["detail"]
+        assert re.match(r"Redis 6\.\S+ is too old: .*upgrade the server or point R3_REDIS_URL at another", detail)
+        assert answer.headers["retry-after"] == "60"
 
 
 def test_info_says_what_is_served(api: RunningApi) -> None:

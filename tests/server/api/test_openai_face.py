@@ -15,7 +15,7 @@ import pytest
 from redis import Redis
 
 from server.embedded import EmbeddedServer
-from server.images import ImageStore, StoreAway
+from server.images import ImageMissing, ImageStore, StoreAway, StoreFailed
 from server.openai_shapes import EDIT_EVENTS, GENERATION_EVENTS, ImagesResponse, ModelList
 from server.queue_records import ROOT
 from server.queue_worker import WorkerQueue
@@ -242,6 +242,42 @@ def test_pictures_that_cannot_be_reached_for_long_cost_no_second_job(
     if key is not None:
         answer = api.client.post(path, json=body, headers=headers)
         assert (answer.status_code, answer.headers["idempotent-replayed"]) == (200, "true")
+
+
+@pytest.mark.parametrize("path", [GENERATIONS, "/generate"])
+def test_a_store_that_refuses_a_picture_is_told_of_at_once_and_costs_no_second_job(
+    api: RunningApi, worker: HandWorker, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(ImageStore, "get", raising(StoreFailed("AccessDenied: bucket ours"), 1, ImageStore.get))
+    thread = while_it_waits(worker, Hand.whole_run)
+    answer = api.client.post(path, json={"prompt": "a cat", "response_format": "b64_json"})
+    thread.join()
+    told_of = problem(answer, 500, "storage_failed")  # whoever asks again would be given it
+    assert answer.headers["location"].endswith(f"/jobs/{told_of['job_id']}")
+    assert f"GET /jobs/{told_of['job_id']} " in told_of["detail"]
+    assert "ours" not in told_of["detail"]
+    assert (answer.headers.get("x-should-retry"), "retry-after" in answer.headers) == ("false", False)
+    job = api.job(told_of["job_id"])
+    assert job["status"] == "succeeded"
+    assert job["trajectories"][0]["image"]["b64_json"]
+
+
+def test_a_picture_that_the_store_has_no_more_is_told_of_with_its_job(
+    api: RunningApi, worker: HandWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ImageStore, "get", raising(ImageMissing("it was deleted")))
+    thread = while_it_waits(worker, Hand.whole_run)
+    answer = api.client.post(GENERATIONS, json={"prompt": "a cat"})
+    thread.join()
+    told_of = problem(answer, 500, "storage_failed")
+    assert answer.headers["location"] == f"{api.url}/jobs/{told_of['job_id']}"
+    assert told_of["error"]["job_id"] == told_of["job_id"]
+    assert answer.headers["x-should-retry"] == "false"
+    assert api.job(told_of["job_id"])["status"] == "succeeded"
+    thread = while_it_waits(worker, Hand.whole_run)
+    *_, last = streamed(api)
+    thread.join()
+    assert last["error"]["code"] == "storage_failed"
 
 
 def test_a_base_url_that_lacks_v1_is_told_so(api: RunningApi) -> None:
