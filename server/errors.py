@@ -186,7 +186,7 @@ def queue_error(error: QueueError) -> ApiError:
     raise error
 
 
-def store_error(error: StoreFailed) -> ApiError:
+def store_error(error: OSError) -> ApiError:
     """The image store's errors in the API's words; what it said of itself is the operator's to know."""
     log.warning("the image store failed", reason=str(error))
     if isinstance(error, StoreAway):

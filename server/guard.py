@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
@@ -39,9 +40,8 @@ class Guard:
         self._app = app
         self._asks_for_keys = asks_for_keys
         self._names_hosts = bool(settings.allowed_hosts)
-        public = urlsplit(settings.public_url or "").hostname
-        self._hosts = _host_names((*LOOPBACK_HOSTS, *settings.allowed_hosts, *filter(None, [public])))
-        self._is_reached = not settings.is_loopback
+        self._hosts = _host_names((*LOOPBACK_HOSTS, *settings.allowed_hosts, *_public_names(settings.public_url)))
+        self._is_reached = not settings.is_loopback and not settings.allowed_hosts
         self._origins = frozenset(origin.rstrip("/").lower() for origin in settings.cors_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,8 +89,8 @@ class Guard:
         return None
 
     def _may_be_ours(self, name: str | None) -> bool:
-        """Whether a host of that name may be this server: where others reach it, an address too, for no page has one
-        for its name that is not served from there.
+        """Whether a host of that name may be this server: where others reach it and no names are given, an address too,
+        for no page has one for its name that is not served from there.
         """
         return name in self._hosts or (self._is_reached and name is not None and _is_address(name))
 
@@ -171,6 +171,14 @@ class BodyLimit:
 def _host_names(names: Iterable[str]) -> frozenset[str]:
     """As `_name_of` gives them: lower case, IPv6 without brackets."""
     return frozenset(name.strip("[]").lower() for name in names)
+
+
+def _public_names(url: str | None) -> list[str]:
+    """The host of the address that others use, as browsers send it."""
+    name = (urlsplit(url).hostname or "").rstrip(".") if url is not None else ""
+    with suppress(UnicodeError):  # a label that is too long, or empty
+        return [name, name.encode("idna").decode("ascii")] if name else []
+    return [name]
 
 
 def _is_address(name: str) -> bool:

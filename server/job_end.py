@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -12,9 +13,9 @@ from fastapi import Request
 
 from server.authority import refused
 from server.callers import Caller
-from server.errors import status_of, store_error
+from server.errors import queue_error, status_of, store_error
 from server.faults import ApiError
-from server.hub import KEYS_UNAVAILABLE, UNAUTHORIZED
+from server.hub import KEYS_UNAVAILABLE, UNAUTHORIZED, Follower
 from server.image_errors import StoreAway, StoreFailed
 from server.openai_errors import NOT_AGAIN
 from server.queue import QueueUnavailable, StoredJob
@@ -24,6 +25,7 @@ from server.sse import until_hang_up
 T = TypeVar("T")
 
 PICTURES_WITHIN_S: Final = 30.0
+_KEY: Final = "idempotency-key"
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,7 @@ async def until_ended(request: Request, parts: Service, waiting: Waiting) -> Sto
     Raises ApiError unauthorized where the caller's key is good no longer.
     """
     job, on_hang_up = waiting.job, waiting.on_hang_up
-    with parts.hub.follow(job.id, job.model) as follower:
-        follower.caller = waiting.caller
-        listener = asyncio.create_task(until_hang_up(request.receive))
-        listener.add_done_callback(lambda _: follower.hang_up())
+    with _following(request, parts, waiting) as follower:
         try:
             async with asyncio.timeout(waiting.wait_s):
                 while not (follower.closing or follower.has_hung_up):
@@ -60,8 +59,6 @@ async def until_ended(request: Request, parts: Service, waiting: Waiting) -> Sto
                         await follower.wake.wait()
         except TimeoutError:
             return None
-        finally:
-            listener.cancel()
         if follower.closing in (UNAUTHORIZED, KEYS_UNAVAILABLE) and await parts.authority.no_longer_good(
             [waiting.caller]
         ):
@@ -71,23 +68,50 @@ async def until_ended(request: Request, parts: Service, waiting: Waiting) -> Sto
     return None
 
 
-async def told(job: StoredJob, tell: Callable[[], Awaitable[T]], headers: Mapping[str, str], *, is_keyed: bool) -> T:
-    """What `tell` makes of a job that succeeded; asked again while its pictures cannot be reached.
-
-    Raises ApiError where that lasts. Without an Idempotency-Key the same request would have all of it made anew.
-    """
-    until_s = time.monotonic() + PICTURES_WITHIN_S
-    while True:
+@contextmanager
+def _following(request: Request, parts: Service, waiting: Waiting) -> Iterator[Follower]:
+    """Follow the job, and hear when the client hangs up."""
+    with parts.hub.follow(waiting.job.id, waiting.job.model) as follower:
+        follower.caller = waiting.caller
+        listener = asyncio.create_task(until_hang_up(request.receive))
+        listener.add_done_callback(lambda _: follower.hang_up())
         try:
-            return await tell()
-        except StoreFailed as error:
-            if isinstance(error, StoreAway) and time.monotonic() < until_s:
-                await asyncio.sleep(1)
-                continue
-            said = store_error(error)
-            detail = f"{said.detail}; {job.id} succeeded: GET /jobs/{job.id} gives it once they are there"
-            more = {**headers, **(said.headers if is_keyed else NOT_AGAIN)}
-            raise ApiError(said.code, detail, headers=more, extra={"job_id": job.id}) from error
+            yield follower
+        finally:
+            listener.cancel()
+
+
+async def told(
+    request: Request,
+    parts: Service,
+    waiting: Waiting,
+    tell: Callable[[], Awaitable[T]],
+    headers: Mapping[str, str],
+) -> T:
+    """What `tell` makes of a job that succeeded. Who waits to its end has it asked again while pictures cannot be read.
+
+    Raises ApiError where that lasts: without an Idempotency-Key the same request would have all of it made anew.
+    """
+    until_s = time.monotonic() + (PICTURES_WITHIN_S if waiting.wait_s is None else 0.0)
+    with _following(request, parts, waiting) as follower:
+        while True:
+            try:
+                return await tell()
+            except (OSError, QueueUnavailable) as error:
+                lasts = isinstance(error, StoreFailed) and not isinstance(error, StoreAway)
+                if lasts or follower.closing or follower.has_hung_up or time.monotonic() >= until_s:
+                    raise _untold(waiting.job.id, error, headers, is_keyed=_KEY in request.headers) from error
+            follower.take()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await follower.wake.wait()
+
+
+def _untold(job_id: str, error: OSError | QueueUnavailable, headers: Mapping[str, str], *, is_keyed: bool) -> ApiError:
+    said = queue_error(error) if isinstance(error, QueueUnavailable) else store_error(error)
+    detail = f"{job_id} succeeded, and cannot be read now; GET /jobs/{job_id} gives it once it can"
+    more = {**headers, **(said.headers if is_keyed else NOT_AGAIN)}
+    return ApiError(said.code, detail, headers=more, extra={"job_id": job_id})
 
 
 def failure(job: StoredJob, headers: Mapping[str, str], *, is_keyed: bool = False) -> ApiError:

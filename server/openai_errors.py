@@ -17,8 +17,9 @@ _IN_VAIN: Final = frozenset({"cancelled", "poison_job", "step_failed", "storage_
 # Of a page that has the clients call another origin, the browser asks whether these may pass.
 SENT_BY_OPENAI: Final = (
     *("OpenAI-Organization", "OpenAI-Project", "X-Stainless-Arch", "X-Stainless-Lang", "X-Stainless-OS"),
-    *("X-Stainless-Package-Version", "X-Stainless-Read-Timeout", "X-Stainless-Retry-Count", "X-Stainless-Runtime"),
-    *("X-Stainless-Runtime-Version", "X-Stainless-Timeout"),
+    *("X-Stainless-Async", "X-Stainless-Package-Version", "X-Stainless-Raw-Response", "X-Stainless-Read-Timeout"),
+    *("X-Stainless-Retry-Count", "X-Stainless-Runtime", "X-Stainless-Runtime-Version", "X-Stainless-Timeout"),
+    "User-Agent",
 )
 READ_BY_OPENAI: Final = ("retry-after-ms", "x-should-retry")
 

@@ -160,7 +160,7 @@ def _read(model: type[ImagesCreate], value: Any) -> _Given:
     except ValidationError as error:
         found = error.errors(include_url=False)
         unknown = {str(fault["loc"][0]) for fault in found if fault["type"] == "extra_forbidden"}
-        why_not = {**{name: why for name in unknown if (why := _of_r3(name))}, **_REFUSED}
+        why_not = {**{name: why for name in unknown if (why := _of_r3(name, model))}, **_REFUSED}
         refused = [Fault(f"/{name}", why) for name, why in why_not.items() if _has(value, name)]
         told = [fault for fault in found if fault["type"] != "extra_forbidden" or fault["loc"][0] not in why_not]
         wrong = frozenset(str(fault["loc"][0]) for fault in found if fault["loc"])
@@ -170,8 +170,10 @@ def _read(model: type[ImagesCreate], value: Any) -> _Given:
         return _Given(kept, wrong, faults, str(fields.get("size", ""))[:100])
 
 
-def _of_r3(name: str) -> str:
+def _of_r3(name: str, model: type[ImagesCreate]) -> str:
     """What to say of a field that stands beside the prompt in POST /generate, or in a part of it, and not here."""
+    if name == "instruction" and model is ImagesEdit:
+        return "is the prompt here; give it as that"
     if name in GenerationCreate.model_fields:
         place = f'"{name}": …'
     elif name in RefineSamplingCreate.model_fields:

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -231,7 +232,11 @@ class Settings(BaseSettings):
     @field_validator("public_url", "image_store_endpoint")
     @classmethod
     def _is_address(cls, url: str | None) -> str | None:
-        if url is not None and not ADDRESS.fullmatch(url):
+        try:
+            is_one = url is None or (ADDRESS.fullmatch(url) is not None and urlsplit(url).hostname is not None)
+        except ValueError:  # such as [1:2], which is no address
+            is_one = False
+        if not is_one:
             raise ValueError(f"{url!r} is no address of a server; write it as https://HOST or http://HOST:PORT")
         return url
 

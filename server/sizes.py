@@ -20,7 +20,7 @@ def nearest_legal(size: Size, description: Description) -> Size:
     ones the larger.
     """
     legal = _legal_sizes(description.transforms["vae"], description.latent_stride, description.latent_side)
-    scale = min(1.0, max(map(max, legal)) / max(size))
+    scale = min(1.0, max(map(max, legal)) / max(1, *size))
     width, height = size[0] * scale, size[1] * scale
     return min(legal, key=lambda s: ((s[0] - width) ** 2 + (s[1] - height) ** 2, -s[0] * s[1], s))
 

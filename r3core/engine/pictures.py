@@ -39,12 +39,13 @@ class Pictures:
     def decode(self, tokens: Tensor, grid: tuple[int, int]) -> Pixels:
         """Tokens [n, d] of a picture on a grid of (rows, columns) -> its pixels.
 
-        Raises StepFailed for tokens that are no numbers, of which a picture comes all the same, a black one.
+        Raises StepFailed where what comes is no numbers, of which a picture would be made all the same, a black one.
         """
         with self._stopwatch.timing("decode", 1):
             latent = vae.unpack(tokens, grid, self._patch)[None]
-            pixels = vae.to_uint8(self._vae.decode(latent))[0]
-            are_numbers = tokens.isfinite().all().to(pixels.dtype)
+            image = self._vae.decode(latent)
+            pixels = vae.to_uint8(image)[0]
+            are_numbers = image.isfinite().all().to(pixels.dtype)
             told = torch.cat((pixels.flatten(), are_numbers[None])).cpu().numpy()  # a device is waited for once
         if not told[-1]:
             raise StepFailed("what was drawn is no finite numbers; the checkpoint's weights may be damaged")
@@ -65,8 +66,8 @@ class Pictures:
         return begun
 
     def shown(self, drawing: Drawing) -> tuple[Shown, ...]:
-        """The previews that are there and not shown yet, the oldest first. Raises nothing: one that failed twice is
-        left out, for it is no result.
+        """The previews that are there and not shown yet, the oldest first. Raises nothing: one that failed is left out,
+        for it is no result.
         """
         there = list(takewhile(lambda preview: preview.pixels.done(), drawing.decoding))
         del drawing.decoding[: len(there)]
@@ -75,7 +76,7 @@ class Pictures:
 
     def _pixels_of(self, preview: Unshown, drawing: Drawing) -> Pixels | None:
         future = preview.pixels
-        if future.exception() is not None:
+        if (fault := future.exception()) is not None and is_of_memory(fault):
             future = self._kept(preview.clean, drawing.grid)
         return None if future.exception() is not None else future.result()
 

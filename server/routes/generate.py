@@ -162,8 +162,6 @@ async def _waited(request: Request, parts: Service, waiting: Waiting, headers: d
             log.warning("a job is shown as it was when it was sent", job_id=job.id, reason=str(error))
             shown = presenter.job_at_hand(job)
         return json_response(shown, 202, headers)
-    is_keyed = "idempotency-key" in request.headers
     if ended.status == "succeeded":
-        shown = await told(ended, partial(presenter.job, ended), headers, is_keyed=is_keyed)
-        return json_response(shown, 200, headers)
-    raise failure(ended, headers, is_keyed=is_keyed)
+        return json_response(await told(request, parts, waiting, partial(presenter.job, ended), headers), 200, headers)
+    raise failure(ended, headers, is_keyed="idempotency-key" in request.headers)

@@ -180,16 +180,15 @@ async def _answered(request: Request, parts: Service, made: _Made) -> Response:
 
 async def _waited(request: Request, parts: Service, made: _Made) -> Response:
     """The final pictures. Raises ApiError for a job that came to nothing, and where the server ends before the job."""
-    job = made.job
-    ended = await until_ended(request, parts, Waiting(made.caller, job, None, None))
+    job, waiting = made.job, Waiting(made.caller, made.job, None, None)
+    ended = await until_ended(request, parts, waiting)
     if ended is None:  # the client is gone, or we are about to be
         detail = f"the server is about to end; GET /jobs/{job.id} says what became of the job"
         raise ApiError("shutting_down", detail, headers={**made.headers, **_AGAIN}, extra={"job_id": job.id})
-    is_keyed = "idempotency-key" in request.headers
     if ended.status != "succeeded":
-        raise failure(ended, made.headers, is_keyed=is_keyed)
+        raise failure(ended, made.headers, is_keyed="idempotency-key" in request.headers)
     tell = partial(_pictures, parts, made, ended)
-    return json_response(await told(ended, tell, made.headers, is_keyed=is_keyed), 200, made.headers)
+    return json_response(await told(request, parts, waiting, tell, made.headers), 200, made.headers)
 
 
 async def _pictures(parts: Service, made: _Made, job: StoredJob) -> dict[str, Any]:

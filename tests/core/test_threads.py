@@ -116,7 +116,7 @@ def test_waiting_is_told_by_the_system_where_it_tells_it(tmp_path: object, monke
     assert waited_s() == 0
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="this system does not tell of threads; Linux does")
+@pytest.mark.skipif(not Path("/proc/thread-self/schedstat").is_file(), reason="not told by this system; Linux does")
 def test_waiting_is_that_of_the_calling_thread() -> None:
     def waited_by_id() -> float:
         told = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text().split()
@@ -133,7 +133,6 @@ def test_waiting_is_that_of_the_calling_thread() -> None:
     thread.join()
     for before, told, after in found:
         assert before <= told <= after
-    assert found[0][0] > found[1][2], "a thread that has just begun has not waited yet what this one has"
 
 
 @pytest.mark.parametrize("elements", [100, 33_001, 98_307, 100_003])

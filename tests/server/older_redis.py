@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 _NEW: Final = b"redis_version:7."
@@ -44,10 +45,11 @@ def _pass(given: socket.socket, to: socket.socket) -> None:
 
 
 @contextmanager
-def older(url: str, folder: Path) -> Iterator[str]:
-    """Where the server at `url` says that it is a Redis of version 6; the socket lies in `folder`."""
-    at = folder / "older"
-    with _Older(at, Path(url.removeprefix("unix://").partition("?")[0])) as server:
+def older(url: str) -> Iterator[str]:
+    """Where the server at `url` says that it is a Redis of version 6."""
+    behind = Path(url.removeprefix("unix://").partition("?")[0])
+    # A path of its own: on some systems a socket's has 104 bytes at the most.
+    with TemporaryDirectory(prefix="r3-") as folder, _Older(at := Path(folder) / "older", behind) as server:
         serving = threading.Thread(target=server.serve_forever, args=(0.02,))
         serving.start()
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import http.client
 import socket
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +39,15 @@ def answering(port: int, path: str) -> set[str]:
     return {address for address in (USUAL, OWN, METRICS) if status(address, port, path) == 200}
 
 
+@contextmanager
+def held(port: int, *, but: str) -> Iterator[None]:
+    """Nobody else listens on this port elsewhere meanwhile; connections there are refused."""
+    with ExitStack() as stack:
+        for address in {USUAL, OWN, METRICS} - {but}:
+            stack.enter_context(socket.socket()).bind((address, port))
+        yield
+
+
 def status(address: str, port: int, path: str) -> int | None:
     with closing(http.client.HTTPConnection(address, port, timeout=10)) as connection:
         try:
@@ -54,10 +64,14 @@ def test_the_api_and_its_metrics_listen_where_they_are_told_and_nowhere_else(
     own_server: EmbeddedServer, tmp_path: Path, settings: dict[str, Any], metrics_at: str
 ) -> None:
     ports = {"port": free_port(), "metrics_port": free_port()}
-    given = {"insecure": True, **ports, **settings}
-    with closing(ApiProcess(own_server.url, tmp_path, tmp_path / "api.log", **given)) as api:
+    given, at = {"insecure": True, **ports, **settings}, settings.get("host", USUAL)
+    with (
+        held(ports["port"], but=at),
+        held(ports["metrics_port"], but=metrics_at),
+        closing(ApiProcess(own_server.url, tmp_path, tmp_path / "api.log", **given)) as api,
+    ):
         until(lambda: bool(answering(ports["port"], "/livez")) or not api.is_running(), 60)
-        assert answering(ports["port"], "/livez") == {settings.get("host", USUAL)}, api.log.read_text()
+        assert answering(ports["port"], "/livez") == {at}, api.log.read_text()
         until(lambda: bool(answering(ports["metrics_port"], "/metrics")))
         assert answering(ports["metrics_port"], "/metrics") == {metrics_at}
 
@@ -67,7 +81,7 @@ def test_a_workers_port_for_probes_listens_where_it_is_told_and_nowhere_else(
     own_server: EmbeddedServer, tmp_path: Path, settings: dict[str, Any], probed_at: str
 ) -> None:
     port = free_port()
-    with worker_processes(own_server.url, tmp_path) as start:
+    with held(port, but=probed_at), worker_processes(own_server.url, tmp_path) as start:
         worker = start(worker_port=port, **settings)
         until(lambda: bool(answering(port, "/livez")) or not worker.is_running(), 60)
         assert answering(port, "/livez") == {probed_at}, worker.log.read_text()

@@ -236,6 +236,7 @@ def test_early_stop_of_a_wrong_type_is_told_all_that_it_may_be(value: Any) -> No
         ("500X300", "the nearest is 496x304"),
         ("512*512", "the nearest is 512x512"),
         ([300, 300], "the nearest is 304x304"),
+        ("0x0", "the nearest is 256x256"),
         ("512", "the default is 256x256"),
         ("", "the default is 256x256"),
         ("9" * 50, "the default is 256x256"),
@@ -250,7 +251,7 @@ def test_a_malformed_size_is_told_a_size_that_would_do(size: Any, help_: str) ->
         assert "must be WIDTHxHEIGHT" in detail
 
 
-@given(st.integers(1, 2000), st.integers(1, 2000))
+@given(st.integers(0, 2000), st.integers(0, 2000))
 def test_the_nearest_legal_size_is_legal_and_none_is_nearer(width: int, height: int) -> None:
     near = nearest_legal((width, height), TINY)
     assert is_legal(near, TINY)

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -49,3 +50,17 @@ async def test_the_public_address_is_a_name_of_the_server() -> None:
     assert await status("pictures.example", "https://pictures.example", **public) == 200
     assert await status("pictures.example") == 403
     assert await status("other.example", **public) == 403
+    for url, called in (("https://bücher.example", "xn--bcher-kva.example"), ("https://r3.example./", "r3.example")):
+        assert await status(called, f"https://{called}", public_url=url) == 200
+
+
+async def test_where_hosts_are_named_an_address_is_one_only_if_it_is_among_them() -> None:
+    named: dict[str, Any] = {"host": "0.0.0.0", "insecure": True}
+    assert await status(HERE, allowed_hosts=("r3.example",), **named) == 403
+    assert await status(HERE, allowed_hosts=("192.168.1.5",), **named) == 200
+
+
+@pytest.mark.parametrize("url", ["http://[1:2]", "http://[1.2.3.4]/r3"])
+def test_a_public_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="no address of a server"):
+        Settings.model_validate({"public_url": url})

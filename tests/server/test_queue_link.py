@@ -113,12 +113,14 @@ async def test_who_gets_no_turn_in_time_is_told_so_and_holds_up_nobody(
     monkeypatch.setattr("server.queue_link.TURN_WITHIN_S", 0.2)
     link = queue._link
     link._places = asyncio.Semaphore(1)
-    first = asyncio.create_task(link.do(lambda: asyncio.sleep(1.0, "answered")))
+    answers = asyncio.Event()
+    first = asyncio.create_task(link.do(answers.wait))
     await asyncio.sleep(0)  # now it has the only place
     with pytest.raises(QueueUnavailable, match=r"more was asked of the queue than it answers in 0\.2 s"):
         await queue.ping()
     assert not first.done()
-    assert await first == "answered"
+    answers.set()
+    assert await first
     await queue.ping()
 
 

@@ -64,7 +64,7 @@ def test_whoever_asks_whether_it_is_ready_redis_is_asked_once_a_second(api: Runn
 def test_a_redis_that_is_too_old_is_told_as_a_queue_that_cannot_be_reached_with_the_remedy(
     valkey: EmbeddedServer, tmp_path: Path
 ) -> None:
-    with older(valkey.url, tmp_path) as url, running_api(url, tmp_path) as api:
+    with older(valkey.url) as url, running_api(url, tmp_path) as api:
         answer = api.client.get("/readyz")
         detail = problem(answer, 503, "queue_unavailable")["detail"]
         assert re.match(r"Redis 6\.\S+ is too old: .*upgrade the server or point R3_REDIS_URL at another", detail)

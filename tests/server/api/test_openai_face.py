@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 import time
@@ -209,16 +210,41 @@ def test_links_lead_where_the_operator_says(valkey: EmbeddedServer, worker_queue
     assert answer.headers["location"].startswith("https://pictures.example/r3/jobs/job_")
 
 
-def test_pictures_that_cannot_be_reached_for_a_moment_are_waited_for(
-    api: RunningApi, worker: HandWorker, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [StoreAway("away"), OSError(errno.EIO, "a disk")])
+def test_pictures_that_cannot_be_read_for_a_moment_are_waited_for(
+    api: RunningApi, worker: HandWorker, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
-    monkeypatch.setattr(ImageStore, "get", raising(StoreAway("away"), 1, ImageStore.get))
-    for path, body in ((GENERATIONS, {}), ("/generate", {"response_format": "b64_json"})):
-        thread = while_it_waits(worker, Hand.whole_run)
-        answer = api.client.post(path, json={"prompt": "a cat", **body})
-        thread.join()
-        assert answer.status_code == 200, answer.text
-        monkeypatch.setattr(ImageStore, "get", raising(StoreAway("away"), 1, ImageStore.get))
+    monkeypatch.setattr(ImageStore, "get", raising(error, 1, ImageStore.get))
+    thread = while_it_waits(worker, Hand.whole_run)
+    answer = api.client.post(GENERATIONS, json={"prompt": "a cat"})
+    thread.join()
+    assert answer.status_code == 200, answer.text
+
+
+def test_who_waits_for_pictures_when_the_server_ends_is_told_where_they_are(
+    valkey: EmbeddedServer, worker_queue: WorkerQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = threading.Event()
+
+    def away(*_: Any) -> bytes:
+        tried.set()
+        raise StoreAway("away")
+
+    monkeypatch.setattr(ImageStore, "get", away)
+    answers: list[httpx.Response] = []
+    with running_api(valkey.url, tmp_path) as api:
+        worker = HandWorker(worker_queue, ImageStore(api.settings.image_store_url))
+        made = while_it_waits(worker, Hand.whole_run)
+        asking = threading.Thread(
+            target=lambda: answers.append(httpx.post(api.url + GENERATIONS, json={"prompt": "a"}, timeout=30))
+        )
+        asking.start()
+        made.join()
+        assert tried.wait(10)
+        api.stop()
+        asking.join(20)
+    assert problem(answers[0], 503, "storage_unavailable")["job_id"]
+    assert answers[0].headers["x-should-retry"] == "false"
 
 
 @pytest.mark.parametrize("path", [GENERATIONS, "/generate"])
