@@ -1,4 +1,7 @@
-"""Who does not ask for `judge` is answered and told what the build before it said (unjudged.json), to the letter."""
+"""Who does not ask for `judge` is answered and told what the build before it said (unjudged.json), to the letter.
+
+An error's own object has its job's id since.
+"""
 
 from __future__ import annotations
 
