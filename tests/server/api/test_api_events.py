@@ -234,8 +234,10 @@ def test_a_silent_stream_has_heartbeats_of_one_newline(api: RunningApi, worker: 
 def test_the_first_byte_leaves_at_once(valkey: EmbeddedServer, worker_queue: WorkerQueue, tmp_path: Any) -> None:
     worker_queue.register(TINY.to_json())
     with running_api(valkey.url, tmp_path, heartbeat_s=60) as api:  # so that it is none of those
+        worker = HandWorker(worker_queue, api.app.state.service.images)
         job = api.submit()
-        for path in (f"/jobs/{job['id']}/events", f"/jobs/{job['id']}/events?after=1"):
+        worker.takes()  # nobody is told of its place in the queue any more, either
+        for path in (f"/jobs/{job['id']}/events", f"/jobs/{job['id']}/events?after=2"):
             with promised(0.2), api.client.stream("GET", path, timeout=10) as answer:
                 next(answer.iter_raw())
 
